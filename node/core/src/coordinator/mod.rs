@@ -1,0 +1,80 @@
+//! One machine per request: events in, effects out, never waiting. Paper: §4.5, §5.
+//!
+//! ```text
+//!                     put                                            get
+//!   Start ─────────▶ WriteLocal                        Start ─────▶ Read{member} to all reachable primaries
+//!   LocalPrepared ─▶ Send{member} to the others        ReplicaDone ┐
+//!   LocalDone     ┐                                    ReplicaDone ├▶ Reply(found | absent | unavailable)
+//!   PeerDone      ├▶ Reply(applied | partial | not)    Deadline    ┘
+//!   Deadline      ┘
+//! ```
+//!
+//! A machine counts every node once and replies once: as soon as its quorum is met, or as soon as it can no longer be
+//! met, or at the deadline. What arrives later changes nothing, so a caller may drop the machine or keep feeding it.
+
+pub mod get;
+
+pub mod put;
+
+pub use get::{GetCoordinator, GetEffect, GetEvent, GetOutcome, GetResult};
+pub use put::{Ack, PutCoordinator, PutEffect, PutEvent, WriteFailure, WriteOutcome, WriteState};
+
+use crate::types::MemberId;
+
+/// One of a key's N primaries, as the coordinator sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// Who.
+    pub member: MemberId,
+    /// False while the local failure detector holds it unreachable (§4.8.3): it is not asked, and counts as failed.
+    pub reachable: bool,
+}
+
+/// Why a replica did not do what it was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReplicaFailure {
+    /// The request left, so the replica may have carried it out all the same.
+    pub sent: bool,
+    /// What went wrong.
+    pub kind: FailureKind,
+}
+
+/// What went wrong at a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureKind {
+    /// No connection, or it broke.
+    Unreachable,
+    /// No answer within the time given to it.
+    TimedOut,
+    /// It refused for lack of room or time.
+    Overloaded,
+    /// It uses a newer ring and refused a request under the older one.
+    StaleEpoch,
+    /// It could not read or write its disk.
+    Storage,
+}
+
+/// A replica that did not count, for error messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailedReplica {
+    /// Who.
+    pub member: MemberId,
+    /// Why.
+    pub kind: FailureKind,
+}
+
+impl FailureKind {
+    /// A fixed word for metrics and messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::TimedOut => "timed_out",
+            Self::Overloaded => "overloaded",
+            Self::StaleEpoch => "stale_epoch",
+            Self::Storage => "storage",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

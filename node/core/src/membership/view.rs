@@ -1,0 +1,417 @@
+//! Everything one node knows about the cluster: the members' statements, the ring, and the rings before it.
+//!
+//! Two nodes bring each other up to date in three messages, and equal ones in two that hold digests alone:
+//! the first sends its [`Digest`]; the second answers with what it knows better ([`Delta`]) and what it wants
+//! ([`Wanted`]); the first sends that. Merging is idempotent and commutative, so lost, repeated and reordered messages
+//! do no harm. Paper: §4.8.1.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::codec;
+use super::entry::{EntryError, MemberEntry};
+use crate::ring::Ring;
+use crate::types::{ClusterId, Incarnation, MemberId};
+use crate::wire::DecodeError;
+
+/// Most members that a view holds.
+pub const MEMBERS_MAX: usize = crate::ring::MEMBERS_MAX;
+/// Most entries of one delta, about 1 MB; what is left over comes with the next round.
+pub const DELTA_ENTRIES_MAX: usize = 1024;
+/// Rings that the membership log keeps.
+pub const LOG_ENTRIES_MAX: usize = 1000;
+
+/// One node's knowledge. Only [`View::update_self`] changes what it says about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    cluster: ClusterId,
+    me: MemberId,
+    entries: BTreeMap<MemberId, MemberEntry>,
+    ring: Option<Arc<Ring>>,
+    log: VecDeque<LogEntry>,
+}
+
+/// A ring that this node has accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogEntry {
+    /// Its epoch.
+    pub epoch: u64,
+    /// Its hash.
+    pub hash: u64,
+    /// Its members, ascending.
+    pub members: Vec<MemberId>,
+}
+
+/// How new a member's statement is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberDigest {
+    /// Whose.
+    pub member: MemberId,
+    /// Which life.
+    pub incarnation: Incarnation,
+    /// Which statement of that life.
+    pub version: u64,
+}
+
+/// Which ring; the larger wins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RingVersion {
+    /// Its epoch.
+    pub epoch: u64,
+    /// Its hash.
+    pub hash: u64,
+}
+
+/// What a node knows, without the contents.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Digest {
+    /// The sender's cluster.
+    pub cluster: ClusterId,
+    /// One for each member.
+    pub members: Vec<MemberDigest>,
+    /// Absent while the node has no ring.
+    pub ring: Option<RingVersion>,
+}
+
+/// Contents for another node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delta {
+    /// The sender's cluster.
+    pub cluster: ClusterId,
+    /// At most [`DELTA_ENTRIES_MAX`].
+    pub members: Vec<MemberEntry>,
+    /// An encoded ring.
+    pub ring: Option<Bytes>,
+}
+
+/// What a node lacks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// At most [`DELTA_ENTRIES_MAX`].
+    pub members: Vec<MemberId>,
+    /// The ring too.
+    pub ring: bool,
+}
+
+/// The reply to a digest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// What this node knows better.
+    pub delta: Delta,
+    /// What the other knows better.
+    pub wanted: Wanted,
+}
+
+/// What a merge has changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Whose entries are new or newer, ascending.
+    pub members: Vec<MemberId>,
+    /// The ring is another.
+    pub ring: bool,
+    /// Somebody else lives under this node's id, or has: the largest such incarnation. This node must not go on as
+    /// it is (its volume is a copy or was rolled back, or another process took its identity).
+    pub self_superseded: Option<Incarnation>,
+    /// Parts of the delta that were not taken; worth a line in the log.
+    pub refused: Vec<Refusal>,
+}
+
+/// Why a part of a delta was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The whole delta: it belongs to another cluster.
+    #[error("gossip of cluster {0} refused: this node belongs to another")]
+    ForeignCluster(ClusterId),
+    /// The ring: its bytes are damaged or break a rule.
+    #[error("a ring received by gossip was refused: {0}")]
+    RingDamaged(DecodeError),
+    /// The ring: it belongs to another cluster.
+    #[error("a ring of cluster {0} refused: this node belongs to another")]
+    RingForeign(ClusterId),
+    /// An entry is out of bounds.
+    #[error("an entry received by gossip was refused: {0}")]
+    Entry(#[from] EntryError),
+    /// There is no room for another member.
+    #[error("the entry of member {0} was refused: {MEMBERS_MAX} members are known already")]
+    Full(MemberId),
+}
+
+impl From<&Ring> for RingVersion {
+    fn from(ring: &Ring) -> Self {
+        Self {
+            epoch: ring.epoch(),
+            hash: ring.hash(),
+        }
+    }
+}
+
+impl View {
+    /// What a node knows that has just been told its identity; `me` must be within bounds.
+    pub fn new(cluster: ClusterId, me: MemberEntry, ring: Option<Arc<Ring>>) -> Self {
+        let mut view = Self {
+            cluster,
+            me: me.member.clone(),
+            entries: BTreeMap::from([(me.member.clone(), me)]),
+            ring: None,
+            log: VecDeque::new(),
+        };
+        if let Some(ring) = ring {
+            view.adopt(ring);
+        }
+        view
+    }
+
+    /// The cluster.
+    pub fn cluster_id(&self) -> ClusterId {
+        self.cluster
+    }
+
+    /// What this node says about itself.
+    pub fn me(&self) -> &MemberEntry {
+        &self.entries[&self.me]
+    }
+
+    /// All members that ever said something, this node included, ascending by id.
+    pub fn members(&self) -> impl ExactSizeIterator<Item = &MemberEntry> {
+        self.entries.values()
+    }
+
+    /// What a member says about itself.
+    pub fn get(&self, member: &MemberId) -> Option<&MemberEntry> {
+        self.entries.get(member)
+    }
+
+    /// The newest ring known.
+    pub fn ring(&self) -> Option<&Arc<Ring>> {
+        self.ring.as_ref()
+    }
+
+    /// Rings that this node has accepted, oldest first, the last [`LOG_ENTRIES_MAX`].
+    pub fn log(&self) -> impl ExactSizeIterator<Item = &LogEntry> {
+        self.log.iter()
+    }
+
+    /// Changes what this node says about itself; the statement becomes newer than the last.
+    ///
+    /// The id cannot be changed.
+    pub fn update_self(&mut self, change: impl FnOnce(&mut MemberEntry)) {
+        if let Some(entry) = self.entries.get_mut(&self.me) {
+            change(entry);
+            entry.member = self.me.clone();
+            entry.version += 1;
+        }
+    }
+
+    /// Takes a ring minted on this node; `false` if it is not the largest known or belongs to another cluster.
+    pub fn adopt(&mut self, ring: Arc<Ring>) -> bool {
+        let newer = self
+            .ring
+            .as_ref()
+            .is_none_or(|mine| mine.version() < ring.version());
+        if !newer || ring.cluster_id() != self.cluster {
+            return false;
+        }
+        if self.log.len() == LOG_ENTRIES_MAX {
+            self.log.pop_front();
+        }
+        self.log.push_back(LogEntry {
+            epoch: ring.epoch(),
+            hash: ring.hash(),
+            members: ring.members().iter().map(|member| member.id.clone()).collect(),
+        });
+        self.ring = Some(ring);
+        true
+    }
+
+    /// What this node knows, without the contents.
+    pub fn digest(&self) -> Digest {
+        let digest = |entry: &MemberEntry| MemberDigest {
+            member: entry.member.clone(),
+            incarnation: entry.incarnation,
+            version: entry.version,
+        };
+        Digest {
+            cluster: self.cluster,
+            members: self.entries.values().map(digest).collect(),
+            ring: self.ring.as_deref().map(RingVersion::from),
+        }
+    }
+
+    /// Compares another node's knowledge with this one's. A foreign digest is answered with nothing.
+    pub fn answer(&self, digest: &Digest) -> Answer {
+        let mut delta = self.empty_delta();
+        let mut wanted = Wanted::default();
+        if digest.cluster != self.cluster {
+            return Answer { delta, wanted };
+        }
+        let theirs: BTreeMap<&MemberId, (Incarnation, u64)> = digest
+            .members
+            .iter()
+            .take(MEMBERS_MAX)
+            .map(|entry| (&entry.member, (entry.incarnation, entry.version)))
+            .collect();
+        let newer = |entry: &&MemberEntry| {
+            theirs
+                .get(&entry.member)
+                .is_none_or(|order| *order < entry.order())
+        };
+        delta.members = self
+            .entries
+            .values()
+            .filter(newer)
+            .take(DELTA_ENTRIES_MAX)
+            .cloned()
+            .collect();
+        let older = |id: &MemberId, order| self.entries.get(id).is_none_or(|entry| entry.order() < order);
+        wanted.members = theirs
+            .into_iter()
+            .filter(|(id, order)| older(id, *order))
+            .take(DELTA_ENTRIES_MAX)
+            .map(|(id, _)| id.clone())
+            .collect();
+        let my_ring = self.ring.as_deref().map(RingVersion::from);
+        wanted.ring = my_ring < digest.ring;
+        if my_ring > digest.ring {
+            delta.ring = self.ring.as_ref().map(|ring| ring.encode());
+        }
+        Answer { delta, wanted }
+    }
+
+    /// The contents that another node asked for.
+    pub fn delta_for(&self, wanted: &Wanted) -> Delta {
+        let mut delta = self.empty_delta();
+        let known = wanted
+            .members
+            .iter()
+            .take(DELTA_ENTRIES_MAX)
+            .filter_map(|id| self.entries.get(id));
+        delta.members = known.cloned().collect();
+        if wanted.ring {
+            delta.ring = self.ring.as_ref().map(|ring| ring.encode());
+        }
+        delta
+    }
+
+    /// Takes what is newer. Nothing in a delta changes what this node says about itself, except that its version is
+    /// raised above one that is already out, so that the next change is heard.
+    pub fn merge(&mut self, delta: Delta) -> Changes {
+        let mut changes = Changes::default();
+        if delta.cluster != self.cluster {
+            changes.refused.push(Refusal::ForeignCluster(delta.cluster));
+            return changes;
+        }
+        // The ring goes first: its members are those for whom room is made.
+        if let Some(bytes) = delta.ring {
+            match self.check_ring(bytes) {
+                Ok(ring) => changes.ring = self.adopt(Arc::new(ring)),
+                Err(refusal) => changes.refused.push(refusal),
+            }
+        }
+        for entry in delta.members.into_iter().take(DELTA_ENTRIES_MAX) {
+            if let Err(error) = entry.check() {
+                changes.refused.push(error.into());
+            } else if entry.member == self.me {
+                self.hear_of_myself(&entry, &mut changes);
+            } else {
+                self.hear_of(entry, &mut changes);
+            }
+        }
+        changes.members.sort();
+        changes.members.dedup();
+        changes
+    }
+
+    /// The persisted form, with a format version and a checksum.
+    pub fn encode(&self) -> Bytes {
+        codec::encode(self)
+    }
+
+    /// Reads what [`View::encode`] wrote. The node then says what is new about itself by [`View::update_self`].
+    ///
+    /// # Errors
+    /// If the bytes are damaged or of an unknown format.
+    pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
+        codec::decode(bytes)
+    }
+
+    pub(super) fn from_parts(
+        cluster: ClusterId,
+        me: MemberId,
+        entries: BTreeMap<MemberId, MemberEntry>,
+        ring: Option<Arc<Ring>>,
+        log: VecDeque<LogEntry>,
+    ) -> Self {
+        Self {
+            cluster,
+            me,
+            entries,
+            ring,
+            log,
+        }
+    }
+
+    fn empty_delta(&self) -> Delta {
+        Delta {
+            cluster: self.cluster,
+            members: Vec::new(),
+            ring: None,
+        }
+    }
+
+    fn check_ring(&self, bytes: Bytes) -> Result<Ring, Refusal> {
+        let ring = Ring::decode(bytes).map_err(Refusal::RingDamaged)?;
+        if ring.cluster_id() == self.cluster {
+            Ok(ring)
+        } else {
+            Err(Refusal::RingForeign(ring.cluster_id()))
+        }
+    }
+
+    fn hear_of(&mut self, entry: MemberEntry, changes: &mut Changes) {
+        let known = self.entries.get(&entry.member).map(MemberEntry::order);
+        if known.is_some_and(|known| known >= entry.order()) {
+            return;
+        }
+        if known.is_none() && !self.make_room(&entry.member) {
+            changes.refused.push(Refusal::Full(entry.member));
+            return;
+        }
+        changes.members.push(entry.member.clone());
+        self.entries.insert(entry.member.clone(), entry);
+    }
+
+    fn hear_of_myself(&mut self, entry: &MemberEntry, changes: &mut Changes) {
+        let Some(me) = self.entries.get_mut(&self.me) else {
+            return;
+        };
+        let (mine, theirs) = (me.incarnation, entry.incarnation);
+        let another_life = theirs.id != mine.id && theirs.generation >= mine.generation;
+        // The same life has been started more often than this volume remembers: an older copy of it runs here.
+        let later_start = theirs.id == mine.id && entry.starts > me.starts;
+        if another_life || later_start {
+            changes.self_superseded = changes.self_superseded.max(Some(theirs));
+        } else if theirs == mine && entry.version > me.version {
+            me.version = entry.version + 1;
+            changes.members.push(entry.member.clone());
+        }
+    }
+
+    /// A member of the ring displaces one that is not in it; others find room only below the bound.
+    fn make_room(&mut self, member: &MemberId) -> bool {
+        if self.entries.len() < MEMBERS_MAX {
+            return true;
+        }
+        let Some(ring) = &self.ring else { return false };
+        if ring.index_of(member).is_none() {
+            return false;
+        }
+        let stranger = self
+            .entries
+            .keys()
+            .find(|id| **id != self.me && ring.index_of(id).is_none())
+            .cloned();
+        stranger.is_some_and(|id| self.entries.remove(&id).is_some())
+    }
+}

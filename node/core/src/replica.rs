@@ -1,0 +1,272 @@
+//! What one node does to one record: coordinate a client's write, or merge what another node sent. Paper: §4.4, §5.
+//!
+//! Pure: the caller reads the record and its epoch entry, holds the key's lock over the call, and stores what comes
+//! back as one atomic batch. An *error* while reading the record is not an absent record: then nothing may be
+//! coordinated.
+
+use bytes::Bytes;
+
+use crate::types::{Incarnation, OpId};
+use crate::version::{
+    Actor, COUNTER_MAX, Content, Dot, KeyState, Seen, Sibling, Stamp, open_frame, put_actor, read_actor,
+    seal_frame,
+};
+use crate::wire::{DecodeError, Reader, put_varint};
+
+const ENTRY_FORMAT_VERSION: u8 = 1;
+
+/// Gives the epochs of one incarnation, each once.
+///
+/// Only a clean stop lets an incarnation live on, with [`next_epoch`](Self::next_epoch) as it was persisted then;
+/// after any other stop the incarnation is new and counts from where it likes.
+#[derive(Debug)]
+pub struct Minter {
+    incarnation: Incarnation,
+    next_epoch: u64,
+}
+
+/// Where a node's own counting for one record stands. Stored beside the record, in a key space of its own; never
+/// replicated, exported or taken in from elsewhere, so that a copy of the data is not a copy of the right to count.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EpochEntry {
+    /// The node's present actor for the record.
+    pub actor: Actor,
+    /// The last counter it gave.
+    pub counter: u64,
+}
+
+/// A client's put or delete, as the coordinator carries it out.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Update {
+    /// The new value; or a tombstone, which is how a delete is written.
+    pub content: Content,
+    /// What the client has seen, and so supersedes. Empty for a blind put, which supersedes nothing.
+    pub context: Seen,
+    /// What the client repeats when it retries.
+    pub op_id: Option<OpId>,
+    /// Taken from this node's clock.
+    pub stamp: Stamp,
+    /// Milliseconds since 1970.
+    pub expires_at_ms: Option<u64>,
+}
+
+/// A write that a coordinator has given its place among the versions.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Coordinated {
+    /// The record to store, together with `entry`.
+    pub state: KeyState,
+    /// The epoch entry to store in the same batch. `None` if `replayed`: nothing is to be stored.
+    pub entry: Option<EpochEntry>,
+    /// What to send to the other replicas: this write alone, however large the record is.
+    pub delta: KeyState,
+    /// The write's name.
+    pub dot: Dot,
+    /// A retry of a write that the record already has: `state` is the stored one, `dot` and `delta` are the first
+    /// write's, to be sent again. Acknowledge it no sooner than the first write would have been.
+    pub replayed: bool,
+}
+
+/// Why a client's write was not given a place. Nothing changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum UpdateRefused {
+    /// The write would add a sibling to a key that has as many as are allowed.
+    #[error(
+        "the key has {siblings} siblings, {siblings_max} at most can be added to; get it, and put one value with the context that the get returns"
+    )]
+    TooManySiblings {
+        /// Siblings of the record.
+        siblings: usize,
+        /// The limit in effect.
+        siblings_max: usize,
+    },
+}
+
+/// A record after a merge.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Merged {
+    /// The record to store.
+    pub state: KeyState,
+    /// False: the stored record already had everything, and nothing needs to be written.
+    pub changed: bool,
+}
+
+/// Gives a client's write its dot and puts it into the record.
+///
+/// Drops the siblings that the context covers, adds the context to what the record has seen, and adds the new value
+/// under this node's next dot. The dot may leave the node as soon as this returns, before anything is on disk: after
+/// a crash the incarnation is another one, so the dot is never given again.
+///
+/// `minter` has advanced if the returned entry's epoch is a new one. At most `siblings_max` siblings: a write that
+/// would make them more is refused; one that supersedes at least one sibling never is.
+///
+/// # Errors
+/// If the key has too many siblings.
+pub fn coordinate(
+    stored: Option<&KeyState>,
+    entry: Option<&EpochEntry>,
+    minter: &mut Minter,
+    update: Update,
+    siblings_max: usize,
+) -> Result<Coordinated, UpdateRefused> {
+    let Update {
+        content,
+        context,
+        op_id,
+        stamp,
+        expires_at_ms,
+    } = update;
+    let sibling = Sibling {
+        stamp,
+        expires_at_ms,
+        op_id,
+        content,
+    };
+    if let Some(first) = stored.and_then(|stored| replay(stored, &context, &sibling)) {
+        return Ok(first);
+    }
+    if let Some(stored) = stored {
+        let siblings = stored.siblings().len();
+        let adds = !stored.siblings().keys().any(|dot| context.contains(dot));
+        if adds && siblings >= siblings_max {
+            return Err(UpdateRefused::TooManySiblings {
+                siblings,
+                siblings_max,
+            });
+        }
+    }
+    let entry = next_entry(entry, minter, |actor| {
+        let stored_max = stored.map_or(0, |stored| stored.seen().counter_max(actor));
+        stored_max.max(context.counter_max(actor))
+    });
+    let dot = Dot {
+        actor: entry.actor,
+        counter: entry.counter,
+    };
+    let delta = KeyState::from_write(&context, dot, sibling);
+    // Coordinating is merging one's own delta: the dot is new, so the record drops exactly what the context covers.
+    let Merged { state, .. } = merge(stored.cloned(), &delta);
+    Ok(Coordinated {
+        state,
+        entry: Some(entry),
+        delta,
+        dot,
+        replayed: false,
+    })
+}
+
+/// Merges what another node sent into the record: the one replica operation. Never refused.
+pub fn merge(stored: Option<KeyState>, incoming: &KeyState) -> Merged {
+    let mut state = stored.unwrap_or_default();
+    let changed = state.merge(incoming);
+    Merged { state, changed }
+}
+
+impl Minter {
+    /// Continues an incarnation's epochs at `next_epoch`.
+    pub fn new(incarnation: Incarnation, next_epoch: u64) -> Self {
+        Self {
+            incarnation,
+            next_epoch,
+        }
+    }
+
+    /// The epoch that will be given next: what a clean stop must persist.
+    pub fn next_epoch(&self) -> u64 {
+        self.next_epoch
+    }
+
+    /// Whose epochs these are.
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    fn mint(&mut self) -> Actor {
+        let actor = Actor {
+            incarnation: self.incarnation.id,
+            epoch: self.next_epoch,
+        };
+        self.next_epoch += 1;
+        actor
+    }
+}
+
+impl EpochEntry {
+    /// The entry as it is stored.
+    pub fn encode(&self) -> Bytes {
+        let mut out = Vec::with_capacity(24);
+        seal_frame(&mut out, ENTRY_FORMAT_VERSION, |out| {
+            put_actor(out, self.actor);
+            put_varint(out, self.counter);
+        });
+        out.into()
+    }
+
+    /// Reads a stored entry.
+    ///
+    /// # Errors
+    /// If the bytes are not exactly what [`encode`](Self::encode) writes.
+    pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(open_frame(bytes, ENTRY_FORMAT_VERSION)?);
+        let entry = Self {
+            actor: read_actor(&mut reader)?,
+            counter: reader.varint()?,
+        };
+        reader.finish()?;
+        if (1..=COUNTER_MAX).contains(&entry.counter) {
+            Ok(entry)
+        } else {
+            Err(DecodeError::Invalid("counter"))
+        }
+    }
+}
+
+/// The first write, if this one is its retry: the same operation is live, the context does not cover it, and all
+/// that the context covers is known here. Otherwise there is something new to store, so it is a write of its own.
+fn replay(stored: &KeyState, context: &Seen, retry: &Sibling) -> Option<Coordinated> {
+    let (dot, first) = stored
+        .siblings()
+        .iter()
+        .find(|(_, sibling)| sibling.same_operation(retry))?;
+    if context.contains(dot) || !stored.seen().descends(context) {
+        return None;
+    }
+    let delta = KeyState::from_write(context, *dot, first.clone());
+    Some(Coordinated {
+        state: stored.clone(),
+        entry: None,
+        delta,
+        dot: *dot,
+        replayed: true,
+    })
+}
+
+/// The entry of the next write.
+///
+/// The stored entry counts on, unless it belongs to another life of this node, or `known_max` says that somebody
+/// knows a write of its actor which the entry does not: then this node's memory is older than its name, counting on
+/// could give a dot twice, and a new epoch begins. The same test holds for the new epoch, against forged contexts.
+fn next_entry(
+    entry: Option<&EpochEntry>,
+    minter: &mut Minter,
+    known_max: impl Fn(Actor) -> u64,
+) -> EpochEntry {
+    if let Some(EpochEntry { actor, counter }) = entry.copied() {
+        let own = actor.incarnation == minter.incarnation.id;
+        if own && known_max(actor) <= counter && counter < COUNTER_MAX {
+            return EpochEntry {
+                actor,
+                counter: counter + 1,
+            };
+        }
+    }
+    loop {
+        let actor = minter.mint();
+        // Ends: a set names finitely many actors, and every round asks for another one.
+        if known_max(actor) == 0 {
+            return EpochEntry { actor, counter: 1 };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

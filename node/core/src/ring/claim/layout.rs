@@ -1,0 +1,338 @@
+//! A ring under construction, with the exact price of every change to it.
+//!
+//! Owners change one or two tokens at a time. A token matters to the partitions before it whose walks reach it, and
+//! walks that start later never end earlier, so these are a stretch just before the token: they alone are walked
+//! again.
+
+use super::super::Member;
+use super::super::preference::{NOBODY, Picks, Spread, zone_indexes};
+use super::shares::{self, PARTS};
+
+/// Tokens to be given to members: (position, new owner), at most two.
+pub(super) type Change<'a> = &'a [(usize, u16)];
+
+/// Tokens, the preference lists that follow, and what they should come to.
+pub(super) struct Layout {
+    factor: usize,
+    zones: Vec<u16>,
+    spread: Spread,
+    owners: Vec<u16>,
+    /// The owners that a change of the ring began with.
+    former: Vec<u16>,
+    /// Tokens still to be given to each member; negative: to be taken away.
+    lacking: Vec<i64>,
+    /// `factor` primaries of each partition, `NOBODY` where there are fewer.
+    primaries: Vec<u16>,
+    /// The same in the previous ring, if there is one.
+    before: Option<Vec<u16>>,
+    /// How many tokens the walk of each partition looks at.
+    reach: Vec<usize>,
+    /// Replica-partitions of each member.
+    loads: Vec<i64>,
+    /// What they should be, in `PARTS`.
+    targets: Vec<i64>,
+    move_price: i64,
+    steps: u64,
+    outcome: Outcome,
+}
+
+/// What the change last priced would bring; its buffers are reused.
+#[derive(Default)]
+struct Outcome {
+    partitions: Vec<usize>,
+    primaries: Vec<u16>,
+    reach: Vec<usize>,
+    load_changes: Vec<(u16, i64)>,
+    picks: Picks,
+}
+
+impl Layout {
+    /// Begins with these owners; `before` holds `factor` primaries of each partition in the previous ring.
+    pub(super) fn new(members: &[Member], factor: u32, owners: Vec<u16>, before: Option<Vec<u16>>) -> Self {
+        let zones = zone_indexes(members);
+        let partitions = owners.len();
+        let mut held = vec![0u32; members.len()];
+        for owner in owners.iter().filter(|owner| **owner != NOBODY) {
+            held[usize::from(*owner)] += 1;
+        }
+        let want = shares::tokens(members, partitions as u32, &held);
+        let targets = shares::replica_targets(members, &zones, partitions as u32, factor);
+        // Being uneven by 2 %, or by one replica-partition, is not worth a move.
+        let mean = targets.iter().sum::<i64>() / targets.len() as i64;
+        let worth_a_move = (mean / 50).max(PARTS);
+        let mut layout = Self {
+            factor: factor as usize,
+            spread: Spread::new(&zones, &vec![true; zones.len()], factor as usize),
+            zones,
+            former: owners.clone(),
+            lacking: want
+                .iter()
+                .zip(held)
+                .map(|(want, held)| i64::from(*want) - i64::from(held))
+                .collect(),
+            primaries: vec![NOBODY; partitions * factor as usize],
+            move_price: if before.is_some() {
+                2 * worth_a_move * PARTS
+            } else {
+                0
+            },
+            before,
+            reach: vec![0; partitions],
+            loads: vec![0; members.len()],
+            targets,
+            owners,
+            steps: 0,
+            outcome: Outcome::default(),
+        };
+        layout.walk_everywhere();
+        layout
+    }
+
+    /// Q.
+    pub(super) fn partitions(&self) -> usize {
+        self.owners.len()
+    }
+
+    /// Q - 1, which wraps positions around.
+    pub(super) fn mask(&self) -> usize {
+        self.owners.len() - 1
+    }
+
+    /// Who owns a token now; `NOBODY` if it is free.
+    pub(super) fn owner(&self, position: usize) -> u16 {
+        self.owners[position]
+    }
+
+    /// Who owned a token when the claim began.
+    pub(super) fn former_owner(&self, position: usize) -> u16 {
+        self.former[position]
+    }
+
+    /// Whether there is a previous ring, so that moves have a price.
+    pub(super) fn replaces_a_ring(&self) -> bool {
+        self.before.is_some()
+    }
+
+    /// Tokens still to be given to each member; negative: to be taken away.
+    pub(super) fn lacking(&self) -> &[i64] {
+        &self.lacking
+    }
+
+    /// Whether a token may be given away: it is nobody's, or its owner has too many.
+    pub(super) fn to_spare(&self, position: usize) -> bool {
+        let owner = self.owners[position];
+        owner == NOBODY || self.lacking[usize::from(owner)] < 0
+    }
+
+    /// Tokens looked at so far.
+    pub(super) fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// What a difference of about one replica-partition in the wrong place costs.
+    pub(super) fn unit_price(&self) -> i64 {
+        self.move_price.max(2 * PARTS * PARTS)
+    }
+
+    /// Members without a token whose absence makes walks pick by other counts than in the final ring.
+    pub(super) fn missing_members(&self) -> Vec<u16> {
+        let present = self.present();
+        if Spread::new(&self.zones, &present, self.factor) == self.final_spread() {
+            return Vec::new();
+        }
+        (0u16..)
+            .zip(present)
+            .filter(|(_, present)| !present)
+            .map(|(member, _)| member)
+            .collect()
+    }
+
+    /// What a change would cost; negative: it would help.
+    pub(super) fn price(&mut self, change: Change) -> i64 {
+        let old = self.put(change);
+        let price = self.work_out(change);
+        self.take_back(change, old);
+        price
+    }
+
+    /// Makes a change if it costs less than `limit`.
+    pub(super) fn change_below(&mut self, limit: i64, change: Change) {
+        let old = self.put(change);
+        if self.work_out(change) < limit {
+            self.keep(change, old);
+        } else {
+            self.take_back(change, old);
+        }
+    }
+
+    /// Makes a change whatever it costs.
+    pub(super) fn change(&mut self, change: Change) {
+        self.change_below(i64::MAX, change);
+    }
+
+    /// Gives a token away without working out what follows; [`Layout::walk_everywhere`] must come before a price is
+    /// asked again.
+    pub(super) fn give_unpriced(&mut self, position: usize, member: u16) {
+        let old = self.put(&[(position, member)]);
+        self.count(&[(position, member)], old);
+    }
+
+    /// Works out everything anew.
+    pub(super) fn walk_everywhere(&mut self) {
+        self.spread = Spread::new(&self.zones, &self.present(), self.factor);
+        self.loads.fill(0);
+        self.primaries.fill(NOBODY);
+        let picks = &mut self.outcome.picks;
+        for (partition, slots) in self.primaries.chunks_exact_mut(self.factor).enumerate() {
+            self.reach[partition] = self.spread.walk(&self.owners, partition, picks);
+            self.steps += self.reach[partition] as u64;
+            for (slot, pick) in slots.iter_mut().zip(picks.in_order()) {
+                *slot = pick;
+                self.loads[usize::from(pick)] += 1;
+            }
+        }
+    }
+
+    /// What all prices add up to.
+    #[cfg(test)]
+    pub(super) fn cost(&self) -> i64 {
+        let square = |(load, target): (&i64, &i64)| (load * PARTS - target).pow(2);
+        let moved = |(slot, member): (usize, &u16)| {
+            let begin = slot / self.factor * self.factor;
+            let before = self
+                .before
+                .as_ref()
+                .map(|before| &before[begin..begin + self.factor]);
+            *member != NOBODY && before.is_some_and(|before| !before.contains(member))
+        };
+        let moves = self
+            .primaries
+            .iter()
+            .enumerate()
+            .filter(|slot| moved(*slot))
+            .count() as i64;
+        self.loads.iter().zip(&self.targets).map(square).sum::<i64>() + moves * self.move_price
+    }
+
+    /// The owners, and the steps spent.
+    pub(super) fn finish(self) -> (Vec<u16>, u64) {
+        (self.owners, self.steps)
+    }
+
+    fn present(&self) -> Vec<bool> {
+        let mut present = vec![false; self.zones.len()];
+        for owner in self.owners.iter().filter(|owner| **owner != NOBODY) {
+            present[usize::from(*owner)] = true;
+        }
+        present
+    }
+
+    fn final_spread(&self) -> Spread {
+        Spread::new(&self.zones, &vec![true; self.zones.len()], self.factor)
+    }
+
+    /// Sets the owners and returns the old ones.
+    fn put(&mut self, change: Change) -> [u16; 2] {
+        let mut old = [NOBODY; 2];
+        for ((position, owner), old) in change.iter().zip(&mut old) {
+            *old = std::mem::replace(&mut self.owners[*position], *owner);
+        }
+        old
+    }
+
+    fn take_back(&mut self, change: Change, old: [u16; 2]) {
+        for ((position, _), old) in change.iter().zip(old) {
+            self.owners[*position] = old;
+        }
+    }
+
+    fn count(&mut self, change: Change, old: [u16; 2]) {
+        for ((_, owner), old) in change.iter().zip(old) {
+            self.lacking[usize::from(*owner)] -= 1;
+            if old != NOBODY {
+                self.lacking[usize::from(old)] += 1;
+            }
+        }
+    }
+
+    /// Takes over what was worked out for the owners that are set.
+    fn keep(&mut self, change: Change, old: [u16; 2]) {
+        self.count(change, old);
+        let lists = self.outcome.primaries.chunks_exact(self.factor);
+        for ((partition, list), reach) in self.outcome.partitions.iter().zip(lists).zip(&self.outcome.reach) {
+            self.primaries[partition * self.factor..][..self.factor].copy_from_slice(list);
+            self.reach[*partition] = *reach;
+        }
+        for (member, change) in &self.outcome.load_changes {
+            self.loads[usize::from(*member)] += change;
+        }
+    }
+
+    /// Walks again from the affected partitions, with the owners that are set, and returns the price.
+    fn work_out(&mut self, change: Change) -> i64 {
+        let mut outcome = std::mem::take(&mut self.outcome);
+        self.find_affected(change, &mut outcome.partitions);
+        outcome.primaries.clear();
+        outcome.reach.clear();
+        outcome.load_changes.clear();
+        let mut moves = 0;
+        for partition in &outcome.partitions {
+            let reach = self.spread.walk(&self.owners, *partition, &mut outcome.picks);
+            self.steps += reach as u64;
+            outcome.reach.push(reach);
+            let begin = outcome.primaries.len();
+            outcome.primaries.extend(outcome.picks.in_order());
+            outcome.primaries.resize(begin + self.factor, NOBODY);
+            let slots = partition * self.factor..(partition + 1) * self.factor;
+            let (old, new) = (&self.primaries[slots.clone()], &outcome.primaries[begin..]);
+            let before = self.before.as_ref().map(|before| &before[slots]);
+            for (list, other, by) in [(new, old, 1), (old, new, -1)] {
+                for member in list
+                    .iter()
+                    .filter(|member| **member != NOBODY && !other.contains(member))
+                {
+                    add(&mut outcome.load_changes, *member, by);
+                    moves += by * i64::from(before.is_some_and(|before| !before.contains(member)));
+                }
+            }
+        }
+        let price = moves * self.move_price + self.price_of_loads(&outcome.load_changes);
+        self.outcome = outcome;
+        price
+    }
+
+    fn find_affected(&mut self, change: Change, partitions: &mut Vec<usize>) {
+        partitions.clear();
+        for (position, _) in change {
+            let backwards =
+                (0..self.owners.len()).map(|distance| (distance, position.wrapping_sub(distance)));
+            let affected = backwards
+                .map(|(distance, partition)| (distance, partition & self.mask()))
+                .take_while(|(distance, partition)| self.reach[*partition] > *distance);
+            partitions.extend(affected.map(|(_, partition)| partition));
+        }
+        self.steps += partitions.len() as u64;
+        if change.len() > 1 {
+            partitions.sort_unstable();
+            partitions.dedup();
+        }
+    }
+
+    /// Growth of the sum of squared differences between loads and targets.
+    fn price_of_loads(&self, changes: &[(u16, i64)]) -> i64 {
+        let price = |(member, change): &(u16, i64)| {
+            let member = usize::from(*member);
+            let excess = self.loads[member] * PARTS - self.targets[member];
+            let change = change * PARTS;
+            change * (2 * excess + change)
+        };
+        changes.iter().map(price).sum()
+    }
+}
+
+fn add(changes: &mut Vec<(u16, i64)>, member: u16, by: i64) {
+    match changes.iter_mut().find(|(candidate, _)| *candidate == member) {
+        Some((_, change)) => *change += by,
+        None => changes.push((member, by)),
+    }
+}

@@ -1,0 +1,219 @@
+//! Steps 3 to 5 of a claim: which tokens go to whom.
+
+use super::super::preference::NOBODY;
+use super::layout::Layout;
+
+/// Swaps tried for each partition. Even first rings are found soon; small changes of a ring take more looking for.
+const TRIES_PER_PARTITION_FIRST: u64 = 256;
+const TRIES_PER_PARTITION_CHANGED: u64 = 1024;
+/// How far apart neighbours are that swap.
+const NEIGHBOURS: usize = 8;
+/// The limit sinks to zero over this many ticks, of which the last are spent at zero.
+const TICKS: u64 = 1024;
+const TICKS_AT_ZERO: u64 = 128;
+
+/// Gives one token to each member whom walks must find to pick as in the final ring.
+pub(super) fn give_first_tokens(layout: &mut Layout) {
+    let mut random = Random::new();
+    let missing = layout.missing_members();
+    for member in &missing {
+        let start = random.below(layout.partitions());
+        let mut positions = (0..layout.partitions()).map(|offset| (start + offset) & layout.mask());
+        if let Some(position) = positions.find(|position| layout.to_spare(*position)) {
+            layout.give_unpriced(position, *member);
+        }
+    }
+    if !missing.is_empty() {
+        layout.walk_everywhere();
+    }
+}
+
+/// Gives tokens to members that lack some until none does: first those that are nobody's, then those of members
+/// that have too many. Prices as many candidates as the steps allow.
+pub(super) fn hand_over(layout: &mut Layout, steps_max: u64) {
+    let mut giver = Giver {
+        random: Random::new(),
+        left: layout
+            .lacking()
+            .iter()
+            .filter(|lacking| **lacking > 0)
+            .sum::<i64>() as u64,
+        steps_max,
+        hurried: false,
+    };
+    let free: Vec<usize> = (0..layout.partitions())
+        .filter(|p| layout.owner(*p) == NOBODY)
+        .collect();
+    for position in free {
+        let members = giver
+            .rotated(layout.lacking().len())
+            .filter(|member| layout.lacking()[*member] > 0);
+        let candidates: Vec<_> = members.map(|member| (position, member as u16)).collect();
+        giver.give_cheapest(layout, &candidates);
+    }
+    while giver.left > 0 {
+        let neediest = (0..layout.lacking().len())
+            .rev()
+            .max_by_key(|member| layout.lacking()[*member]);
+        let Some(member) = neediest else { break };
+        let positions = giver
+            .rotated(layout.partitions())
+            .filter(|position| layout.to_spare(*position));
+        let candidates: Vec<_> = positions.map(|position| (position, member as u16)).collect();
+        giver.give_cheapest(layout, &candidates);
+    }
+    if giver.hurried {
+        layout.walk_everywhere();
+    }
+}
+
+/// Swaps the owners of pairs of tokens wherever that is worth it, or nearly so while the limit is high.
+pub(super) fn improve(layout: &mut Layout, steps_max: u64) {
+    let mut random = Random::new();
+    let partitions = layout.partitions();
+    let tries_each = if layout.replaces_a_ring() {
+        TRIES_PER_PARTITION_CHANGED
+    } else {
+        TRIES_PER_PARTITION_FIRST
+    };
+    let tries = tries_each * partitions as u64;
+    let steps_before = layout.steps();
+    let steps_left = steps_max.saturating_sub(steps_before);
+    let mut moved = Vec::new();
+    let former_tokens = former_tokens(layout);
+    for attempt in 0..tries {
+        let steps = layout.steps() - steps_before;
+        if steps >= steps_left {
+            break;
+        }
+        if attempt % partitions as u64 == 0 {
+            moved = moved_tokens(layout);
+        }
+        let tick = (attempt * TICKS / tries).max(steps * TICKS / steps_left);
+        let ticks_left = (TICKS - TICKS_AT_ZERO).saturating_sub(tick);
+        let heat = layout.unit_price() * ticks_left as i64 / (TICKS - TICKS_AT_ZERO) as i64;
+        // A square of an even draw: mostly low limits, now and then one as high as the heat.
+        let draw = random.below(1024) as i64;
+        let limit = heat * draw / 1024 * draw / 1024 + 1;
+        let Some((a, b)) = choose_pair(layout, &moved, &former_tokens, &mut random) else {
+            continue;
+        };
+        let (owner_a, owner_b) = (layout.owner(a), layout.owner(b));
+        if owner_a != owner_b {
+            layout.change_below(limit, &[(a, owner_b), (b, owner_a)]);
+        }
+    }
+}
+
+/// Two tokens to swap: neighbours, any two, or one that has moved with one that its former owner had.
+fn choose_pair(
+    layout: &Layout,
+    moved: &[usize],
+    former_tokens: &[Vec<usize>],
+    random: &mut Random,
+) -> Option<(usize, usize)> {
+    let any = random.below(layout.partitions());
+    let kind = random.below(16);
+    // Where little has moved, most of the work is near what has.
+    let a = if moved.is_empty() || kind % 2 == 0 {
+        any
+    } else {
+        let near = moved[random.below(moved.len())] + random.below(2 * NEIGHBOURS + 1);
+        near.wrapping_sub(NEIGHBOURS) & layout.mask()
+    };
+    if kind < 6 {
+        return Some((a, (a + 1 + random.below(NEIGHBOURS)) & layout.mask()));
+    }
+    if kind < 10 || moved.is_empty() {
+        return Some((a, random.below(layout.partitions())));
+    }
+    let a = moved[random.below(moved.len())];
+    let former = layout.former_owner(a);
+    // Tokens of a member that has left cannot go back: they are swapped among themselves.
+    let candidates = former_tokens.get(usize::from(former)).or(former_tokens.last())?;
+    let b = *candidates.get(random.below(candidates.len().max(1)))?;
+    (former == NOBODY || layout.owner(b) == former).then_some((a, b))
+}
+
+/// The tokens that each member had when the claim began; last, those that were nobody's.
+fn former_tokens(layout: &Layout) -> Vec<Vec<usize>> {
+    let members = layout.lacking().len();
+    let mut tokens = vec![Vec::new(); members + 1];
+    for position in 0..layout.partitions() {
+        tokens[usize::from(layout.former_owner(position)).min(members)].push(position);
+    }
+    tokens
+}
+
+fn moved_tokens(layout: &Layout) -> Vec<usize> {
+    let moved = |position: &usize| layout.owner(*position) != layout.former_owner(*position);
+    if layout.replaces_a_ring() {
+        (0..layout.partitions()).filter(moved).collect()
+    } else {
+        Vec::new()
+    }
+}
+
+/// Gives one token after the other, sharing the steps evenly among those that are left.
+struct Giver {
+    random: Random,
+    left: u64,
+    steps_max: u64,
+    /// The steps are spent: prices are no longer worked out, nor could they be.
+    hurried: bool,
+}
+
+impl Giver {
+    /// Makes the cheapest of the changes among those that can be priced in time, or just the first.
+    fn give_cheapest(&mut self, layout: &mut Layout, candidates: &[(usize, u16)]) {
+        let steps_end = layout.steps() + self.steps_max.saturating_sub(layout.steps()) / self.left.max(1);
+        self.left = self.left.saturating_sub(1);
+        self.hurried |= layout.steps() == steps_end;
+        if self.hurried {
+            if let Some((position, member)) = candidates.first() {
+                layout.give_unpriced(*position, *member);
+            }
+            return;
+        }
+        let mut best = None;
+        for candidate in candidates {
+            let price = layout.price(&[*candidate]);
+            if best.is_none_or(|(lowest, _)| price < lowest) {
+                best = Some((price, *candidate));
+            }
+            if layout.steps() >= steps_end {
+                break;
+            }
+        }
+        if let Some((_, candidate)) = best {
+            layout.change(&[candidate]);
+        }
+    }
+
+    /// 0..count in a scattered order that begins at a random place; the stride is a prime beyond any count.
+    fn rotated(&mut self, count: usize) -> impl Iterator<Item = usize> + use<> {
+        const STRIDE: usize = 40_529;
+        let start = self.random.below(count.max(1));
+        (0..count).map(move |index| (start + index * STRIDE) % count)
+    }
+}
+
+/// A fixed sequence (xorshift64): the claim must be the same everywhere.
+struct Random(u64);
+
+impl Random {
+    fn new() -> Self {
+        Self(0x9E37_79B9_7F4A_7C15)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, count: usize) -> usize {
+        (self.next() >> 11) as usize % count
+    }
+}

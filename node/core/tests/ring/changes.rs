@@ -1,0 +1,213 @@
+//! What moves when members come, go and change.
+
+use dynamo_core::ring::{Member, Ring, RingError, claim};
+
+use super::support::{CLUSTER, Random, loads, member, members_in, replica_sets, tokens};
+
+/// Most that one change may move, over the least it could.
+const RATIO_MAX: f64 = 1.25;
+/// The same, averaged over a sequence of changes.
+const RATIO_MEAN_MAX: f64 = 1.10;
+
+/// Replica-partitions that a change brings to nodes which did not hold them.
+fn moves(old: &Ring, new: &Ring) -> usize {
+    let pairs = replica_sets(old).into_iter().zip(replica_sets(new));
+    pairs
+        .map(|(old, new)| new.iter().filter(|member| !old.contains(member)).count())
+        .sum()
+}
+
+/// No change can move less: newcomers receive all they hold, and what leavers held is received by others.
+fn least_moves(old: &Ring, new: &Ring) -> usize {
+    let absent = |from: &Ring, ring: &Ring| -> usize {
+        loads(from)
+            .into_iter()
+            .filter(|(id, _)| ring.index_of(id).is_none())
+            .map(|(_, load)| load)
+            .sum()
+    };
+    absent(new, old).max(absent(old, new))
+}
+
+/// Makes the change and returns moves over least moves.
+fn change(ring: &mut Ring, members: Vec<Member>) -> f64 {
+    let next = ring.with_members(members).unwrap();
+    assert_eq!(next.epoch(), ring.epoch() + 1);
+    let count = next.members().len() as u32;
+    let (floor, beyond) = (
+        next.partitions() / count,
+        u32::from(!next.partitions().is_multiple_of(count)),
+    );
+    assert!(
+        tokens(&next)
+            .iter()
+            .all(|tokens| (floor..=floor + beyond).contains(tokens)),
+        "D21"
+    );
+    let (moves, least) = (moves(ring, &next), least_moves(ring, &next));
+    *ring = next;
+    moves as f64 / least as f64
+}
+
+/// Seven joins and five leaves; prints and checks the ratios.
+fn check_sequence(partitions: u32, factor: usize, zones: usize) {
+    let first = (2 * zones).max(factor + usize::from(factor < 3));
+    let mut members: Vec<Member> = (0..first)
+        .map(|number| member(number, number % zones, 1))
+        .collect();
+    let mut ring = Ring::bootstrap(CLUSTER, members.clone(), partitions, factor as u32).unwrap();
+    let (mut joins, mut leaves) = (Vec::new(), Vec::new());
+    for number in first..first + 7 {
+        members.push(member(number, number % zones, 1));
+        joins.push(change(&mut ring, members.clone()));
+    }
+    let mut random = Random::new(20);
+    for _ in 0..5 {
+        members.remove(random.below(members.len()));
+        leaves.push(change(&mut ring, members.clone()));
+    }
+    let mean = |ratios: &[f64]| ratios.iter().sum::<f64>() / ratios.len() as f64;
+    let max = |ratios: &[f64]| ratios.iter().copied().fold(0.0, f64::max);
+    println!(
+        "Q={partitions} N={factor} Z={zones} {first}..{} members: joins mean {:.3} max {:.3}, leaves mean {:.3} max {:.3}",
+        first + 7,
+        mean(&joins),
+        max(&joins),
+        mean(&leaves),
+        max(&leaves)
+    );
+    assert!(
+        max(&joins).max(max(&leaves)) <= RATIO_MAX,
+        "joins {joins:.3?}, leaves {leaves:.3?}"
+    );
+    assert!(
+        mean(&[joins, leaves].concat()) <= RATIO_MEAN_MAX,
+        "mean of Q={partitions} N={factor} Z={zones}"
+    );
+}
+
+#[test]
+fn d20_moves_are_close_to_the_minimum_without_zones() {
+    check_sequence(256, 3, 1);
+    check_sequence(64, 2, 1);
+}
+
+#[test]
+fn d20_moves_are_close_to_the_minimum_with_two_zones() {
+    check_sequence(256, 3, 2);
+}
+
+#[test]
+fn d20_moves_are_close_to_the_minimum_with_a_zone_for_each_replica() {
+    check_sequence(256, 3, 3);
+}
+
+#[test]
+fn d20_moves_are_close_to_the_minimum_with_more_zones_than_replicas() {
+    check_sequence(256, 3, 4);
+    check_sequence(256, 2, 3);
+}
+
+#[test]
+fn d20_moves_are_close_to_the_minimum_with_more_replicas_than_zones() {
+    check_sequence(256, 5, 3);
+}
+
+#[test]
+fn d20_a_fifth_member_takes_its_share_from_the_four_and_nothing_else_moves() {
+    let old = Ring::bootstrap(CLUSTER, members_in(&[4]), 256, 3).unwrap();
+    let new = old.with_members(members_in(&[5])).unwrap();
+    let moved = moves(&old, &new);
+    let between_old = moved - least_moves(&old, &new);
+    println!("4 -> 5: {moved} replica-partitions moved, {between_old} of them between old members");
+    assert!(moved as f64 <= 1.05 * 3.0 * 256.0 / 5.0);
+    assert!(between_old <= 2);
+    assert_eq!(new.partitions(), 256, "D23: Q unchanged by scaling");
+}
+
+#[test]
+fn d21_replicas_stay_even_through_changes() {
+    let mut members = members_in(&[3, 3]);
+    let mut ring = Ring::bootstrap(CLUSTER, members.clone(), 256, 3).unwrap();
+    for number in 6..12 {
+        members.push(member(number, number % 2, 1));
+        ring = ring.with_members(members.clone()).unwrap();
+        let loads = loads(&ring);
+        let mean = 768.0 / loads.len() as f64;
+        let max = *loads.values().max().unwrap() as f64;
+        assert!(
+            max <= mean * 1.02 + 1.0,
+            "{} members: most {max}, mean {mean}",
+            members.len()
+        );
+    }
+}
+
+#[test]
+fn d22_a_change_of_weight_moves_only_the_difference() {
+    let mut members = members_in(&[2, 2, 2]);
+    let old = Ring::bootstrap(CLUSTER, members.clone(), 256, 3).unwrap();
+    members[0].weight = 2;
+    let new = old.with_members(members.clone()).unwrap();
+    let grown = loads(&new)[&members[0].id] - loads(&old)[&members[0].id];
+    let moved = moves(&old, &new);
+    println!("weight 1 -> 2: gained {grown}, moved {moved}");
+    assert!(grown >= 35, "two thirds of the zone instead of half");
+    assert!(
+        moved as f64 <= 1.25 * grown as f64,
+        "gained {grown}, moved {moved}"
+    );
+    assert_eq!(tokens(&new)[0], 73);
+}
+
+#[test]
+fn the_same_members_keep_the_same_ring() {
+    let members = members_in(&[3, 2]);
+    let ring = Ring::bootstrap(CLUSTER, members.clone(), 64, 3).unwrap();
+    assert_eq!(claim(&members, 64, 3, Some(&ring)).unwrap(), ring.owners());
+}
+
+#[test]
+fn claims_are_deterministic_and_do_not_depend_on_the_order_of_members() {
+    let mut random = Random::new(1);
+    let mut shuffled = members_in(&[4, 3, 2]);
+    let old = Ring::bootstrap(CLUSTER, members_in(&[3, 2, 2]), 128, 3).unwrap();
+    let expected = (
+        claim(&shuffled, 128, 3, None).unwrap(),
+        claim(&shuffled, 128, 3, Some(&old)).unwrap(),
+    );
+    for _ in 0..3 {
+        for end in (1..shuffled.len()).rev() {
+            shuffled.swap(end, random.below(end + 1));
+        }
+        assert_eq!(claim(&shuffled, 128, 3, None).unwrap(), expected.0);
+        assert_eq!(claim(&shuffled, 128, 3, Some(&old)).unwrap(), expected.1);
+        let by_ring = Ring::bootstrap(CLUSTER, shuffled.clone(), 128, 3).unwrap();
+        assert_eq!(
+            by_ring,
+            Ring::bootstrap(CLUSTER, members_in(&[4, 3, 2]), 128, 3).unwrap()
+        );
+    }
+}
+
+#[test]
+fn the_number_of_partitions_does_not_change_with_the_members() {
+    let ring = Ring::bootstrap(CLUSTER, members_in(&[3]), 64, 3).unwrap();
+    let refused = claim(&members_in(&[4]), 128, 3, Some(&ring));
+    assert_eq!(
+        refused,
+        Err(RingError::PartitionsChanged {
+            previous: 64,
+            partitions: 128
+        })
+    );
+}
+
+#[test]
+fn members_may_be_replaced_all_at_once() {
+    let ring = Ring::bootstrap(CLUSTER, members_in(&[3]), 64, 3).unwrap();
+    let others: Vec<Member> = (10..15).map(|number| member(number, number % 2, 1)).collect();
+    let new = ring.with_members(others).unwrap();
+    assert_eq!(moves(&ring, &new), 3 * 64);
+    assert_eq!(tokens(&new).iter().sum::<u32>(), 64);
+}
