@@ -1,0 +1,349 @@
+//! Who this node is and whom it knows: the core's gossip view, kept on disk. Paper: §4.8.1.
+//!
+//! Assignments (bootstrap, join) are durable before they are answered. What gossip brings is used at once and persisted
+//! behind it: after a crash it is heard again.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use dynamo_core::{
+    membership::{Answer, Changes, Delta, Detector, Digest, Gossip, LogEntry, MemberEntry, Target, View, Wanted},
+    ring::{Member, Ring},
+    types::{ClusterId, Incarnation, MemberId, Zone},
+};
+use dynamo_proto::peer::Header;
+use parking_lot::Mutex;
+
+use crate::{
+    clock,
+    durable::{self, Identity, Started},
+    grpc::status::{Failure, Reason},
+    peers::To,
+    storage::{Batch, writer::Writer},
+};
+
+/// Where this node can be reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Addresses {
+    pub(crate) peer: String,
+    pub(crate) client: String,
+    pub(crate) admin: String,
+}
+
+/// The node's identity and view.
+pub(crate) struct Membership {
+    addresses: Addresses,
+    starts: u64,
+    state: Mutex<State>,
+    /// Held over a change and its way to the disk, so that the disk never goes back.
+    change: tokio::sync::Mutex<()>,
+}
+
+struct State {
+    incarnation: Incarnation,
+    view: Option<View>,
+    seeds: Vec<String>,
+}
+
+/// What bootstrap answers.
+pub(crate) struct Bootstrapped {
+    pub(crate) ring: Arc<Ring>,
+    pub(crate) created: bool,
+}
+
+impl Membership {
+    /// Takes up what the disk holds.
+    ///
+    /// # Errors
+    /// If the kept view cannot be read.
+    pub(crate) fn new(started: &Started, addresses: Addresses, configured: &[String]) -> anyhow::Result<Self> {
+        let mut seeds = configured.to_vec();
+        if let Some(bytes) = &started.seeds {
+            let kept = std::str::from_utf8(bytes)?.split(',').filter(|seed| !seed.is_empty());
+            seeds.extend(kept.map(ToOwned::to_owned));
+        }
+        let membership = Self {
+            starts: started.starts,
+            state: Mutex::new(State { incarnation: started.incarnation, view: None, seeds: unique(seeds) }),
+            change: tokio::sync::Mutex::default(),
+            addresses,
+        };
+        if let Some(identity) = &started.identity {
+            let mut view = match &started.view {
+                Some(bytes) => View::decode(bytes.clone())?,
+                None => View::new(identity.cluster, membership.entry_of(identity), None),
+            };
+            let entry = membership.entry_of(identity);
+            view.update_self(|me| *me = MemberEntry { version: me.version, ..entry });
+            membership.state.lock().view = Some(view);
+        }
+        Ok(membership)
+    }
+
+    fn entry_of(&self, identity: &Identity) -> MemberEntry {
+        MemberEntry {
+            member: identity.member.clone(),
+            incarnation: self.state.lock().incarnation,
+            version: 1,
+            peer_address: self.addresses.peer.clone(),
+            client_address: self.addresses.client.clone(),
+            admin_address: self.addresses.admin.clone(),
+            zone: identity.zone.clone(),
+            release: env!("CARGO_PKG_VERSION").to_owned(),
+            starts: self.starts,
+        }
+    }
+
+    /// The newest ring and this node's name, once it has both.
+    pub(crate) fn ring(&self) -> Option<(MemberId, Arc<Ring>)> {
+        let state = self.state.lock();
+        let view = state.view.as_ref()?;
+        Some((view.me().member.clone(), Arc::clone(view.ring()?)))
+    }
+
+    pub(crate) fn cluster_id(&self) -> Option<ClusterId> {
+        self.state.lock().view.as_ref().map(View::cluster_id)
+    }
+
+    pub(crate) fn incarnation(&self) -> Incarnation {
+        self.state.lock().incarnation
+    }
+
+    /// What this node says about itself; none while it is unassigned.
+    pub(crate) fn me(&self) -> Option<MemberEntry> {
+        self.state.lock().view.as_ref().map(|view| view.me().clone())
+    }
+
+    pub(crate) fn entry(&self, member: &MemberId) -> Option<MemberEntry> {
+        self.state.lock().view.as_ref()?.get(member).cloned()
+    }
+
+    pub(crate) fn entries(&self) -> Vec<MemberEntry> {
+        self.state.lock().view.as_ref().map(|view| view.members().cloned().collect()).unwrap_or_default()
+    }
+
+    pub(crate) fn log(&self) -> Vec<LogEntry> {
+        self.state.lock().view.as_ref().map(|view| view.log().cloned().collect()).unwrap_or_default()
+    }
+
+    /// Why this node serves nothing yet.
+    pub(crate) fn not_ready_reason(&self) -> &'static str {
+        match self.state.lock().view.as_ref() {
+            None => "unassigned: waits for Bootstrap or Join",
+            Some(view) if view.ring().is_none() => "joining: waits for a ring, which gossip with a seed brings",
+            Some(_) => "joining: the ring does not list this member, or its quorums do not fit",
+        }
+    }
+
+    /// What goes into a message to `recipient`.
+    pub(crate) fn header(&self, recipient: &str) -> Option<Header> {
+        let state = self.state.lock();
+        let view = state.view.as_ref()?;
+        Some(Header {
+            cluster_id: Bytes::copy_from_slice(&view.cluster_id().0),
+            member_id: view.me().member.as_str().to_owned(),
+            incarnation: Some(dynamo_proto::peer::Incarnation {
+                generation: state.incarnation.generation,
+                id: state.incarnation.id,
+            }),
+            ring_epoch: view.ring().map_or(0, |ring| ring.epoch()),
+            recipient: recipient.to_owned(),
+        })
+    }
+
+    /// A member as a destination; none while its address is not known.
+    pub(crate) fn to(&self, member: &MemberId) -> Option<To> {
+        let address = self.entry(member)?.peer_address;
+        Some(To { member: member.clone(), address, header: self.header(member.as_str())? })
+    }
+
+    /// Mints the first ring of a cluster and makes this node one of its members.
+    ///
+    /// # Errors
+    /// ALREADY_EXISTS if the node belongs to another cluster, or to this one with another first ring; INVALID_ARGUMENT if
+    /// the members do not make a ring.
+    pub(crate) async fn bootstrap(
+        &self,
+        writer: &Writer,
+        ring: Ring,
+        me: &Member,
+        seeds: Vec<String>,
+    ) -> Result<Bootstrapped, Failure> {
+        let _change = self.change.lock().await;
+        if let Some((known, current)) = self.cluster_id().map(|known| (known, self.ring())) {
+            return match current {
+                // The call again, perhaps after the answer was lost. A later ring of the same cluster is fine.
+                Some((name, current)) if known == ring.cluster_id() && name == me.id => {
+                    if current.epoch() == ring.epoch() && current.hash() != ring.hash() {
+                        return Err(Failure::new(
+                            Reason::AlreadyBootstrapped,
+                            format!("cluster {known} was bootstrapped with other members or partitions"),
+                        ));
+                    }
+                    Ok(Bootstrapped { ring: current, created: false })
+                }
+                None if known == ring.cluster_id() => {
+                    let ring = Arc::new(ring);
+                    self.take_up(writer, me, ring.cluster_id(), Some(Arc::clone(&ring)), seeds).await?;
+                    Ok(Bootstrapped { ring, created: true })
+                }
+                _ => Err(Failure::new(
+                    Reason::AlreadyBootstrapped,
+                    format!("this node belongs to cluster {known}; give it an empty data directory first"),
+                )),
+            };
+        }
+        let ring = Arc::new(ring);
+        self.take_up(writer, me, ring.cluster_id(), Some(Arc::clone(&ring)), seeds).await?;
+        Ok(Bootstrapped { ring, created: true })
+    }
+
+    /// Gives an unassigned node its identity; false if it has it already.
+    ///
+    /// # Errors
+    /// FAILED_PRECONDITION if it has another one.
+    pub(crate) async fn join(
+        &self,
+        writer: &Writer,
+        cluster: ClusterId,
+        me: &Member,
+        seeds: Vec<String>,
+    ) -> Result<bool, Failure> {
+        let _change = self.change.lock().await;
+        if let Some(entry) = self.me() {
+            let known = self.cluster_id();
+            if known == Some(cluster) && entry.member == me.id && entry.zone == me.zone {
+                return Ok(false);
+            }
+            let known = known.map(|known| known.to_string()).unwrap_or_default();
+            return Err(Failure::new(
+                Reason::AlreadyAssigned,
+                format!("this node is member {} in zone {:?} of cluster {known}", entry.member, entry.zone.as_str()),
+            ));
+        }
+        self.take_up(writer, me, cluster, None, seeds).await?;
+        Ok(true)
+    }
+
+    async fn take_up(
+        &self,
+        writer: &Writer,
+        me: &Member,
+        cluster: ClusterId,
+        ring: Option<Arc<Ring>>,
+        seeds: Vec<String>,
+    ) -> Result<(), Failure> {
+        let identity =
+            Identity { cluster, member: me.id.clone(), zone: me.zone.clone(), weight: me.weight };
+        let view = View::new(cluster, self.entry_of(&identity), ring);
+        let mut batch = durable::identity(&identity);
+        batch.append(durable::view(&view.encode()));
+        batch.append(durable::seeds(seeds.join(",").as_bytes()));
+        self.persist(writer, batch).await?;
+        let mut state = self.state.lock();
+        state.view = Some(view);
+        let mut all = std::mem::take(&mut state.seeds);
+        all.extend(seeds);
+        state.seeds = unique(all);
+        Ok(())
+    }
+
+    async fn persist(&self, writer: &Writer, batch: Batch) -> Result<(), Failure> {
+        let written = writer.meta(batch, true).await;
+        written.map(drop).map_err(|error| Failure::new(Reason::Storage, format!("cannot store the membership: {error}")))
+    }
+
+    /// With whom to gossip now.
+    pub(crate) fn gossip_target(&self, detector: &Detector) -> Option<GossipTarget> {
+        let state = self.state.lock();
+        let view = state.view.as_ref()?;
+        match Gossip::new(state.seeds.len()).next_target(view, detector, clock::random_u64())? {
+            Target::Member(member) => Some(GossipTarget::Member(member)),
+            Target::Seed(index) => state.seeds.get(index).cloned().map(GossipTarget::Seed),
+        }
+    }
+
+    pub(crate) fn digest(&self) -> Option<Digest> {
+        self.state.lock().view.as_ref().map(View::digest)
+    }
+
+    pub(crate) fn answer(&self, digest: &Digest) -> Option<Answer> {
+        self.state.lock().view.as_ref().map(|view| view.answer(digest))
+    }
+
+    pub(crate) fn delta_for(&self, wanted: &Wanted) -> Option<Delta> {
+        self.state.lock().view.as_ref().map(|view| view.delta_for(wanted))
+    }
+
+    /// Takes what gossip brought and keeps it. True if the ring is another one.
+    pub(crate) async fn merge(&self, writer: &Writer, delta: Delta) -> bool {
+        let changes = match self.state.lock().view.as_mut() {
+            Some(view) => view.merge(delta),
+            None => return false,
+        };
+        for refusal in &changes.refused {
+            tracing::warn!(%refusal, "a part of a gossip message was refused");
+        }
+        if changes == Changes::default() {
+            return false;
+        }
+        let _change = self.change.lock().await;
+        if let Some(remembered) = changes.self_superseded {
+            self.supersede(writer, remembered).await;
+        }
+        let bytes = self.state.lock().view.as_ref().map(View::encode);
+        if let Some(bytes) = bytes
+            && let Err(error) = writer.meta(durable::view(&bytes), false).await
+        {
+            tracing::warn!(%error, "cannot keep the membership that gossip brought");
+        }
+        changes.ring
+    }
+
+    /// Peers remember a later life of this member than the disk does: the volume was emptied or put back in time. Its
+    /// counters may have been given before, so it goes on as another incarnation.
+    async fn supersede(&self, writer: &Writer, remembered: Incarnation) {
+        let current = self.incarnation();
+        let renewal = durable::supersede(current, remembered.generation, clock::random_u64());
+        tracing::warn!(%current, %remembered, renewed = %renewal.incarnation, "peers remember another life of this member");
+        if let Err(error) = writer.renew(&renewal).await {
+            tracing::error!(%error, "cannot store the new incarnation");
+            return;
+        }
+        let mut state = self.state.lock();
+        state.incarnation = renewal.incarnation;
+        if let Some(view) = &mut state.view {
+            view.update_self(|me| me.incarnation = renewal.incarnation);
+        }
+    }
+}
+
+/// With whom to gossip.
+#[derive(Debug, Clone)]
+pub(crate) enum GossipTarget {
+    /// A member whose address is known.
+    Member(MemberId),
+    /// An address, whoever answers there.
+    Seed(String),
+}
+
+/// A zone's name from a request.
+///
+/// # Errors
+/// INVALID_ARGUMENT with the rule.
+pub(crate) fn member(id: &str, zone: &str, weight: u32) -> Result<Member, Failure> {
+    let invalid = |error: dynamo_core::types::NameError| Failure::invalid(error.to_string());
+    if weight > 100 {
+        return Err(Failure::invalid(format!("the weight of {id:?} is {weight} but must be 1..=100")));
+    }
+    Ok(Member {
+        id: MemberId::new(id).map_err(invalid)?,
+        zone: Zone::new(zone).map_err(invalid)?,
+        weight: weight.max(1),
+    })
+}
+
+fn unique(seeds: Vec<String>) -> Vec<String> {
+    let mut seen = std::collections::BTreeSet::new();
+    seeds.into_iter().filter(|seed| seen.insert(seed.clone())).collect()
+}

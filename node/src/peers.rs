@@ -1,0 +1,302 @@
+//! Calls to other members: one channel each, a handshake before anything else, a time-out on every call.
+//!
+//! Whoever answers is checked: addresses are reused, so every message names its recipient, and the first one on a
+//! channel settles protocol and format versions. Each outcome feeds the failure detector; nothing is broadcast.
+
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use dynamo_core::{
+    coordinator::{Ack, FailureKind, ReplicaFailure},
+    membership::Detector,
+    types::MemberId,
+    version::KeyState,
+};
+use dynamo_proto::peer::{
+    CoordinateRequest, CoordinateResponse, GossipRequest, GossipResponse, HandshakeRequest, Header, ReadRequest,
+    ScanRequest, ScanResponse, WriteRequest, peer_client::PeerClient,
+};
+use parking_lot::Mutex;
+use tonic::{Code, Response, Status, transport::Channel, transport::Endpoint};
+
+use crate::{
+    clock,
+    config::{Config, KEEPALIVE},
+    grpc::status,
+    storage::DataKey,
+};
+
+/// The oldest and newest peer protocol that this release speaks.
+pub(crate) const PROTOCOL_VERSIONS: (u32, u32) = (1, 1);
+/// The format of key states that this release writes.
+pub(crate) const STATE_FORMAT_VERSION: u32 = 1;
+
+/// How a call to a peer failed.
+#[derive(Debug, Clone)]
+pub(crate) struct CallError {
+    /// The peer may have acted on it.
+    pub(crate) sent: bool,
+    pub(crate) kind: FailureKind,
+    /// The peer is alive and this status is its answer.
+    pub(crate) answered: bool,
+    pub(crate) status: Status,
+}
+
+/// The other members, by name.
+pub(crate) struct Peers {
+    channels: Mutex<BTreeMap<MemberId, Arc<Peer>>>,
+    detector: Mutex<Detector>,
+    call_timeout: Duration,
+    message_bytes_max: usize,
+}
+
+struct Peer {
+    address: String,
+    client: PeerClient<Channel>,
+    greeted: AtomicBool,
+}
+
+impl Peers {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self {
+            channels: Mutex::default(),
+            detector: Mutex::default(),
+            call_timeout: Duration::from_millis(config.limits.peer_timeout_ms),
+            message_bytes_max: config.peer_message_bytes_max(),
+        }
+    }
+
+    pub(crate) fn reachable(&self, member: &MemberId) -> bool {
+        self.detector.lock().reachable(member)
+    }
+
+    pub(crate) fn last_error(&self, member: &MemberId) -> Option<String> {
+        self.detector.lock().last_error(member).map(ToOwned::to_owned)
+    }
+
+    pub(crate) fn probes_due(&self) -> Vec<MemberId> {
+        self.detector.lock().probes_due(clock::monotonic_ms())
+    }
+
+    /// Whom to gossip with, chosen by the core's rule.
+    pub(crate) fn with_detector<T>(&self, read: impl FnOnce(&Detector) -> T) -> T {
+        read(&self.detector.lock())
+    }
+
+    pub(crate) async fn read(&self, to: &To, key: &DataKey) -> Result<Option<KeyState>, ReplicaFailure> {
+        let request = ReadRequest {
+            header: Some(to.header.clone()),
+            bucket: key.bucket().to_owned(),
+            key: key.key(),
+        };
+        let response = self.call(to, self.call_timeout, |mut client| async move { client.read(request).await }).await?;
+        response.state.map(KeyState::decode).transpose().map_err(|error| {
+            tracing::warn!(peer = %to.member, key_hash = %key.hash(), %error, "a peer sent a state that cannot be decoded");
+            ReplicaFailure { sent: true, kind: FailureKind::Storage }
+        })
+    }
+
+    pub(crate) async fn write(
+        &self,
+        to: &To,
+        key: &DataKey,
+        state: Bytes,
+        sync: bool,
+    ) -> Result<Ack, ReplicaFailure> {
+        let request = WriteRequest {
+            header: Some(to.header.clone()),
+            bucket: key.bucket().to_owned(),
+            key: key.key(),
+            state,
+            sync,
+        };
+        let response =
+            self.call(to, self.call_timeout, |mut client| async move { client.write(request).await }).await?;
+        Ok(Ack { durable: response.durable })
+    }
+
+    pub(crate) async fn scan(&self, to: &To, request: ScanRequest) -> Result<ScanResponse, ReplicaFailure> {
+        // A page may have to pass many keys of other buckets; it gets the time of several calls.
+        let timeout = self.call_timeout * 4;
+        Ok(self.call(to, timeout, |mut client| async move { client.scan(request).await }).await?)
+    }
+
+    pub(crate) async fn coordinate(
+        &self,
+        to: &To,
+        request: CoordinateRequest,
+        timeout: Duration,
+    ) -> Result<CoordinateResponse, CallError> {
+        self.call(to, timeout, |mut client| async move { client.coordinate(request).await }).await
+    }
+
+    pub(crate) async fn gossip(&self, to: &To, request: GossipRequest) -> Result<GossipResponse, CallError> {
+        self.call(to, self.call_timeout, |mut client| async move { client.gossip(request).await }).await
+    }
+
+    /// Gossip with an address whose member is not known yet.
+    pub(crate) async fn gossip_seed(&self, address: &str, request: GossipRequest) -> Result<GossipResponse, Status> {
+        let mut client = self.connect(address)?;
+        match tokio::time::timeout(self.call_timeout, client.gossip(request)).await {
+            Ok(answer) => answer.map(Response::into_inner),
+            Err(_) => Err(Status::deadline_exceeded("the seed did not answer in time")),
+        }
+    }
+
+    /// Asks an unreachable peer for a sign of life; the answer reaches the failure detector.
+    pub(crate) async fn probe(&self, to: &To) {
+        if let Ok(peer) = self.peer(to) {
+            peer.greeted.store(false, Ordering::Relaxed);
+        }
+        let probed = self.call(to, self.call_timeout, |_| async { Ok(Response::new(())) }).await;
+        if probed.is_ok() {
+            tracing::info!(peer = %to.member, "peer answers again");
+        }
+    }
+
+    async fn call<T, F: Future<Output = Result<Response<T>, Status>>>(
+        &self,
+        to: &To,
+        timeout: Duration,
+        request: impl FnOnce(PeerClient<Channel>) -> F,
+    ) -> Result<T, CallError> {
+        let started_ms = clock::monotonic_ms();
+        let peer = self.peer(to).map_err(|status| classify(status, false))?;
+        let attempt = async {
+            if !peer.greeted.load(Ordering::Relaxed) {
+                greet(&peer, &to.header).await.map_err(|status| classify(status, false))?;
+                peer.greeted.store(true, Ordering::Relaxed);
+            }
+            request(peer.client.clone()).await.map_err(|status| classify(status, true))
+        };
+        let outcome = match tokio::time::timeout(timeout, attempt).await {
+            Ok(outcome) => outcome.map(Response::into_inner),
+            Err(_) => Err(CallError {
+                sent: true,
+                kind: FailureKind::TimedOut,
+                answered: false,
+                status: Status::deadline_exceeded(format!("no answer within {} ms", timeout.as_millis())),
+            }),
+        };
+        self.note(&to.member, &peer, started_ms, outcome.as_ref().err());
+        outcome
+    }
+
+    /// Feeds the failure detector. A peer that refuses for lack of room is alive.
+    fn note(&self, member: &MemberId, peer: &Peer, started_ms: u64, error: Option<&CallError>) {
+        let now_ms = clock::monotonic_ms();
+        match error {
+            Some(CallError { answered: false, status, .. }) => {
+                peer.greeted.store(false, Ordering::Relaxed);
+                let was_reachable = self.reachable(member);
+                self.detector.lock().failed(member, started_ms, now_ms, status.message().to_owned());
+                if was_reachable && !self.reachable(member) {
+                    tracing::warn!(peer = %member, error = status.message(), "peer does not answer; skipping it");
+                }
+            }
+            _ => self.detector.lock().succeeded(member, started_ms, now_ms),
+        }
+    }
+
+    fn peer(&self, to: &To) -> Result<Arc<Peer>, Status> {
+        let mut channels = self.channels.lock();
+        if let Some(peer) = channels.get(&to.member)
+            && peer.address == to.address
+        {
+            return Ok(Arc::clone(peer));
+        }
+        let peer = Arc::new(Peer {
+            address: to.address.clone(),
+            client: self.connect(&to.address)?,
+            greeted: AtomicBool::new(false),
+        });
+        channels.insert(to.member.clone(), Arc::clone(&peer));
+        Ok(peer)
+    }
+
+    fn connect(&self, address: &str) -> Result<PeerClient<Channel>, Status> {
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))
+            .map_err(|error| Status::unavailable(format!("invalid address {address:?}: {error}")))?
+            .connect_timeout(self.call_timeout)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEPALIVE)
+            .keep_alive_timeout(KEEPALIVE)
+            .keep_alive_while_idle(true);
+        Ok(PeerClient::new(endpoint.connect_lazy())
+            .max_decoding_message_size(self.message_bytes_max)
+            .max_encoding_message_size(self.message_bytes_max))
+    }
+}
+
+/// A member as a destination.
+#[derive(Debug, Clone)]
+pub(crate) struct To {
+    pub(crate) member: MemberId,
+    pub(crate) address: String,
+    /// What goes into each message to it.
+    pub(crate) header: Header,
+}
+
+async fn greet(peer: &Peer, header: &Header) -> Result<(), Status> {
+    let request = HandshakeRequest {
+        header: Some(header.clone()),
+        protocol_version_min: PROTOCOL_VERSIONS.0,
+        protocol_version_max: PROTOCOL_VERSIONS.1,
+        state_format_version: STATE_FORMAT_VERSION,
+        release: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let answer = peer.client.clone().handshake(request).await?.into_inner();
+    let answered = answer.header.unwrap_or_default();
+    if answered.cluster_id != header.cluster_id || answered.member_id != header.recipient {
+        return Err(Status::unavailable(format!(
+            "{} is at {} where {} was expected",
+            answered.member_id, peer.address, header.recipient
+        )));
+    }
+    let (min, max) = PROTOCOL_VERSIONS;
+    if !(min..=max).contains(&answer.protocol_version) {
+        return Err(Status::unavailable(format!("it speaks protocol version {}", answer.protocol_version)));
+    }
+    Ok(())
+}
+
+fn classify(status: Status, past_handshake: bool) -> CallError {
+    let reason = status::reason_name(&status);
+    let (sent, kind, answered) = match reason.as_deref() {
+        // Refusals before anything was done.
+        Some("NOT_READY" | "FOREIGN_CLUSTER" | "WRONG_RECIPIENT" | "UNSUPPORTED_PROTOCOL") => {
+            (false, FailureKind::Unreachable, false)
+        }
+        Some("OVERLOADED") => (false, FailureKind::Overloaded, true),
+        Some(_) => (past_handshake, FailureKind::Storage, true),
+        None if status.code() == Code::DeadlineExceeded => (past_handshake, FailureKind::TimedOut, false),
+        None => (past_handshake && !never_connected(&status), FailureKind::Unreachable, false),
+    };
+    CallError { sent, kind, answered, status }
+}
+
+/// No connection could be made, so nothing left this node.
+fn never_connected(status: &Status) -> bool {
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        if error.is::<tonic::ConnectError>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
+impl From<CallError> for ReplicaFailure {
+    fn from(error: CallError) -> Self {
+        Self { sent: error.sent, kind: error.kind }
+    }
+}

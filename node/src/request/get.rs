@@ -1,0 +1,71 @@
+//! Gets: coordinated by whoever receives them. Paper: §4.5, §5.
+
+use std::sync::Arc;
+
+use dynamo_core::{
+    coordinator::{FailureKind, GetCoordinator, GetEffect, GetEvent, GetOutcome, ReplicaFailure},
+    quorum::Quorum,
+    types::MemberId,
+    version::KeyState,
+};
+use tokio::sync::mpsc;
+
+use super::{ARRIVALS_MAX, Deadline, Served};
+use crate::{
+    node::{Node, Placed},
+    storage::DataKey,
+};
+
+type Answer = (MemberId, Result<Option<KeyState>, ReplicaFailure>);
+
+/// Reads a key from its primaries until the quorum is met or cannot be met any more.
+pub(crate) async fn coordinate(
+    node: &Arc<Node>,
+    placed: &Placed,
+    key: &DataKey,
+    quorum: Quorum,
+    deadline: Deadline,
+) -> (GetOutcome, Served) {
+    let mut machine = GetCoordinator::new(quorum, node.candidates(placed, key));
+    let (answers_in, mut answers) = mpsc::channel::<Answer>(ARRIVALS_MAX);
+    let mut effects = Vec::new();
+    machine.step(GetEvent::Start, &mut effects);
+    loop {
+        for effect in std::mem::take(&mut effects) {
+            match effect {
+                GetEffect::Read { member } if member == *placed.me() => {
+                    let result = node.read_local(key).await;
+                    machine.step(GetEvent::ReplicaDone { member, result }, &mut effects);
+                }
+                GetEffect::Read { member } => spawn_read(node, placed, key, member, answers_in.clone()),
+                GetEffect::Reply(outcome) => {
+                    let served = placed.served(&quorum, outcome.acks);
+                    return (outcome, served);
+                }
+            }
+        }
+        if !effects.is_empty() {
+            continue;
+        }
+        tokio::select! {
+            answer = answers.recv() => match answer {
+                Some((member, result)) => machine.step(GetEvent::ReplicaDone { member, result }, &mut effects),
+                None => machine.step(GetEvent::DeadlineReached, &mut effects),
+            },
+            () = deadline.reached() => machine.step(GetEvent::DeadlineReached, &mut effects),
+        }
+    }
+}
+
+fn spawn_read(node: &Arc<Node>, placed: &Placed, key: &DataKey, member: MemberId, answers: mpsc::Sender<Answer>) {
+    let to = placed.to(node, &member);
+    let (node, key) = (Arc::clone(node), key.clone());
+    tokio::spawn(async move {
+        let result = match to {
+            Some(to) => node.peers().read(&to, &key).await,
+            None => Err(ReplicaFailure { sent: false, kind: FailureKind::Unreachable }),
+        };
+        // A request that is answered already no longer listens.
+        let _ = answers.send((member, result)).await;
+    });
+}

@@ -1,0 +1,64 @@
+//! Runs the core's request machines: performs their effects, feeds back what arrives, decides nothing.
+
+pub(crate) mod get;
+
+pub(crate) mod list;
+
+pub(crate) mod put;
+
+use std::time::Duration;
+
+use dynamo_core::{coordinator::FailedReplica, quorum::Quorum, types::MemberId};
+use tokio::time::Instant;
+
+use crate::{
+    config::REQUEST_TIMEOUT_MS_MAX,
+    grpc::status::{Failure, Reason},
+};
+
+/// Answers of peers that wait to be looked at: at most one a member, and a few from the local store.
+const ARRIVALS_MAX: usize = 32;
+
+/// When a request must be answered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Deadline(Instant);
+
+impl Deadline {
+    /// `asked` from now, or the default where a client names none; never more than the longest that is allowed.
+    pub(crate) fn after(asked: Option<Duration>, default_ms: u64) -> Self {
+        let longest = Duration::from_millis(REQUEST_TIMEOUT_MS_MAX);
+        Self(Instant::now() + asked.unwrap_or(Duration::from_millis(default_ms)).min(longest))
+    }
+
+    pub(crate) fn remaining(self) -> Duration {
+        self.0.saturating_duration_since(Instant::now())
+    }
+
+    pub(crate) async fn reached(self) {
+        tokio::time::sleep_until(self.0).await;
+    }
+}
+
+/// Who coordinated and how.
+#[derive(Debug, Clone)]
+pub(crate) struct Served {
+    pub(crate) ring_epoch: u64,
+    pub(crate) coordinator: MemberId,
+    pub(crate) acks: u32,
+    pub(crate) quorum: Quorum,
+}
+
+/// The node has no ring, or it stops: another one serves.
+pub(crate) fn not_ready(reason: &str) -> Failure {
+    Failure::new(Reason::NotReady, format!("this node does not serve: {reason}; ask another node"))
+}
+
+/// Who did not count and why, for a message.
+pub(crate) fn who_failed(failed: &[FailedReplica]) -> String {
+    if failed.is_empty() {
+        return String::new();
+    }
+    let each: Vec<String> =
+        failed.iter().map(|replica| format!("{} {}", replica.member, replica.kind.as_str())).collect();
+    format!(" ({})", each.join(", "))
+}

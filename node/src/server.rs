@@ -1,0 +1,286 @@
+//! The order of start and stop.
+//!
+//! Start: sockets are bound, the store is opened, the life of its data decided, then everything serves. Stop: readiness is
+//! withdrawn, requests in flight finish within the grace, the writer drains and syncs, and only then the mark of a
+//! clean stop is written.
+
+use std::{future::Future, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use dynamo_proto::{
+    DESCRIPTORS, admin::admin_server::AdminServer, peer::peer_server::PeerServer,
+    v1::key_value_server::KeyValueServer,
+};
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::transport::{Server, server::Router};
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use crate::{
+    clock,
+    config::{Config, DurabilityMode, KEEPALIVE, SIBLINGS_MAX},
+    durable,
+    grpc::{admin::AdminService, kv::KvService, peer::PeerService},
+    membership::{Addresses, Membership},
+    net::{Incoming, bind},
+    node::Node,
+    storage::{
+        Store,
+        rocks::{RocksOptions, RocksStore},
+        writer::{Durability, Writer, WriterOptions},
+    },
+    tasks,
+    telemetry::http,
+};
+
+/// Streams that one connection may have open.
+const STREAMS_MAX: u32 = 1024;
+/// Bytes of the headers of one request.
+const HEADER_BYTES_MAX: u32 = 16 << 10;
+/// Name of the health service's entry for clients.
+const KV_SERVICE: &str = "dynamo.v1.KeyValue";
+/// How often the health service is brought up to date.
+const HEALTH_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How a node ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum End {
+    /// Cleanly.
+    Stopped,
+    /// The store failed; nothing that was not on disk was acknowledged.
+    StorageFailed(String),
+}
+
+/// A node that serves.
+pub struct Running {
+    /// Bound addresses of clients, peers, administrators and HTTP.
+    pub client: SocketAddr,
+    /// For peers.
+    pub peer: SocketAddr,
+    /// For administrators.
+    pub admin: SocketAddr,
+    /// For probes and metrics.
+    pub http: SocketAddr,
+    node: Arc<Node>,
+    store: Arc<dyn Store>,
+    failure: crate::storage::writer::Failure,
+    /// Ends listening and background tasks.
+    shutdown: CancellationToken,
+    tracker: TaskTracker,
+    health: HealthReporter,
+}
+
+/// Runs a node until `stop` completes or its store fails.
+///
+/// # Errors
+/// If it cannot start.
+pub async fn run(config: Config, stop: impl Future<Output = ()>) -> anyhow::Result<End> {
+    let mut running = start(config).await?;
+    tokio::select! {
+        () = stop => running.stop().await,
+        reason = running.storage_failed() => Ok(End::StorageFailed(reason)),
+    }
+}
+
+/// Starts a node and returns once it listens.
+///
+/// # Errors
+/// If an address is taken or the data directory cannot be used.
+pub async fn start(config: Config) -> anyhow::Result<Running> {
+    std::fs::create_dir_all(&config.data_dir)
+        .with_context(|| format!("cannot create the data directory {}", config.data_dir.display()))?;
+    let client = bind("clients", config.listen.client).await?;
+    let peer = bind("peers", config.listen.peer).await?;
+    let admin = bind("administrators", config.listen.admin).await?;
+    let http = bind("probes and metrics", config.listen.http).await?;
+    let addresses = Addresses {
+        client: advertised(&config, &client)?,
+        peer: advertised(&config, &peer)?,
+        admin: advertised(&config, &admin)?,
+    };
+
+    let data_dir = config.data_dir.join("data");
+    let options = RocksOptions { block_cache_bytes: config.limits.block_cache_bytes, ..RocksOptions::default() };
+    let opened = tokio::task::spawn_blocking(move || {
+        let store = RocksStore::open(&data_dir, options)?;
+        let started = durable::start(&store, clock::random_u64())?;
+        anyhow::Ok((store, started))
+    });
+    let (store, started) = opened.await??;
+    let store: Arc<dyn Store> = Arc::new(store);
+    tracing::info!(
+        incarnation = %started.incarnation,
+        starts = started.starts,
+        life = ?started.life,
+        member = started.identity.as_ref().map(|identity| identity.member.to_string()),
+        "store open"
+    );
+    let durability = match config.durability.mode {
+        DurabilityMode::Every => Durability::Every,
+        DurabilityMode::Interval => Durability::Interval(Duration::from_millis(config.durability.interval_ms)),
+    };
+    let writer_options = WriterOptions { durability, siblings_max: SIBLINGS_MAX };
+    let (writer, failure) = Writer::start(Arc::clone(&store), started.minter(), writer_options)?;
+    let membership = Membership::new(&started, addresses, &config.seeds)?;
+    let node = Node::new(config, Arc::clone(&store), writer, membership)?;
+
+    let running = Running {
+        client: client.local_addr()?,
+        peer: peer.local_addr()?,
+        admin: admin.local_addr()?,
+        http: http.local_addr()?,
+        node,
+        store,
+        failure,
+        shutdown: CancellationToken::new(),
+        tracker: TaskTracker::new(),
+        health: HealthReporter::new(),
+    };
+    running.serve(Listeners { client, peer, admin, http })?;
+    running.announce()?;
+    Ok(running)
+}
+
+struct Listeners {
+    client: TcpListener,
+    peer: TcpListener,
+    admin: TcpListener,
+    http: TcpListener,
+}
+
+fn advertised(config: &Config, listener: &TcpListener) -> anyhow::Result<String> {
+    Ok(format!("{}:{}", config.advertise_host, listener.local_addr()?.port()))
+}
+
+impl Running {
+    fn serve(&self, listeners: Listeners) -> anyhow::Result<()> {
+        let node = &self.node;
+        let config = node.config();
+        let client_bytes_max = config.client_message_bytes_max();
+        let peer_bytes_max = config.peer_message_bytes_max();
+        let kv = KeyValueServer::new(KvService::new(Arc::clone(node)))
+            .max_decoding_message_size(client_bytes_max)
+            .max_encoding_message_size(peer_bytes_max);
+        let peer = PeerServer::new(PeerService::new(Arc::clone(node)))
+            .max_decoding_message_size(peer_bytes_max)
+            .max_encoding_message_size(peer_bytes_max);
+        let admin =
+            AdminServer::new(AdminService::new(Arc::clone(node))).max_encoding_message_size(peer_bytes_max);
+
+        let health = || tonic_health::pb::health_server::HealthServer::new(
+            tonic_health::server::HealthService::from_health_reporter(self.health.clone()),
+        );
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        let clients = server()
+            .add_service(kv)
+            .add_service(health())
+            .add_service(reflection().build_v1()?)
+            .add_service(reflection().build_v1alpha()?);
+        let admins = server()
+            .add_service(admin)
+            .add_service(health())
+            .add_service(reflection().build_v1()?)
+            .add_service(reflection().build_v1alpha()?);
+        self.spawn("clients", clients, listeners.client);
+        self.spawn("peers", server().add_service(peer), listeners.peer);
+        self.spawn("administrators", admins, listeners.admin);
+
+        let probes = http::serve(listeners.http, Arc::clone(node), self.shutdown.clone());
+        self.tracker.spawn(async move {
+            if let Err(error) = probes.await {
+                tracing::error!(%error, "the HTTP server ended");
+            }
+        });
+        self.keep_health_current();
+        tasks::start(node, &self.tracker, &self.shutdown);
+        Ok(())
+    }
+
+    fn spawn(&self, name: &'static str, router: Router, listener: TcpListener) {
+        let incoming = Incoming::new(listener, name, self.node.config().limits.connections_max);
+        let ended = router.serve_with_incoming_shutdown(incoming, self.shutdown.clone().cancelled_owned());
+        self.tracker.spawn(async move {
+            if let Err(error) = ended.await {
+                tracing::error!(name, %error, "a gRPC server ended");
+            }
+        });
+    }
+
+    /// `""` says that the process lives, the client service's name that the node serves its ranges.
+    fn keep_health_current(&self) {
+        let (node, health) = (Arc::clone(&self.node), self.health.clone());
+        self.tracker.spawn(self.shutdown.clone().run_until_cancelled_owned(async move {
+            let mut checks = tokio::time::interval(HEALTH_INTERVAL);
+            let mut last = None;
+            loop {
+                checks.tick().await;
+                let ready = node.not_ready_reason().is_none();
+                if last.replace(ready) != Some(ready) {
+                    let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+                    health.set_service_status("", ServingStatus::Serving).await;
+                    health.set_service_status(KV_SERVICE, status).await;
+                }
+            }
+        }));
+    }
+
+    /// Says where it listens, in the log and, for scripts that let it choose its ports, in the data directory.
+    fn announce(&self) -> anyhow::Result<()> {
+        let Self { client, peer, admin, http, .. } = self;
+        tracing::info!(%client, %peer, %admin, %http, "listening");
+        let text = format!(
+            "{{\"client\":\"{client}\",\"peer\":\"{peer}\",\"admin\":\"{admin}\",\"http\":\"{http}\"}}\n"
+        );
+        write_whole(&self.node.config().data_dir.join("addresses.json"), &text)
+    }
+
+    /// Completes if the store fails.
+    pub async fn storage_failed(&mut self) -> String {
+        tokio::select! {
+            error = self.failure.failed() => error.to_string(),
+            reason = tasks::store_failed(&self.node) => reason,
+        }
+    }
+
+    /// Stops cleanly: see the module.
+    ///
+    /// # Errors
+    /// If the mark of a clean stop cannot be written; the next start is then another incarnation.
+    pub async fn stop(self) -> anyhow::Result<End> {
+        let grace = Duration::from_secs(self.node.config().shutdown_grace_s);
+        self.node.drain();
+        self.health.set_service_status(KV_SERVICE, ServingStatus::NotServing).await;
+        self.shutdown.cancel();
+        self.tracker.close();
+        if tokio::time::timeout(grace, self.tracker.wait()).await.is_err() {
+            tracing::warn!(grace_s = grace.as_secs(), "the grace is over; requests in flight are dropped");
+        }
+        let minter = match self.node.writer().stop().await {
+            Ok(minter) => minter,
+            Err(error) => return Ok(End::StorageFailed(error.to_string())),
+        };
+        let store = Arc::clone(&self.store);
+        tokio::task::spawn_blocking(move || durable::stop(store.as_ref(), &minter)).await??;
+        tracing::info!("stopped");
+        Ok(End::Stopped)
+    }
+}
+
+/// What all ports have in common: pings that find dead connections, and bounds.
+fn server() -> Server {
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE * 2))
+        .http2_max_header_list_size(HEADER_BYTES_MAX)
+        .max_concurrent_streams(STREAMS_MAX)
+}
+
+fn write_whole(path: &Path, text: &str) -> anyhow::Result<()> {
+    let new = path.with_extension("new");
+    std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, path))
+        .with_context(|| format!("cannot write {}", path.display()))
+}

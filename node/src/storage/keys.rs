@@ -1,0 +1,300 @@
+//! Byte layouts of keys. No other file knows them.
+//!
+//! ```text
+//!   data key   key hash, 8 bytes big-endian ‖ length of the bucket's name, 1 byte ‖ bucket ‖ key
+//!   meta key   an ASCII name
+//! ```
+//!
+//! The top bits of the hash are the partition, so each partition is one contiguous range whatever their number Q, and
+//! doubling Q moves no byte. Paper: §6.2, strategy 3 (partitions that can be moved as a whole).
+
+use std::{
+    fmt,
+    ops::{Bound, RangeInclusive},
+};
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use dynamo_core::types::KeyHash;
+
+use super::KeyRange;
+
+/// Bytes of a bucket's name at most; admission holds names to less.
+pub const BUCKET_BYTES_MAX: usize = u8::MAX as usize;
+
+const HASH_BYTES: usize = 8;
+
+/// A record's place in [`Space::Data`](super::Space::Data) and [`Space::Epochs`](super::Space::Epochs); also a
+/// position in a listing. Ordered as the store orders: by hash, length of the bucket's name, bucket, key.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DataKey(Bytes);
+
+/// Why a data key cannot be built or read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// The bucket's name does not fit.
+    #[error("a bucket's name has {0} bytes, at most {BUCKET_BYTES_MAX} can be stored")]
+    BucketTooLong(usize),
+    /// The bytes are not a data key.
+    #[error("{0} bytes are not a data key: they end inside the hash or the bucket's name")]
+    Truncated(usize),
+    /// The bucket's name is not text.
+    #[error("a data key's bucket is not UTF-8")]
+    BucketNotText,
+    /// The hash is not that of bucket and key.
+    #[error("a data key's hash is {found}, that of its bucket and key is {expected}")]
+    WrongHash {
+        /// As stored.
+        found: KeyHash,
+        /// As computed.
+        expected: KeyHash,
+    },
+}
+
+impl DataKey {
+    /// The place of a key of a bucket.
+    ///
+    /// # Errors
+    /// If the bucket's name is too long.
+    pub fn new(bucket: &str, key: &[u8]) -> Result<Self, KeyError> {
+        Self::with_hash(KeyHash::of(bucket, key), bucket, key)
+    }
+
+    /// Like [`DataKey::new`] for a caller that has computed the hash already.
+    ///
+    /// # Errors
+    /// If the bucket's name is too long.
+    pub fn with_hash(hash: KeyHash, bucket: &str, key: &[u8]) -> Result<Self, KeyError> {
+        let length = u8::try_from(bucket.len()).map_err(|_| KeyError::BucketTooLong(bucket.len()))?;
+        let mut bytes = BytesMut::with_capacity(HASH_BYTES + 1 + bucket.len() + key.len());
+        bytes.put_u64(hash.0);
+        bytes.put_u8(length);
+        bytes.put_slice(bucket.as_bytes());
+        bytes.put_slice(key);
+        Ok(Self(bytes.freeze()))
+    }
+
+    /// Takes bytes from a store or a position from a peer, and checks that they are what [`DataKey::new`] makes of
+    /// their bucket and key.
+    ///
+    /// # Errors
+    /// If they are not.
+    pub fn parse(bytes: Bytes) -> Result<Self, KeyError> {
+        let truncated = KeyError::Truncated(bytes.len());
+        let length = usize::from(*bytes.get(HASH_BYTES).ok_or(truncated.clone())?);
+        let bucket = bytes
+            .get(HASH_BYTES + 1..HASH_BYTES + 1 + length)
+            .ok_or(truncated)?;
+        let bucket = std::str::from_utf8(bucket).map_err(|_| KeyError::BucketNotText)?;
+        let expected = KeyHash::of(bucket, &bytes[HASH_BYTES + 1 + length..]);
+        let found = hash_of(&bytes);
+        if found == expected {
+            Ok(Self(bytes))
+        } else {
+            Err(KeyError::WrongHash { found, expected })
+        }
+    }
+
+    /// The key's hash.
+    pub fn hash(&self) -> KeyHash {
+        hash_of(&self.0)
+    }
+
+    /// The bucket's name.
+    pub fn bucket(&self) -> &str {
+        std::str::from_utf8(&self.0[HASH_BYTES + 1..self.key_start()]).unwrap_or_default()
+    }
+
+    /// The client's key.
+    pub fn key(&self) -> Bytes {
+        self.0.slice(self.key_start()..)
+    }
+
+    /// As stored, and as position in a listing.
+    pub fn as_bytes(&self) -> &Bytes {
+        &self.0
+    }
+
+    fn key_start(&self) -> usize {
+        HASH_BYTES + 1 + usize::from(self.0[HASH_BYTES])
+    }
+}
+
+impl fmt::Debug for DataKey {
+    /// The hash alone: clients' keys do not belong in logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.hash())
+    }
+}
+
+/// The part of a hash range that follows a position.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HashRange {
+    lower: Bound<Bytes>,
+    upper: Bound<Bytes>,
+}
+
+impl HashRange {
+    /// All data keys whose hash is in the range, such as a partition's.
+    pub fn all(hashes: &RangeInclusive<u64>) -> Self {
+        let edge = |hash: u64| Bytes::copy_from_slice(&hash.to_be_bytes());
+        Self {
+            lower: Bound::Included(edge(*hashes.start())),
+            upper: hashes
+                .end()
+                .checked_add(1)
+                .map_or(Bound::Unbounded, |next| Bound::Excluded(edge(next))),
+        }
+    }
+
+    /// Those of them that follow a position of an earlier page. A position before the range leaves it whole.
+    #[must_use]
+    pub fn after(mut self, position: &DataKey) -> Self {
+        let start = match &self.lower {
+            Bound::Included(bytes) | Bound::Excluded(bytes) => bytes.clone(),
+            Bound::Unbounded => Bytes::new(),
+        };
+        if position.0 >= start {
+            self.lower = Bound::Excluded(position.0.clone());
+        }
+        self
+    }
+
+    /// As [`Store::scan`](super::Store::scan) takes it.
+    pub fn as_range(&self) -> KeyRange<'_> {
+        (
+            self.lower.as_ref().map(AsRef::as_ref),
+            self.upper.as_ref().map(AsRef::as_ref),
+        )
+    }
+}
+
+/// Keys of [`Space::Meta`](super::Space::Meta).
+pub mod meta {
+    /// Version of everything else's layout.
+    pub const FORMAT: &[u8] = b"format";
+    /// Cluster, member id, zone, weight.
+    pub const IDENTITY: &[u8] = b"identity";
+    /// The life of this data.
+    pub const INCARNATION: &[u8] = b"incarnation";
+    /// How often a process was started on this data.
+    pub const STARTS: &[u8] = b"starts";
+    /// There only between a clean stop and the next start.
+    pub const CLEAN_STOP: &[u8] = b"clean-stop";
+    /// The gossip view.
+    pub const VIEW: &[u8] = b"view";
+    /// Seeds that an administrator named, joined by commas.
+    pub const SEEDS: &[u8] = b"seeds";
+}
+
+/// The hash that a data key, or what claims to be one, begins with.
+pub(super) fn hash_of(key: &[u8]) -> KeyHash {
+    KeyHash(
+        key.iter()
+            .take(HASH_BYTES)
+            .fold(0, |value, byte| value << 8 | u64::from(*byte)),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The layout is on users' disks: this test may grow, never change.
+    #[test]
+    fn the_layout_of_a_data_key_never_changes() {
+        let key = DataKey::new("cart", b"user-7").unwrap();
+        let mut expected = KeyHash::of("cart", b"user-7").0.to_be_bytes().to_vec();
+        expected.extend_from_slice(b"\x04cartuser-7");
+        assert_eq!(key.as_bytes(), &expected);
+        assert_eq!(hex(key.as_bytes()), GOLDEN);
+        assert_eq!((key.bucket(), key.key().as_ref()), ("cart", b"user-7".as_ref()));
+    }
+
+    const GOLDEN: &str = "ff59b4fc5dda53730463617274757365722d37";
+
+    #[test]
+    fn the_names_of_meta_keys_never_change() {
+        let names = [
+            meta::FORMAT,
+            meta::IDENTITY,
+            meta::INCARNATION,
+            meta::STARTS,
+            meta::CLEAN_STOP,
+            meta::VIEW,
+            meta::SEEDS,
+        ];
+        let text = names.map(|name| std::str::from_utf8(name).unwrap()).join(" ");
+        assert_eq!(text, "format identity incarnation starts clean-stop view seeds");
+    }
+
+    #[test]
+    fn bytes_that_are_no_data_key_are_refused() {
+        let good = DataKey::new("b", b"k").unwrap();
+        for length in 0..HASH_BYTES + 2 {
+            let cut = good.as_bytes().slice(..length);
+            assert_eq!(DataKey::parse(cut), Err(KeyError::Truncated(length)));
+        }
+        assert!(matches!(
+            DataKey::parse(good.as_bytes().slice(..HASH_BYTES + 2)),
+            Err(KeyError::WrongHash { .. })
+        ));
+        let mut not_text = good.as_bytes().to_vec();
+        not_text[HASH_BYTES + 1] = 0xff;
+        assert_eq!(DataKey::parse(not_text.into()), Err(KeyError::BucketNotText));
+        assert_eq!(
+            DataKey::new(&"b".repeat(256), b"k"),
+            Err(KeyError::BucketTooLong(256))
+        );
+    }
+
+    #[test]
+    fn a_hash_range_ends_with_the_hash_space() {
+        let range = HashRange::all(&(1 << 63..=u64::MAX));
+        assert_eq!(range.as_range().1, Bound::Unbounded);
+        let range = HashRange::all(&(0..=u64::MAX >> 1));
+        assert_eq!(
+            range.as_range().1,
+            Bound::Excluded([0x80, 0, 0, 0, 0, 0, 0, 0].as_ref())
+        );
+    }
+
+    fn inside(range: &HashRange, key: &DataKey) -> bool {
+        use std::ops::RangeBounds as _;
+        (range.lower.clone(), range.upper.clone()).contains(key.as_bytes())
+    }
+
+    proptest! {
+        #[test]
+        fn a_data_key_reads_back(bucket in "[a-z.-]{0,255}", key in prop::collection::vec(any::<u8>(), 0..64)) {
+            let built = DataKey::new(&bucket, &key).unwrap();
+            let parsed = DataKey::parse(built.as_bytes().clone()).unwrap();
+            prop_assert_eq!(parsed.bucket(), &bucket);
+            prop_assert_eq!(parsed.key(), &key);
+            prop_assert_eq!(parsed.hash(), KeyHash::of(&bucket, &key));
+        }
+
+        /// A partition is the contiguous range of its top bits, at every Q.
+        #[test]
+        fn a_partition_is_one_range(key in prop::collection::vec(any::<u8>(), 1..8), bits in 0u32..=16) {
+            let built = DataKey::new("b", &key).unwrap();
+            let size = (u64::MAX >> bits.min(63)).max(1);
+            let first = built.hash().0 & !size;
+            let range = HashRange::all(&(first..=first | size));
+            prop_assert!(inside(&range, &built));
+            prop_assert!(!inside(&range.after(&built), &built));
+            if first > 0 {
+                prop_assert!(!inside(&HashRange::all(&(0..=first - 1)), &built));
+            }
+        }
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        use std::fmt::Write as _;
+        bytes.iter().fold(String::new(), |mut text, byte| {
+            write!(text, "{byte:02x}").unwrap();
+            text
+        })
+    }
+}

@@ -1,0 +1,273 @@
+//! What one node keeps on disk: a small ordered key-value [`Store`], and the one thread that writes to it.
+//!
+//! ```text
+//!   request ──▶ writer (queue, one thread, group commit) ──▶ Store ◀── reads, scans (any thread)
+//!                 reads, coordinates or merges, seals         rocks: RocksDB, one write-ahead log
+//!                                                             memory: its twin, for tests
+//! ```
+//!
+//! Modules in reading order: [`keys`] and [`format`](mod@format), the only files that know byte layouts; [`records`],
+//! reading key states; [`rocks`] and [`memory`]; [`writer`].
+
+use std::ops::{Bound, RangeBounds};
+
+use bytes::Bytes;
+
+pub mod keys;
+
+pub mod format;
+
+pub mod records;
+
+pub mod rocks;
+
+pub mod memory;
+
+pub mod writer;
+
+#[cfg(test)]
+pub(crate) mod conformance;
+
+pub use keys::DataKey;
+pub use rocks::RocksStore;
+pub use writer::Writer;
+
+/// An ordered key-value store with one write-ahead log. Paper: §5 (the pluggable persistence component).
+///
+/// Methods block for as long as the disk does. Rules that every implementation keeps, and `conformance` tests:
+///
+/// 1. A batch is atomic over all its spaces: readers and a restart see all of it or nothing.
+/// 2. Batches take effect in the order in which `write` was called; a read that begins after a `write` returned sees it.
+/// 3. What a crash leaves is a *prefix* of that order: never a later batch without an earlier one.
+/// 4. When `write(.., sync: true)` or `sync()` returns, every batch written before it, and itself, survives the loss of
+///    power. A batch written without sync survives the death of the process, not the loss of power.
+/// 5. What a store holds when it has been opened is durable, so that nothing read is ever less durable than its reader
+///    was told.
+/// 6. After an error of `write` or `sync` nothing is known about that batch or about unsynced ones before it. The caller
+///    never tries again: it acknowledges nothing, and the process ends and opens the store anew.
+/// 7. An error of a read is never "not there".
+pub trait Store: Send + Sync + 'static {
+    /// The value of a key, or none.
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, StoreError>;
+
+    /// Like [`Store::get`] without touching the disk, so that it may be called from an async task.
+    fn get_cached(&self, space: Space, key: &[u8]) -> Result<Cached, StoreError>;
+
+    /// Writes a batch; with `sync`, makes it and everything before it durable.
+    fn write(&self, batch: Batch, sync: bool) -> Result<(), StoreError>;
+
+    /// Makes everything written so far durable.
+    fn sync(&self) -> Result<(), StoreError>;
+
+    /// One page of a range, in ascending order of keys, as of one moment.
+    fn scan(&self, space: Space, range: KeyRange<'_>, limit: ScanLimit) -> Result<Page, StoreError>;
+
+    /// Rough sizes of [`Space::Data`].
+    fn estimate(&self) -> Result<Estimate, StoreError>;
+
+    /// What the store says about its own condition; cheap enough to ask once a second.
+    fn health(&self) -> Result<Health, StoreError>;
+}
+
+/// A key space of its own, in the same log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Space {
+    /// Key states, by data key.
+    Data,
+    /// The epoch entry of a record, by the same data key; never leaves this node.
+    Epochs,
+    /// A few named records: format, identity, incarnation, gossip view.
+    Meta,
+}
+
+impl Space {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Data, Self::Epochs, Self::Meta];
+
+    /// A word for messages and labels.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Data => "data",
+            Self::Epochs => "epochs",
+            Self::Meta => "meta",
+        }
+    }
+}
+
+/// What a look without the disk found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cached {
+    /// The value, or for certain none.
+    Known(Option<Bytes>),
+    /// Only [`Store::get`] can tell.
+    OnDisk,
+}
+
+/// Puts and deletes that take effect together, in their order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Batch {
+    changes: Vec<Change>,
+    bytes: usize,
+}
+
+/// One entry of a [`Batch`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Where.
+    pub space: Space,
+    /// Which key.
+    pub key: Bytes,
+    /// The new value; none deletes.
+    pub value: Option<Bytes>,
+}
+
+impl Batch {
+    /// An empty one.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets a key.
+    pub fn put(&mut self, space: Space, key: impl Into<Bytes>, value: impl Into<Bytes>) {
+        self.push(Change {
+            space,
+            key: key.into(),
+            value: Some(value.into()),
+        });
+    }
+
+    /// Removes a key; one that is not there is fine.
+    pub fn delete(&mut self, space: Space, key: impl Into<Bytes>) {
+        self.push(Change {
+            space,
+            key: key.into(),
+            value: None,
+        });
+    }
+
+    /// Adds all changes of another batch after its own.
+    pub fn append(&mut self, other: Self) {
+        self.bytes += other.bytes;
+        self.changes.extend(other.changes);
+    }
+
+    /// The changes in order.
+    pub fn changes(&self) -> &[Change] {
+        &self.changes
+    }
+
+    /// Whether nothing is to be written.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    /// Bytes of keys and values.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn push(&mut self, change: Change) {
+        self.bytes += change.key.len() + change.value.as_ref().map_or(0, Bytes::len);
+        self.changes.push(change);
+    }
+}
+
+/// Ends of a range of keys.
+pub type KeyRange<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
+
+fn inside(range: &KeyRange<'_>, key: &[u8]) -> bool {
+    RangeBounds::<[u8]>::contains(range, key)
+}
+
+/// Where a page ends: at whichever comes first, but never before its first entry.
+#[derive(Debug, Clone, Copy)]
+pub struct ScanLimit {
+    /// Entries at most, at least 1.
+    pub entries: usize,
+    /// No further entry once keys and values have this many bytes.
+    pub bytes: usize,
+}
+
+/// Entries of a range.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Keys and values, ascending.
+    pub entries: Vec<(Bytes, Bytes)>,
+    /// The range holds nothing after the last entry.
+    pub done: bool,
+}
+
+/// Rough sizes, of what is on disk and in memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Estimate {
+    /// Keys.
+    pub keys: u64,
+    /// Bytes of keys and values, compressed as they are stored.
+    pub bytes: u64,
+}
+
+/// What a store says about itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Health {
+    /// Failed flushes and compactions since it was opened. Any is a reason to end the process and open it anew.
+    pub background_errors: u64,
+    /// Writes wait because flushes or compactions lag too far behind.
+    pub writes_stopped: bool,
+    /// Writes are slowed to this many bytes per second; 0: not slowed.
+    pub delayed_write_bytes_per_s: u64,
+    /// Bytes that the store's caches and write buffers hold in memory.
+    pub memory_bytes: u64,
+}
+
+impl Health {
+    /// Whether the store has failed for good, as after an error of a write.
+    pub fn failed(&self) -> bool {
+        self.background_errors > 0
+    }
+}
+
+/// Why an operation on an open store failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// The operating system or the store refused.
+    #[error("{attempted}: {reason}")]
+    Io {
+        /// What was to be done, on which space and record.
+        attempted: String,
+        /// In the words of the store.
+        reason: String,
+    },
+    /// Bytes were read and are not those that were written.
+    #[error(
+        "{attempted}: the stored bytes are damaged ({reason}); the record must come from another replica"
+    )]
+    Damaged {
+        /// What was to be done, on which space and record.
+        attempted: String,
+        /// Which check failed.
+        reason: String,
+    },
+    /// The record was written by a newer release.
+    #[error(
+        "{attempted}: it has format version {found}, this release knows up to {known}; start the release that wrote it"
+    )]
+    NewerFormat {
+        /// What was to be done, on which space and record.
+        attempted: String,
+        /// The version found.
+        found: u8,
+        /// The newest version known.
+        known: u8,
+    },
+}
+
+impl StoreError {
+    /// A static word for a metric's label.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Io { .. } => "io",
+            Self::Damaged { .. } => "damaged",
+            Self::NewerFormat { .. } => "newer_format",
+        }
+    }
+}

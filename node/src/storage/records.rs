@@ -1,0 +1,104 @@
+//! Reading key states: what a `Get` of this node sees, and what a listing pages through.
+//!
+//! A record is stored as it travels, in [`KeyState::encode`]'s frame with its format version and checksum.
+
+use bytes::Bytes;
+use dynamo_core::{replica::EpochEntry, version::KeyState, wire::DecodeError};
+
+use super::{
+    Cached, ScanLimit, Space, Store, StoreError,
+    keys::{DataKey, HashRange, KeyError},
+};
+
+/// A page of records.
+#[derive(Debug, Clone)]
+pub struct Records {
+    /// Keys and states, ascending.
+    pub entries: Vec<(DataKey, KeyState)>,
+    /// The range holds nothing after the last entry.
+    pub done: bool,
+}
+
+/// What a look without the disk found.
+#[derive(Debug, Clone)]
+pub enum CachedState {
+    /// The state, or for certain none.
+    Known(Option<KeyState>),
+    /// Only [`read`] can tell, on a thread that may block.
+    OnDisk,
+}
+
+/// The state of a key, or none if this node holds nothing for it. May block on the disk.
+///
+/// # Errors
+/// If the record cannot be read or is damaged: that is never the same as none.
+pub fn read(store: &dyn Store, key: &DataKey) -> Result<Option<KeyState>, StoreError> {
+    store
+        .get(Space::Data, key.as_bytes())?
+        .map(|value| open_state(key, value))
+        .transpose()
+}
+
+/// Like [`read`] without the disk.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_cached(store: &dyn Store, key: &DataKey) -> Result<CachedState, StoreError> {
+    Ok(match store.get_cached(Space::Data, key.as_bytes())? {
+        Cached::Known(value) => CachedState::Known(value.map(|value| open_state(key, value)).transpose()?),
+        Cached::OnDisk => CachedState::OnDisk,
+    })
+}
+
+/// The epoch entry of a key, if this node ever coordinated it.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_epoch(store: &dyn Store, key: &DataKey) -> Result<Option<EpochEntry>, StoreError> {
+    let Some(value) = store.get(Space::Epochs, key.as_bytes())? else {
+        return Ok(None);
+    };
+    EpochEntry::decode(value)
+        .map(Some)
+        .map_err(|error| damaged("epoch", key, &error))
+}
+
+/// One page of a range. May block on the disk.
+///
+/// # Errors
+/// If any of its records cannot be read or is damaged.
+pub fn scan(store: &dyn Store, range: &HashRange, limit: ScanLimit) -> Result<Records, StoreError> {
+    let page = store.scan(Space::Data, range.as_range(), limit)?;
+    let record = |(key, value): (Bytes, Bytes)| {
+        let key = DataKey::parse(key).map_err(|error| not_a_key(&error))?;
+        let state = open_state(&key, value)?;
+        Ok((key, state))
+    };
+    let entries = page
+        .entries
+        .into_iter()
+        .map(record)
+        .collect::<Result<_, StoreError>>()?;
+    Ok(Records {
+        entries,
+        done: page.done,
+    })
+}
+
+fn open_state(key: &DataKey, value: Bytes) -> Result<KeyState, StoreError> {
+    KeyState::decode(value).map_err(|error| damaged("record", key, &error))
+}
+
+fn not_a_key(error: &KeyError) -> StoreError {
+    StoreError::Damaged {
+        attempted: "listing records".to_owned(),
+        reason: error.to_string(),
+    }
+}
+
+fn damaged(what: &str, key: &DataKey, error: &DecodeError) -> StoreError {
+    StoreError::Damaged {
+        attempted: format!("reading the {what} of the key with hash {}", key.hash()),
+        reason: error.to_string(),
+    }
+}

@@ -1,0 +1,219 @@
+//! The [`Store`] on RocksDB: one database and so one write-ahead log per node, a column family per space.
+//!
+//! `options` says how it is set up, `open` which directories are refused, and how.
+
+use std::{
+    fmt::{self, Debug},
+    ops::Bound,
+    path::Path,
+};
+
+use bytes::Bytes;
+use rocksdb::{
+    CStrLike, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, Direction, ErrorKind, IteratorMode,
+    ReadOptions, WriteBatch, WriteOptions, properties,
+};
+
+use super::{
+    Batch, Cached, Estimate, Health, KeyRange, Page, ScanLimit, Space, Store, StoreError, format, inside,
+    keys,
+};
+
+mod open;
+
+mod options;
+
+pub use open::OpenError;
+pub use options::RocksOptions;
+
+use open::{open_error, prepare_directory, refuse_unknown_spaces};
+use options::{database_options, family_name, family_options, memory_only, write_options};
+
+/// A RocksDB store. Only one process at a time can have a directory open.
+pub struct RocksStore {
+    db: DB,
+    cache: Cache,
+    from_memory: ReadOptions,
+    synced: WriteOptions,
+    unsynced: WriteOptions,
+}
+
+impl RocksStore {
+    /// Opens the store in a directory, or makes an empty one there. Replays the log after an unclean end: everything
+    /// readable afterwards has been synced.
+    ///
+    /// # Errors
+    /// If the directory cannot be used; see [`OpenError`].
+    pub fn open(path: &Path, options: RocksOptions) -> Result<Self, OpenError> {
+        prepare_directory(path)?;
+        let cache = Cache::new_hyper_clock_cache(options.block_cache_bytes, 0);
+        refuse_unknown_spaces(path, &database_options(options))?;
+        let families = Space::ALL.map(|space| {
+            ColumnFamilyDescriptor::new(family_name(space), family_options(space, options, &cache))
+        });
+        let db = DB::open_cf_descriptors(&database_options(options), path, families)
+            .map_err(|error| open_error(path, &error))?;
+        let store = Self {
+            db,
+            cache,
+            from_memory: memory_only(),
+            synced: write_options(true),
+            unsynced: write_options(false),
+        };
+        format::claim(&store).map_err(|source| OpenError::Format {
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(store)
+    }
+
+    fn family(&self, space: Space) -> Result<&ColumnFamily, StoreError> {
+        self.db
+            .cf_handle(family_name(space))
+            .ok_or_else(|| StoreError::Io {
+                attempted: format!("using space {}", space.name()),
+                reason: "its column family is not open".to_owned(),
+            })
+    }
+
+    fn number(&self, space: Space, property: impl CStrLike + Debug) -> Result<u64, StoreError> {
+        let attempted = format!("asking RocksDB for {property:?}");
+        let value = self.db.property_int_value_cf(self.family(space)?, property);
+        value
+            .map(Option::unwrap_or_default)
+            .map_err(|error| store_error(attempted, &error))
+    }
+}
+
+impl Store for RocksStore {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        match self.db.get_pinned_cf(self.family(space)?, key) {
+            Ok(value) => Ok(value.map(|value| Bytes::copy_from_slice(&value))),
+            Err(error) => Err(store_error(reading(space, key), &error)),
+        }
+    }
+
+    fn get_cached(&self, space: Space, key: &[u8]) -> Result<Cached, StoreError> {
+        match self
+            .db
+            .get_pinned_cf_opt(self.family(space)?, key, &self.from_memory)
+        {
+            Ok(value) => Ok(Cached::Known(value.map(|value| Bytes::copy_from_slice(&value)))),
+            Err(error) if error.kind() == ErrorKind::Incomplete => Ok(Cached::OnDisk),
+            Err(error) => Err(store_error(reading(space, key), &error)),
+        }
+    }
+
+    fn write(&self, batch: Batch, sync: bool) -> Result<(), StoreError> {
+        let mut writes = WriteBatch::default();
+        for change in batch.changes() {
+            let family = self.family(change.space)?;
+            match &change.value {
+                Some(value) => writes.put_cf(family, &change.key, value),
+                None => writes.delete_cf(family, &change.key),
+            }
+        }
+        let options = if sync { &self.synced } else { &self.unsynced };
+        self.db.write_opt(writes, options).map_err(|error| {
+            let how = if sync { "syncing" } else { "writing" };
+            store_error(
+                format!("{how} a batch of {} changes", batch.changes().len()),
+                &error,
+            )
+        })
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        self.db
+            .flush_wal(true)
+            .map_err(|error| store_error("syncing the write-ahead log".to_owned(), &error))
+    }
+
+    fn scan(&self, space: Space, range: KeyRange<'_>, limit: ScanLimit) -> Result<Page, StoreError> {
+        let mut options = ReadOptions::default();
+        // A listing reads each block once; it must not push out what gets use.
+        options.fill_cache(false);
+        if let Bound::Excluded(end) = range.1 {
+            options.set_iterate_upper_bound(end);
+        }
+        let mode = match range.0 {
+            Bound::Included(key) | Bound::Excluded(key) => IteratorMode::From(key, Direction::Forward),
+            Bound::Unbounded => IteratorMode::Start,
+        };
+        let mut page = Page {
+            entries: Vec::new(),
+            done: true,
+        };
+        let mut bytes = 0;
+        for entry in self.db.iterator_cf_opt(self.family(space)?, options, mode) {
+            let (key, value) =
+                entry.map_err(|error| store_error(format!("listing space {}", space.name()), &error))?;
+            if !inside(&range, &key) {
+                if matches!(range.0, Bound::Excluded(start) if start == key.as_ref()) {
+                    continue;
+                }
+                break;
+            }
+            if !page.entries.is_empty() && (page.entries.len() >= limit.entries || bytes >= limit.bytes) {
+                page.done = false;
+                break;
+            }
+            bytes += key.len() + value.len();
+            page.entries.push((key.into(), value.into()));
+        }
+        Ok(page)
+    }
+
+    fn estimate(&self) -> Result<Estimate, StoreError> {
+        Ok(Estimate {
+            keys: self.number(Space::Data, properties::ESTIMATE_NUM_KEYS)?,
+            bytes: self.number(Space::Data, properties::LIVE_SST_FILES_SIZE)?
+                + self.number(Space::Data, properties::CUR_SIZE_ALL_MEM_TABLES)?,
+        })
+    }
+
+    fn health(&self) -> Result<Health, StoreError> {
+        let mut health = Health {
+            memory_bytes: self.cache.get_usage() as u64,
+            ..Health::default()
+        };
+        // Errors and stops are those of the database, whichever family is asked.
+        health.background_errors = self.number(Space::Data, properties::BACKGROUND_ERRORS)?;
+        health.writes_stopped = self.number(Space::Data, properties::IS_WRITE_STOPPED)? > 0;
+        health.delayed_write_bytes_per_s = self.number(Space::Data, properties::ACTUAL_DELAYED_WRITE_RATE)?;
+        for space in Space::ALL {
+            health.memory_bytes += self.number(space, properties::SIZE_ALL_MEM_TABLES)?;
+        }
+        Ok(health)
+    }
+}
+
+impl Debug for RocksStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RocksStore")
+            .field("path", &self.db.path())
+            .finish_non_exhaustive()
+    }
+}
+
+fn reading(space: Space, key: &[u8]) -> String {
+    match space {
+        // Clients' keys do not belong in logs; the hash is enough to find the record.
+        Space::Data | Space::Epochs => {
+            format!("reading space {} at hash {}", space.name(), keys::hash_of(key))
+        }
+        Space::Meta => format!("reading the {} record", String::from_utf8_lossy(key)),
+    }
+}
+
+fn store_error(attempted: String, error: &rocksdb::Error) -> StoreError {
+    let reason = error.to_string();
+    if error.kind() == ErrorKind::Corruption {
+        StoreError::Damaged { attempted, reason }
+    } else {
+        StoreError::Io { attempted, reason }
+    }
+}
+
+#[cfg(test)]
+mod tests;

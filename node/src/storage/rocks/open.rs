@@ -1,0 +1,183 @@
+//! What a directory must be to become a store, and what is said when it is not.
+
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use rocksdb::{DB, ErrorKind, Options};
+
+use super::options::family_name;
+use crate::storage::{
+    Space,
+    format::{self, FormatError},
+    keys::meta,
+};
+
+/// Why a store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it open.
+    #[error(
+        "opening the store in {path}: another process has it open; stop that one first (two nodes cannot share a data \
+         directory)"
+    )]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The operating system forbids it.
+    #[error("opening the store in {path}: {reason}; the data directory must be writable by user id {user}")]
+    Permission {
+        /// The directory.
+        path: PathBuf,
+        /// In the words of the operating system.
+        reason: String,
+        /// Who runs this process.
+        user: u32,
+    },
+    /// The path is something else than a directory.
+    #[error("opening the store in {path}: it is not a directory; set --data-dir to one")]
+    NotADirectory {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Files of a store without those that tell what belongs to it.
+    #[error(
+        "opening the store in {path}: it holds {file} but no CURRENT file, so parts of the store are missing; restore \
+         the directory, or empty it to start with nothing and let the other replicas fill it"
+    )]
+    Incomplete {
+        /// The directory.
+        path: PathBuf,
+        /// One of the files that would have been orphaned.
+        file: String,
+    },
+    /// It is not ours, or of a newer release.
+    #[error("opening the store in {path}: {source}")]
+    Format {
+        /// The directory.
+        path: PathBuf,
+        /// What was found.
+        source: FormatError,
+    },
+    /// Its files are damaged.
+    #[error(
+        "opening the store in {path}: its files are damaged ({reason}); restore the directory, or empty it to start \
+         with nothing and let the other replicas fill it"
+    )]
+    Damaged {
+        /// The directory.
+        path: PathBuf,
+        /// In the words of RocksDB.
+        reason: String,
+    },
+    /// Anything else.
+    #[error("opening the store in {path}: {reason}")]
+    Io {
+        /// The directory.
+        path: PathBuf,
+        /// In the words of RocksDB or of the operating system.
+        reason: String,
+    },
+}
+
+pub(super) fn prepare_directory(path: &Path) -> Result<(), OpenError> {
+    fs::create_dir_all(path).map_err(|error| directory_error(path, &error))?;
+    let entries = fs::read_dir(path).map_err(|error| directory_error(path, &error))?;
+    let mut orphan = None;
+    for entry in entries {
+        let entry = entry.map_err(|error| directory_error(path, &error))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name == "CURRENT" {
+            return Ok(());
+        }
+        if Path::new(&name)
+            .extension()
+            .is_some_and(|extension| extension == "sst" || extension == "log")
+        {
+            orphan = Some(name);
+        }
+    }
+    // RocksDB would start an empty store here, and delete them.
+    orphan.map_or(Ok(()), |file| {
+        Err(OpenError::Incomplete {
+            path: path.to_owned(),
+            file,
+        })
+    })
+}
+
+pub(super) fn directory_error(path: &Path, error: &io::Error) -> OpenError {
+    let path = path.to_owned();
+    match error.kind() {
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => OpenError::NotADirectory { path },
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            permission(path, error.to_string())
+        }
+        _ => OpenError::Io {
+            path,
+            reason: error.to_string(),
+        },
+    }
+}
+
+/// Shown where the system does not say: the id of nobody.
+const UNKNOWN_USER: u32 = 65_534;
+
+fn permission(path: PathBuf, reason: String) -> OpenError {
+    let user = fs::metadata("/proc/self").map_or(UNKNOWN_USER, |process| process.uid());
+    OpenError::Permission { path, reason, user }
+}
+
+/// A database with other column families cannot be opened with ours, and RocksDB's message does not say whose it is.
+pub(super) fn refuse_unknown_spaces(path: &Path, database: &Options) -> Result<(), OpenError> {
+    if !path.join("CURRENT").exists() {
+        return Ok(());
+    }
+    let found = DB::list_cf(database, path).map_err(|error| open_error(path, &error))?;
+    let known = Space::ALL.map(family_name);
+    if found.iter().all(|name| known.contains(&name.as_str())) {
+        return Ok(());
+    }
+    Err(OpenError::Format {
+        path: path.to_owned(),
+        source: marker_alone(path),
+    })
+}
+
+/// What the format marker says of a database whose families we do not know.
+fn marker_alone(path: &Path) -> FormatError {
+    let options = Options::default();
+    let Ok(db) = DB::open_cf_for_read_only(&options, path, [family_name(Space::Meta)], false) else {
+        return FormatError::Foreign;
+    };
+    match db.get(meta::FORMAT) {
+        Ok(Some(value)) => {
+            format::version_of(&value.into()).map_or(FormatError::Foreign, |found| FormatError::Newer {
+                found,
+                known: format::STORE_FORMAT,
+            })
+        }
+        _ => FormatError::Foreign,
+    }
+}
+
+pub(super) fn open_error(path: &Path, error: &rocksdb::Error) -> OpenError {
+    let (path, reason) = (path.to_owned(), error.to_string());
+    let says = |words: &[&str]| words.iter().any(|word| reason.contains(word));
+    if says(&[
+        "Permission denied",
+        "Read-only file system",
+        "Operation not permitted",
+    ]) {
+        permission(path, reason)
+    } else if says(&["lock hold by current process", "While lock file"]) {
+        OpenError::Locked { path }
+    } else if error.kind() == ErrorKind::Corruption {
+        OpenError::Damaged { path, reason }
+    } else {
+        OpenError::Io { path, reason }
+    }
+}

@@ -1,0 +1,134 @@
+//! What a node does without being asked, on timers: gossip and probes. Paper: §4.8.
+//!
+//! Hinted handoff, anti-entropy and ownership handoff will run beside them under one budget (§6.5).
+
+use std::{sync::Arc, time::Duration};
+
+use dynamo_core::{membership::Wanted, types::MemberId};
+use dynamo_proto::peer::{GossipRequest, GossipResponse};
+use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    grpc::peer::{delta_from_proto, delta_to_proto, digest_to_proto},
+    membership::GossipTarget,
+    node::Node,
+};
+
+/// Time between gossip exchanges that this node begins.
+const GOSSIP_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the failure detector is asked for due probes; it spaces them itself.
+const PROBE_CHECK_INTERVAL: Duration = Duration::from_millis(250);
+/// How often the store is asked for its condition.
+const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Starts all tasks; they end with `shutdown`.
+pub(crate) fn start(node: &Arc<Node>, tracker: &TaskTracker, shutdown: &CancellationToken) {
+    let gossip_node = Arc::clone(node);
+    tracker.spawn(shutdown.clone().run_until_cancelled_owned(async move {
+        let mut rounds = every(GOSSIP_INTERVAL);
+        loop {
+            rounds.tick().await;
+            gossip_round(&gossip_node).await;
+        }
+    }));
+    let probe_node = Arc::clone(node);
+    tracker.spawn(shutdown.clone().run_until_cancelled_owned(async move {
+        let mut checks = every(PROBE_CHECK_INTERVAL);
+        loop {
+            checks.tick().await;
+            probe_unreachable(&probe_node);
+        }
+    }));
+}
+
+/// Completes when the store says that it has failed behind the writer's back, as by a failed compaction.
+pub(crate) async fn store_failed(node: &Arc<Node>) -> String {
+    let mut checks = every(HEALTH_INTERVAL);
+    loop {
+        checks.tick().await;
+        let store = Arc::clone(node.store());
+        match tokio::task::spawn_blocking(move || store.health()).await {
+            Ok(Ok(health)) if health.failed() => {
+                return format!("{} background errors of the store", health.background_errors);
+            }
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "cannot ask the store for its condition"),
+            Err(error) => tracing::warn!(%error, "cannot ask the store for its condition"),
+        }
+    }
+}
+
+fn every(period: Duration) -> Interval {
+    let mut interval = interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+/// One exchange with one random peer or seed.
+async fn gossip_round(node: &Arc<Node>) {
+    let target = node.peers().with_detector(|detector| node.membership().gossip_target(detector));
+    let Some(target) = target else { return };
+    let Some(digest) = node.membership().digest() else { return };
+    let request = GossipRequest { digest: Some(digest_to_proto(&digest)), ..GossipRequest::default() };
+    let Some(response) = exchange(node, &target, request).await else { return };
+    let mut sent = 0;
+    if response.wants_ring || !response.wanted_members.is_empty() {
+        let members = response.wanted_members.iter().filter_map(|id| MemberId::new(id.as_str()).ok()).collect();
+        let wanted = Wanted { members, ring: response.wants_ring };
+        if let Some(delta) = node.membership().delta_for(&wanted) {
+            sent = delta.members.len();
+            let request = GossipRequest { delta: Some(delta_to_proto(&delta)), ..GossipRequest::default() };
+            exchange(node, &target, request).await;
+        }
+    }
+    node.metrics().gossip(sent);
+}
+
+/// Sends one gossip message and merges what the answer brings.
+async fn exchange(node: &Arc<Node>, target: &GossipTarget, mut request: GossipRequest) -> Option<GossipResponse> {
+    let answer = match target {
+        GossipTarget::Member(member) => {
+            let to = node.membership().to(member)?;
+            request.header = Some(to.header.clone());
+            node.peers().gossip(&to, request).await.map_err(|error| error.status)
+        }
+        GossipTarget::Seed(address) => {
+            request.header = node.membership().header("");
+            node.peers().gossip_seed(address, request).await
+        }
+    };
+    match answer {
+        Ok(mut response) => {
+            if let Some(delta) = response.delta.take() {
+                merge(node, delta).await;
+            }
+            Some(response)
+        }
+        Err(status) => {
+            tracing::debug!(?target, error = status.message(), "gossip failed");
+            None
+        }
+    }
+}
+
+/// Merges a delta from the wire and takes up a new ring.
+pub(crate) async fn merge(node: &Arc<Node>, delta: dynamo_proto::peer::GossipDelta) {
+    let Some(cluster) = node.membership().cluster_id() else { return };
+    match delta_from_proto(cluster, delta) {
+        Ok(delta) => {
+            if node.membership().merge(node.writer(), delta).await {
+                node.ring_changed();
+            }
+        }
+        Err(error) => tracing::warn!(%error, "a gossip message cannot be read"),
+    }
+}
+
+fn probe_unreachable(node: &Arc<Node>) {
+    for member in node.peers().probes_due() {
+        let Some(to) = node.membership().to(&member) else { continue };
+        let node = Arc::clone(node);
+        tokio::spawn(async move { node.peers().probe(&to).await });
+    }
+}

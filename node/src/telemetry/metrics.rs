@@ -1,0 +1,196 @@
+//! Metrics: instruments of OpenTelemetry, read by Prometheus. Base units, no key, client or partition in a label.
+
+use std::time::Duration;
+
+use opentelemetry::{
+    KeyValue,
+    metrics::{Counter, Gauge, Histogram, MeterProvider as _},
+};
+use opentelemetry_sdk::metrics::SdkMeterProvider;
+use prometheus::{Registry, TextEncoder};
+
+/// From 100 µs to 10 s, about three per decade.
+const SECONDS: [f64; 16] =
+    [0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
+
+/// A client operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Operation {
+    Get,
+    Put,
+    Delete,
+    ListKeys,
+}
+
+impl Operation {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Get => "get",
+            Self::Put => "put",
+            Self::Delete => "delete",
+            Self::ListKeys => "list_keys",
+        }
+    }
+}
+
+/// The instruments of one node.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    _provider: SdkMeterProvider,
+    request_duration: Histogram<f64>,
+    quorum_failures: Counter<u64>,
+    forwards: Counter<u64>,
+    shed: Counter<u64>,
+    siblings: Histogram<u64>,
+    gossip_exchanges: Counter<u64>,
+    gossip_entries: Counter<u64>,
+    gauges: Gauges,
+}
+
+#[derive(Debug)]
+struct Gauges {
+    ring_epoch: Gauge<u64>,
+    tokens: Gauge<u64>,
+    partitions: Gauge<u64>,
+    zone_violations: Gauge<u64>,
+    peer_up: Gauge<u64>,
+    ready: Gauge<u64>,
+    requests_in_flight: Gauge<u64>,
+    keys: Gauge<u64>,
+    data_bytes: Gauge<u64>,
+    writer_batches: Gauge<u64>,
+    writer_operations: Gauge<u64>,
+    writer_syncs: Gauge<u64>,
+    writer_queue: Gauge<u64>,
+    read_errors: Gauge<u64>,
+    build_info: Gauge<u64>,
+}
+
+/// What a scrape reads from the node.
+#[derive(Debug, Default)]
+pub(crate) struct Snapshot {
+    pub(crate) ring_epoch: u64,
+    pub(crate) tokens: u64,
+    pub(crate) partitions: u64,
+    pub(crate) zone_violations: u64,
+    pub(crate) peers: Vec<(String, bool)>,
+    pub(crate) ready: bool,
+    pub(crate) requests_in_flight: u64,
+    pub(crate) keys: u64,
+    pub(crate) data_bytes: u64,
+    pub(crate) writer_batches: u64,
+    pub(crate) writer_operations: u64,
+    pub(crate) writer_syncs: u64,
+    pub(crate) writer_queue: u64,
+    pub(crate) read_errors: u64,
+}
+
+impl Metrics {
+    /// Makes the instruments.
+    ///
+    /// # Errors
+    /// If the exporter cannot be registered.
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        let registry = Registry::new();
+        let exporter = opentelemetry_prometheus::exporter()
+            .with_registry(registry.clone())
+            .without_units()
+            .scope_info_enabled(false)
+            .without_target_info()
+            .build()?;
+        let provider = SdkMeterProvider::builder().with_reader(exporter).build();
+        let meter = provider.meter("dynamo");
+        let gauge = |name: &'static str, text: &'static str| meter.u64_gauge(name).with_description(text).build();
+        let counter =
+            |name: &'static str, text: &'static str| meter.u64_counter(name).with_description(text).build();
+        Ok(Self {
+            request_duration: meter
+                .f64_histogram("dynamo_request_duration_seconds")
+                .with_description("Time from a client's request to its answer")
+                .with_boundaries(SECONDS.to_vec())
+                .build(),
+            quorum_failures: counter("dynamo_quorum_failures", "Requests that too few replicas answered"),
+            forwards: counter("dynamo_forwards", "Writes forwarded to a coordinator"),
+            shed: counter("dynamo_requests_shed", "Requests refused because too many are in flight"),
+            siblings: meter
+                .u64_histogram("dynamo_siblings")
+                .with_description("Live versions in the answer of a get")
+                .with_boundaries(vec![1.0, 2.0, 3.0, 5.0, 10.0, 25.0, 50.0, 100.0])
+                .build(),
+            gossip_exchanges: counter("dynamo_gossip_exchanges", "Gossip exchanges begun by this node"),
+            gossip_entries: counter("dynamo_gossip_entries_sent", "Member entries sent by gossip; 0 while peers agree"),
+            gauges: Gauges {
+                ring_epoch: gauge("dynamo_ring_epoch", "Epoch of the ring in use; 0: none"),
+                tokens: gauge("dynamo_tokens_owned", "Tokens of this node"),
+                partitions: gauge("dynamo_partitions_replicated", "Partitions of which this node is a primary"),
+                zone_violations: gauge("dynamo_zone_violations", "Partitions whose replicas break the zone rule"),
+                peer_up: gauge("dynamo_peer_up", "1 if this node reaches the peer"),
+                ready: gauge("dynamo_ready", "1 if this node serves its ranges"),
+                requests_in_flight: gauge("dynamo_requests_in_flight", "Client requests being served"),
+                keys: gauge("dynamo_keys_estimate", "Estimated number of records on this node"),
+                data_bytes: gauge("dynamo_data_bytes", "Estimated bytes of records on this node"),
+                writer_batches: gauge("dynamo_writer_batches", "Batches committed since the start"),
+                writer_operations: gauge("dynamo_writer_operations", "Operations committed since the start"),
+                writer_syncs: gauge("dynamo_writer_syncs", "Syncs of the write-ahead log since the start"),
+                writer_queue: gauge("dynamo_writer_queue_length", "Operations waiting for the writer"),
+                read_errors: gauge("dynamo_read_errors", "Writes that failed because their record could not be read, since the start"),
+                build_info: gauge("dynamo_build_info", "Always 1; the release is a label"),
+            },
+            registry,
+            _provider: provider,
+        })
+    }
+
+    pub(crate) fn request(&self, operation: Operation, result: &'static str, elapsed: Duration) {
+        let labels = [KeyValue::new("op", operation.name()), KeyValue::new("result", result)];
+        self.request_duration.record(elapsed.as_secs_f64(), &labels);
+    }
+
+    pub(crate) fn quorum_failure(&self, operation: Operation) {
+        self.quorum_failures.add(1, &[KeyValue::new("op", operation.name())]);
+    }
+
+    pub(crate) fn forward(&self) {
+        self.forwards.add(1, &[]);
+    }
+
+    pub(crate) fn shed(&self) {
+        self.shed.add(1, &[]);
+    }
+
+    pub(crate) fn siblings(&self, count: usize) {
+        self.siblings.record(count as u64, &[]);
+    }
+
+    pub(crate) fn gossip(&self, entries_sent: usize) {
+        self.gossip_exchanges.add(1, &[]);
+        self.gossip_entries.add(entries_sent as u64, &[]);
+    }
+
+    /// All metrics in Prometheus' text format.
+    ///
+    /// # Errors
+    /// If they cannot be encoded.
+    pub(crate) fn encode(&self, snapshot: &Snapshot) -> anyhow::Result<String> {
+        let gauges = &self.gauges;
+        gauges.ring_epoch.record(snapshot.ring_epoch, &[]);
+        gauges.tokens.record(snapshot.tokens, &[]);
+        gauges.partitions.record(snapshot.partitions, &[]);
+        gauges.zone_violations.record(snapshot.zone_violations, &[]);
+        for (peer, up) in &snapshot.peers {
+            gauges.peer_up.record(u64::from(*up), &[KeyValue::new("peer", peer.clone())]);
+        }
+        gauges.ready.record(u64::from(snapshot.ready), &[]);
+        gauges.requests_in_flight.record(snapshot.requests_in_flight, &[]);
+        gauges.keys.record(snapshot.keys, &[]);
+        gauges.data_bytes.record(snapshot.data_bytes, &[]);
+        gauges.writer_batches.record(snapshot.writer_batches, &[]);
+        gauges.writer_operations.record(snapshot.writer_operations, &[]);
+        gauges.writer_syncs.record(snapshot.writer_syncs, &[]);
+        gauges.writer_queue.record(snapshot.writer_queue, &[]);
+        gauges.read_errors.record(snapshot.read_errors, &[]);
+        gauges.build_info.record(1, &[KeyValue::new("release", env!("CARGO_PKG_VERSION"))]);
+        Ok(TextEncoder::new().encode_to_string(&self.registry.gather())?)
+    }
+}

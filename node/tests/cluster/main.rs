@@ -1,0 +1,21 @@
+//! Real nodes in one process, over real gRPC on loopback, spoken to as any client would. Test names cite the feature
+//! rows that they show (see `docs/testing.md`).
+#![allow(missing_docs)]
+
+mod harness;
+
+mod interface;
+
+mod limits;
+
+mod listing;
+
+mod membership;
+
+mod placement;
+
+mod quorums;
+
+mod restart;
+
+mod versions;
