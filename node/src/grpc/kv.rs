@@ -29,6 +29,9 @@ use crate::{
     telemetry::metrics::Operation,
 };
 
+/// What a forwarder keeps of the client's time for the way of the answer, at most.
+const FORWARD_MARGIN: Duration = Duration::from_millis(50);
+
 /// The client service.
 pub(crate) struct KvService {
     node: Arc<Node>,
@@ -117,7 +120,8 @@ impl KeyValue for KvService {
             page_size,
             limit: if request.limit == 0 { u64::MAX } else { request.limit },
         };
-        Ok(Response::new(Box::pin(list::stream(Arc::clone(&self.node), placed, listing)?)))
+        let permit = self.node.admit()?;
+        Ok(Response::new(Box::pin(list::stream(Arc::clone(&self.node), placed, listing, permit)?)))
     }
 
     async fn get_ring(
@@ -421,12 +425,15 @@ async fn forward(
     for candidate in put::forward_targets(&candidates) {
         let Some(to) = placed.to(node, &candidate.member) else { continue };
         let remaining = deadline.remaining();
-        let request = peer::CoordinateRequest {
-            header: Some(to.header.clone()),
-            timeout_ms: remaining.as_millis() as u32,
-            request: Some(request.clone()),
-        };
-        match node.peers().coordinate(&to, request, remaining).await {
+        // The coordinator gives up a little earlier, so that its own answer comes before its silence is held against it.
+        let timeout_ms = remaining.saturating_sub((remaining / 10).min(FORWARD_MARGIN)).as_millis() as u32;
+        let request =
+            peer::CoordinateRequest { header: Some(to.header.clone()), timeout_ms, request: Some(request.clone()) };
+        // A task of its own: what a dead peer costs is learned even if the client does not wait for it.
+        let forwarding = Arc::clone(node);
+        let call = tokio::spawn(async move { forwarding.peers().coordinate(&to, request, remaining).await });
+        let answer = call.await.map_err(|error| Status::internal(format!("the forwarding task ended early: {error}")))?;
+        match answer {
             Ok(response) => return Ok(response),
             Err(error) if error.answered => return Err(relay(&error.status)),
             Err(error) if error.sent => {

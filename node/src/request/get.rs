@@ -31,18 +31,21 @@ pub(crate) async fn coordinate(
     let mut effects = Vec::new();
     machine.step(GetEvent::Start, &mut effects);
     loop {
+        // The local read comes after the requests to peers have left, since it may have to wait for the disk.
+        let mut local = false;
         for effect in std::mem::take(&mut effects) {
             match effect {
-                GetEffect::Read { member } if member == *placed.me() => {
-                    let result = node.read_local(key).await;
-                    machine.step(GetEvent::ReplicaDone { member, result }, &mut effects);
-                }
+                GetEffect::Read { member } if member == *placed.me() => local = true,
                 GetEffect::Read { member } => spawn_read(node, placed, key, member, answers_in.clone()),
                 GetEffect::Reply(outcome) => {
                     let served = placed.served(&quorum, outcome.acks);
                     return (outcome, served);
                 }
             }
+        }
+        if local {
+            let (member, result) = (placed.me().clone(), node.read_local(key).await);
+            machine.step(GetEvent::ReplicaDone { member, result }, &mut effects);
         }
         if !effects.is_empty() {
             continue;

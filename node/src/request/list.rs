@@ -13,7 +13,10 @@ use dynamo_core::{
 };
 use dynamo_proto::{peer, v1};
 use futures::{Stream, future::join_all};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc},
+    time::Instant,
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
@@ -41,7 +44,7 @@ pub(crate) struct Listing {
 
 type PageSender = mpsc::Sender<Result<v1::ListKeysResponse, Status>>;
 
-/// Starts a listing.
+/// Starts a listing, which holds its place among the requests in flight until it ends.
 ///
 /// # Errors
 /// INVALID_ARGUMENT for a page token that is not one.
@@ -49,6 +52,7 @@ pub(crate) fn stream(
     node: Arc<Node>,
     placed: Arc<Placed>,
     listing: Listing,
+    permit: OwnedSemaphorePermit,
 ) -> Result<impl Stream<Item = Result<v1::ListKeysResponse, Status>> + Send + 'static, Failure> {
     let after = match &listing.page_token {
         token if token.is_empty() => None,
@@ -68,6 +72,7 @@ pub(crate) fn stream(
         };
         node.metrics().request(Operation::ListKeys, word, started.elapsed());
         pager.finish(result).await;
+        drop(permit);
     });
     Ok(ReceiverStream::new(pages))
 }

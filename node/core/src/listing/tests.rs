@@ -223,15 +223,44 @@ fn a_page_that_leads_nowhere_is_a_failure() {
     };
     for bad in [stuck, backwards, beyond] {
         let mut listing = RangeListing::new(candidates([true; NODES]), 1, None);
-        let (keys, end) = run(&mut listing, |request| {
-            if index_of(&request.member) == 0 {
-                Ok(bad.clone())
-            } else {
-                Ok(page(&replica, request.after.as_ref(), 5))
-            }
+        let (keys, end) = run(&mut listing, |request| match index_of(&request.member) {
+            0 => Ok(bad.clone()),
+            _ => Ok(page(&replica, request.after.as_ref(), 5)),
         });
         assert_eq!((keys.len(), end), (9, Progress::Done));
+
+        let mut alone = RangeListing::new(candidates([true, false, false]), 1, None);
+        let (keys, end) = run(&mut alone, |_| Ok(bad.clone()));
+        assert!(
+            keys.is_empty()
+                && matches!(
+                    end,
+                    Progress::Unavailable {
+                        needed: 1,
+                        got: 0,
+                        ..
+                    }
+                )
+        );
     }
+}
+
+#[test]
+fn what_one_replica_alone_says_is_not_decided() {
+    let replica: Replica = (0..9).map(|key| (position(key), value())).collect();
+    let mut listing = RangeListing::new(candidates([true, true, false]), 2, None);
+    assert_eq!(listing.next_requests().len(), 2);
+    listing.add_page(&member(0), Ok(page(&replica, None, 20)));
+    listing.add_page(&member(1), Err(FailureKind::TimedOut));
+    assert_eq!(listing.next_key(), None, "the other one may hold a delete");
+    assert!(matches!(
+        listing.progress(),
+        Progress::Unavailable {
+            needed: 2,
+            got: 1,
+            ..
+        }
+    ));
 }
 
 #[test]

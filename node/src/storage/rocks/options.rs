@@ -47,6 +47,7 @@ pub(super) fn database_options(options: RocksOptions) -> Options {
     let mut database = Options::default();
     database.create_if_missing(true);
     database.create_missing_column_families(true);
+    // What recovery replays it writes to synced files before the database is open (that is the default).
     // Recovery stops at the first torn record of the log, which is a prefix of what was written. Log files are not
     // recycled: in a recycled one, a damaged record in the middle looks like the end.
     database.set_wal_recovery_mode(DBRecoveryMode::PointInTime);

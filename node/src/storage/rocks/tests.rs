@@ -173,6 +173,28 @@ fn a_torn_log_leaves_a_prefix() {
     );
 }
 
+/// Rule 5: what an open store shows is synced, although the process that wrote it was killed before its sync.
+#[test]
+fn what_was_replayed_no_longer_needs_the_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    put(&store, b"unsynced", b"v", false);
+    let killed = copy(directory.path());
+    let reopened = open(killed.path());
+    assert!(reopened.get(Space::Data, b"unsynced").unwrap().is_some());
+    let powerless = copy(killed.path());
+    for log in files(powerless.path(), "log") {
+        OpenOptions::new()
+            .write(true)
+            .open(log)
+            .unwrap()
+            .set_len(0)
+            .unwrap();
+    }
+    let store = open(powerless.path());
+    assert!(store.get(Space::Data, b"unsynced").unwrap().is_some());
+}
+
 #[test]
 fn a_damaged_file_is_an_error_never_an_absent_key() {
     let directory = tempfile::tempdir().unwrap();

@@ -408,6 +408,27 @@ fn a_get_fails_as_soon_as_it_cannot_succeed() {
     );
 }
 
+#[test]
+fn only_who_was_asked_and_has_not_answered_counts() {
+    let q = quorum(3, 2, 2);
+    let found = || Some(value(1));
+    for (case, reachable, events) in [
+        ("a stranger", "+++", vec![answer(0, found()), answer(9, found())]),
+        (
+            "one that was skipped",
+            "+-+",
+            vec![answer(0, found()), answer(1, found())],
+        ),
+        (
+            "one that had failed",
+            "+++",
+            vec![answer(0, found()), unreadable(1), answer(1, found())],
+        ),
+    ] {
+        assert_eq!(get(q, reachable, events), None, "{case}");
+    }
+}
+
 /// D33.
 #[test]
 fn pr_is_judged_on_responders() {

@@ -6,7 +6,7 @@
 
 use super::super::Member;
 use super::super::preference::{NOBODY, Picks, Spread, zone_indexes};
-use super::shares::{self, PARTS};
+use super::shares::{self, PARTS, TokenShare};
 
 /// Tokens to be given to members: (position, new owner), at most two.
 pub(super) type Change<'a> = &'a [(usize, u16)];
@@ -19,8 +19,9 @@ pub(super) struct Layout {
     owners: Vec<u16>,
     /// The owners that a change of the ring began with.
     former: Vec<u16>,
-    /// Tokens still to be given to each member; negative: to be taken away.
-    lacking: Vec<i64>,
+    shares: Vec<TokenShare>,
+    /// Tokens that each member owns.
+    tokens: Vec<u32>,
     /// `factor` primaries of each partition, `NOBODY` where there are fewer.
     primaries: Vec<u16>,
     /// The same in the previous ring, if there is one.
@@ -55,7 +56,7 @@ impl Layout {
         for owner in owners.iter().filter(|owner| **owner != NOBODY) {
             held[usize::from(*owner)] += 1;
         }
-        let want = shares::tokens(members, partitions as u32, &held);
+        let shares = shares::tokens(members, partitions as u32, &held);
         let targets = shares::replica_targets(members, &zones, partitions as u32, factor);
         // Being uneven by 2 %, or by one replica-partition, is not worth a move.
         let mean = targets.iter().sum::<i64>() / targets.len() as i64;
@@ -65,11 +66,8 @@ impl Layout {
             spread: Spread::new(&zones, &vec![true; zones.len()], factor as usize),
             zones,
             former: owners.clone(),
-            lacking: want
-                .iter()
-                .zip(held)
-                .map(|(want, held)| i64::from(*want) - i64::from(held))
-                .collect(),
+            shares,
+            tokens: held,
             primaries: vec![NOBODY; partitions * factor as usize],
             move_price: if before.is_some() {
                 2 * worth_a_move * PARTS
@@ -113,15 +111,28 @@ impl Layout {
         self.before.is_some()
     }
 
-    /// Tokens still to be given to each member; negative: to be taken away.
-    pub(super) fn lacking(&self) -> &[i64] {
-        &self.lacking
+    /// How many members there are.
+    pub(super) fn members(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Tokens still to be given to a member; negative: to be taken away.
+    pub(super) fn lacking(&self, member: usize) -> i64 {
+        i64::from(self.shares[member].want) - i64::from(self.tokens[member])
     }
 
     /// Whether a token may be given away: it is nobody's, or its owner has too many.
     pub(super) fn to_spare(&self, position: usize) -> bool {
         let owner = self.owners[position];
-        owner == NOBODY || self.lacking[usize::from(owner)] < 0
+        owner == NOBODY || self.lacking(usize::from(owner)) < 0
+    }
+
+    /// Whether one member may give the other a token and both keep the floor or ceiling of their shares.
+    pub(super) fn may_trade_places(&self, giver: u16, taker: u16) -> bool {
+        let (giver, taker) = (usize::from(giver), usize::from(taker));
+        giver != taker
+            && self.tokens[giver] > self.shares[giver].floor
+            && self.tokens[taker] < self.shares[taker].ceiling
     }
 
     /// Tokens looked at so far.
@@ -248,9 +259,9 @@ impl Layout {
 
     fn count(&mut self, change: Change, old: [u16; 2]) {
         for ((_, owner), old) in change.iter().zip(old) {
-            self.lacking[usize::from(*owner)] -= 1;
+            self.tokens[usize::from(*owner)] += 1;
             if old != NOBODY {
-                self.lacking[usize::from(old)] += 1;
+                self.tokens[usize::from(old)] -= 1;
             }
         }
     }

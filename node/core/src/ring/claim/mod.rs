@@ -17,8 +17,9 @@
 //!    lies elsewhere than in the previous ring. It is exact: every preference list that the change affects is walked
 //!    again ([`layout`]).
 //! 5. **Improve.** Two tokens swap their owners, which keeps all token counts: neighbours, random pairs, or a
-//!    token that moved and one that its former owner holds, if the price is below a limit that sinks to zero
-//!    (threshold accepting, a form of simulated annealing with a fixed seed; [`search`]).
+//!    token that moved and one that its former owner holds; or a member with the ceiling of its share gives a token
+//!    to one with the floor. A try is kept if its price is below a limit that sinks to zero (threshold accepting, a
+//!    form of simulated annealing, with a fixed seed; [`search`]).
 //! 6. **Bound.** Time is counted in tokens looked at; once [`steps_max`] are spent, what is left to hand over is handed
 //!    over unpriced, and the result is valid though less even.
 //!
@@ -118,7 +119,8 @@ fn carry_over(ring: &Ring, members: &[Member], factor: u32) -> (Vec<u16>, Vec<u1
 
 /// Deals all tokens in turns: the zone that lags most behind its share is next, and in it the member that does.
 fn deal(members: &[Member], partitions: u32) -> Vec<u16> {
-    let want = shares::tokens(members, partitions, &vec![0; members.len()]);
+    let shares = shares::tokens(members, partitions, &vec![0; members.len()]);
+    let want: Vec<i64> = shares.iter().map(|share| i64::from(share.want)).collect();
     let zones: Vec<usize> = zone_indexes(members).into_iter().map(usize::from).collect();
     let mut in_zone = vec![Vec::new(); zones.iter().max().map_or(0, |zone| zone + 1)];
     for (member, zone) in zones.iter().enumerate() {
@@ -126,9 +128,8 @@ fn deal(members: &[Member], partitions: u32) -> Vec<u16> {
     }
     let zone_want: Vec<i64> = in_zone
         .iter()
-        .map(|members| members.iter().map(|member| i64::from(want[*member])).sum())
+        .map(|members| members.iter().map(|member| want[*member]).sum())
         .collect();
-    let want: Vec<i64> = want.into_iter().map(i64::from).collect();
     let mut zone_lag = vec![0; in_zone.len()];
     let mut lag = vec![0; members.len()];
     let all_zones: Vec<usize> = (0..in_zone.len()).collect();

@@ -6,6 +6,8 @@ use super::layout::Layout;
 /// Swaps tried for each partition. Even first rings are found soon; small changes of a ring take more looking for.
 const TRIES_PER_PARTITION_FIRST: u64 = 256;
 const TRIES_PER_PARTITION_CHANGED: u64 = 1024;
+/// One try in so many passes a token from a member with the ceiling of its share to one with the floor.
+const TRADE_EVERY: u64 = 8;
 /// How far apart neighbours are that swap.
 const NEIGHBOURS: usize = 8;
 /// The limit sinks to zero over this many ticks, of which the last are spent at zero.
@@ -33,11 +35,9 @@ pub(super) fn give_first_tokens(layout: &mut Layout) {
 pub(super) fn hand_over(layout: &mut Layout, steps_max: u64) {
     let mut giver = Giver {
         random: Random::new(),
-        left: layout
-            .lacking()
-            .iter()
-            .filter(|lacking| **lacking > 0)
-            .sum::<i64>() as u64,
+        left: (0..layout.members())
+            .map(|member| layout.lacking(member).max(0) as u64)
+            .sum(),
         steps_max,
         hurried: false,
     };
@@ -46,15 +46,15 @@ pub(super) fn hand_over(layout: &mut Layout, steps_max: u64) {
         .collect();
     for position in free {
         let members = giver
-            .rotated(layout.lacking().len())
-            .filter(|member| layout.lacking()[*member] > 0);
+            .rotated(layout.members())
+            .filter(|member| layout.lacking(*member) > 0);
         let candidates: Vec<_> = members.map(|member| (position, member as u16)).collect();
         giver.give_cheapest(layout, &candidates);
     }
     while giver.left > 0 {
-        let neediest = (0..layout.lacking().len())
+        let neediest = (0..layout.members())
             .rev()
-            .max_by_key(|member| layout.lacking()[*member]);
+            .max_by_key(|member| layout.lacking(*member));
         let Some(member) = neediest else { break };
         let positions = giver
             .rotated(layout.partitions())
@@ -67,7 +67,8 @@ pub(super) fn hand_over(layout: &mut Layout, steps_max: u64) {
     }
 }
 
-/// Swaps the owners of pairs of tokens wherever that is worth it, or nearly so while the limit is high.
+/// Swaps the owners of pairs of tokens wherever that is worth it, or nearly so while the limit is high; now and then
+/// lets two members trade floor and ceiling.
 pub(super) fn improve(layout: &mut Layout, steps_max: u64) {
     let mut random = Random::new();
     let partitions = layout.partitions();
@@ -95,12 +96,16 @@ pub(super) fn improve(layout: &mut Layout, steps_max: u64) {
         // A square of an even draw: mostly low limits, now and then one as high as the heat.
         let draw = random.below(1024) as i64;
         let limit = heat * draw / 1024 * draw / 1024 + 1;
-        let Some((a, b)) = choose_pair(layout, &moved, &former_tokens, &mut random) else {
-            continue;
-        };
-        let (owner_a, owner_b) = (layout.owner(a), layout.owner(b));
-        if owner_a != owner_b {
-            layout.change_below(limit, &[(a, owner_b), (b, owner_a)]);
+        if attempt % TRADE_EVERY == 0 {
+            let (position, taker) = (random.below(partitions), random.below(layout.members()) as u16);
+            if layout.may_trade_places(layout.owner(position), taker) {
+                layout.change_below(limit, &[(position, taker)]);
+            }
+        } else if let Some((a, b)) = choose_pair(layout, &moved, &former_tokens, &mut random) {
+            let (owner_a, owner_b) = (layout.owner(a), layout.owner(b));
+            if owner_a != owner_b {
+                layout.change_below(limit, &[(a, owner_b), (b, owner_a)]);
+            }
         }
     }
 }
@@ -137,7 +142,7 @@ fn choose_pair(
 
 /// The tokens that each member had when the claim began; last, those that were nobody's.
 fn former_tokens(layout: &Layout) -> Vec<Vec<usize>> {
-    let members = layout.lacking().len();
+    let members = layout.members();
     let mut tokens = vec![Vec::new(); members + 1];
     for position in 0..layout.partitions() {
         tokens[usize::from(layout.former_owner(position)).min(members)].push(position);

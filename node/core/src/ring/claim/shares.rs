@@ -2,39 +2,60 @@
 
 use super::Member;
 
-/// Tokens per member, summing to `partitions`: the floor or ceiling of the weighted share, by largest remainder.
+/// How many tokens a member gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct TokenShare {
+    /// What it gets unless another has reason to stand in its place; over all members these sum to Q.
+    pub(super) want: u32,
+    /// The floor of its share, at least 1.
+    pub(super) floor: u32,
+    /// The ceiling of its share.
+    pub(super) ceiling: u32,
+}
+
+/// Tokens per member: the floor or ceiling of the weighted share, by largest remainder.
 ///
 /// Equal remainders go to who holds more tokens already, then to the smaller id. A member whose share is below one
 /// token gets one; the others share what is left by weight.
-pub(super) fn tokens(members: &[Member], partitions: u32, held: &[u32]) -> Vec<u32> {
-    let mut tokens = vec![0u32; members.len()];
+pub(super) fn tokens(members: &[Member], partitions: u32, held: &[u32]) -> Vec<TokenShare> {
+    let mut shares = vec![
+        TokenShare {
+            want: 1,
+            floor: 1,
+            ceiling: 1
+        };
+        members.len()
+    ];
     let mut sharing: Vec<usize> = (0..members.len()).collect();
     let mut left = u64::from(partitions);
     let mut weight = sum_of_weights(members, &sharing);
     loop {
-        let (light, rest): (Vec<usize>, Vec<usize>) = sharing
-            .iter()
-            .partition(|index| u64::from(members[**index].weight) * left < weight);
-        if light.is_empty() {
+        let light = |index: &usize| u64::from(members[*index].weight) * left < weight;
+        let rest: Vec<usize> = sharing.iter().copied().filter(|index| !light(index)).collect();
+        if rest.len() == sharing.len() {
             break;
         }
-        for index in &light {
-            tokens[*index] = 1;
-        }
-        left -= light.len() as u64;
+        left -= (sharing.len() - rest.len()) as u64;
         sharing = rest;
         weight = sum_of_weights(members, &sharing);
     }
+    let mut beyond = left;
     for index in &sharing {
-        tokens[*index] = (u64::from(members[*index].weight) * left / weight) as u32;
+        let parts = u64::from(members[*index].weight) * left;
+        let (floor, ceiling) = ((parts / weight) as u32, parts.div_ceil(weight) as u32);
+        shares[*index] = TokenShare {
+            want: floor,
+            floor,
+            ceiling,
+        };
+        beyond -= u64::from(floor);
     }
-    let given: u64 = sharing.iter().map(|index| u64::from(tokens[*index])).sum();
     let remainder = |index: &usize| u64::from(members[*index].weight) * left % weight;
     sharing.sort_by_key(|index| (remainder(index), held[*index], members.len() - index));
-    for index in sharing.iter().rev().take((left - given) as usize) {
-        tokens[*index] += 1;
+    for index in sharing.iter().rev().take(beyond as usize) {
+        shares[*index].want += 1;
     }
-    tokens
+    shares
 }
 
 fn sum_of_weights(members: &[Member], of: &[usize]) -> u64 {
