@@ -72,8 +72,7 @@ pub(super) fn decode(mut bytes: Bytes) -> Result<View, DecodeError> {
     decode_body(bytes)
 }
 
-/// Also for tests, which mutate bodies that a checksum would hide.
-pub(super) fn decode_body(bytes: Bytes) -> Result<View, DecodeError> {
+fn decode_body(bytes: Bytes) -> Result<View, DecodeError> {
     let mut reader = Reader::new(bytes);
     reader.byte()?;
     let cluster = ClusterId(reader.array()?);

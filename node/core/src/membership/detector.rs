@@ -56,14 +56,15 @@ impl Detector {
         if peer.heard_ms.is_some_and(|heard_ms| heard_ms > started_ms) {
             return;
         }
-        let reason = shortened(reason);
-        match &mut peer.trouble {
-            Some(trouble) => trouble.reason = reason,
-            None => {
-                let probe_due_ms = now_ms + PROBE_INTERVAL_MS;
-                peer.trouble = Some(Trouble { reason, probe_due_ms });
-            }
-        }
+        // A failing probe does not shift the rhythm of probing.
+        let probe_due_ms = peer
+            .trouble
+            .as_ref()
+            .map_or(now_ms + PROBE_INTERVAL_MS, |trouble| trouble.probe_due_ms);
+        peer.trouble = Some(Trouble {
+            reason: shortened(reason),
+            probe_due_ms,
+        });
     }
 
     /// Whether requests to the peer are worth sending; unknown peers count as reachable.

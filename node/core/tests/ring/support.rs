@@ -5,30 +5,30 @@ use std::collections::BTreeMap;
 use dynamo_core::ring::{Member, Ring};
 use dynamo_core::types::{ClusterId, MemberId, PartitionId, Zone};
 
-pub const CLUSTER: ClusterId = ClusterId([7; 16]);
+pub(crate) const CLUSTER: ClusterId = ClusterId([7; 16]);
 
 /// A random sequence that a seed replays.
-pub struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x2545_F491_4F6C_DD1D) | 1)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0
     }
 
-    pub fn below(&mut self, count: usize) -> usize {
+    pub(crate) fn below(&mut self, count: usize) -> usize {
         ((self.next() >> 16) % count as u64) as usize
     }
 }
 
 /// Member `m0007` in zone `z2`, say.
-pub fn member(number: usize, zone: usize, weight: u32) -> Member {
+pub(crate) fn member(number: usize, zone: usize, weight: u32) -> Member {
     Member {
         id: MemberId::new(format!("m{number:04}")).unwrap(),
         zone: Zone::new(format!("z{zone}")).unwrap(),
@@ -37,7 +37,7 @@ pub fn member(number: usize, zone: usize, weight: u32) -> Member {
 }
 
 /// As many members of weight 1 in each zone; ids alternate between the zones as far as they reach.
-pub fn members_in(sizes: &[usize]) -> Vec<Member> {
+pub(crate) fn members_in(sizes: &[usize]) -> Vec<Member> {
     let rows = 0..sizes.iter().copied().max().unwrap_or(0);
     let spots = rows.flat_map(|row| (0..sizes.len()).filter(move |zone| sizes[*zone] > row));
     spots
@@ -47,7 +47,7 @@ pub fn members_in(sizes: &[usize]) -> Vec<Member> {
 }
 
 /// All ways to write `total` as `parts` descending numbers from 1 to `max`.
-pub fn spreads(total: usize, parts: usize, max: usize) -> Vec<Vec<usize>> {
+pub(crate) fn spreads(total: usize, parts: usize, max: usize) -> Vec<Vec<usize>> {
     if parts == 0 {
         return if total == 0 { vec![Vec::new()] } else { Vec::new() };
     }
@@ -60,7 +60,7 @@ pub fn spreads(total: usize, parts: usize, max: usize) -> Vec<Vec<usize>> {
 }
 
 /// The spreads of 1..=12 members over 1..=4 zones, up to the names of zones.
-pub fn matrix() -> Vec<Vec<usize>> {
+pub(crate) fn matrix() -> Vec<Vec<usize>> {
     let zones_and_members = (1..=4).flat_map(|zones| (zones..=12).map(move |members| (zones, members)));
     zones_and_members
         .flat_map(|(zones, members)| spreads(members, zones, members))
@@ -68,7 +68,7 @@ pub fn matrix() -> Vec<Vec<usize>> {
 }
 
 /// The three passes word for word: each restarts at the partition and picks one node after the other.
-pub fn naive_preference_list(ring: &Ring, partition: u32, n: usize) -> (Vec<usize>, Vec<usize>) {
+pub(crate) fn naive_preference_list(ring: &Ring, partition: u32, n: usize) -> (Vec<usize>, Vec<usize>) {
     let walk: Vec<usize> = (0..ring.partitions())
         .map(|step| ring.owner(PartitionId((partition + step) % ring.partitions())))
         .collect();
@@ -103,7 +103,7 @@ pub fn naive_preference_list(ring: &Ring, partition: u32, n: usize) -> (Vec<usiz
 }
 
 /// Replica-partitions of every member, counted from the preference lists.
-pub fn loads(ring: &Ring) -> BTreeMap<MemberId, usize> {
+pub(crate) fn loads(ring: &Ring) -> BTreeMap<MemberId, usize> {
     let mut loads: BTreeMap<_, usize> = ring
         .members()
         .iter()
@@ -116,7 +116,7 @@ pub fn loads(ring: &Ring) -> BTreeMap<MemberId, usize> {
 }
 
 /// Who holds each partition.
-pub fn replica_sets(ring: &Ring) -> Vec<Vec<MemberId>> {
+pub(crate) fn replica_sets(ring: &Ring) -> Vec<Vec<MemberId>> {
     let id = |index: usize| ring.members()[index].id.clone();
     (0..ring.partitions())
         .map(|p| {
@@ -130,7 +130,7 @@ pub fn replica_sets(ring: &Ring) -> Vec<Vec<MemberId>> {
 }
 
 /// Tokens of every member, in the ring's order.
-pub fn tokens(ring: &Ring) -> Vec<u32> {
+pub(crate) fn tokens(ring: &Ring) -> Vec<u32> {
     let mut tokens = vec![0; ring.members().len()];
     for owner in ring.owners() {
         tokens[usize::from(*owner)] += 1;

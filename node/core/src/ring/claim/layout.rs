@@ -59,7 +59,7 @@ impl Layout {
         let shares = shares::tokens(members, partitions as u32, &held);
         let targets = shares::replica_targets(members, &zones, partitions as u32, factor);
         // Being uneven by 2 %, or by one replica-partition, is not worth a move.
-        let mean = targets.iter().sum::<i64>() / targets.len() as i64;
+        let mean = targets.iter().sum::<i64>() / i64::from(members.len() as u32);
         let worth_a_move = (mean / 50).max(PARTS);
         let mut layout = Self {
             factor: factor as usize,
@@ -216,12 +216,12 @@ impl Layout {
                 .map(|before| &before[begin..begin + self.factor]);
             *member != NOBODY && before.is_some_and(|before| !before.contains(member))
         };
-        let moves = self
+        let moves: i64 = self
             .primaries
             .iter()
             .enumerate()
-            .filter(|slot| moved(*slot))
-            .count() as i64;
+            .map(|slot| i64::from(moved(slot)))
+            .sum();
         self.loads.iter().zip(&self.targets).map(square).sum::<i64>() + moves * self.move_price
     }
 

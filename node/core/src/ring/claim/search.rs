@@ -11,8 +11,8 @@ const TRADE_EVERY: u64 = 8;
 /// How far apart neighbours are that swap.
 const NEIGHBOURS: usize = 8;
 /// The limit sinks to zero over this many ticks, of which the last are spent at zero.
-const TICKS: u64 = 1024;
-const TICKS_AT_ZERO: u64 = 128;
+const TICKS: u32 = 1024;
+const TICKS_AT_ZERO: u32 = 128;
 
 /// Gives one token to each member whom walks must find to pick as in the final ring.
 pub(super) fn give_first_tokens(layout: &mut Layout) {
@@ -87,16 +87,16 @@ pub(super) fn improve(layout: &mut Layout, steps_max: u64) {
         if steps >= steps_left {
             break;
         }
-        if attempt % partitions as u64 == 0 {
+        if attempt.is_multiple_of(partitions as u64) {
             moved = moved_tokens(layout);
         }
-        let tick = (attempt * TICKS / tries).max(steps * TICKS / steps_left);
+        let tick = share_of_ticks(attempt, tries).max(share_of_ticks(steps, steps_left));
         let ticks_left = (TICKS - TICKS_AT_ZERO).saturating_sub(tick);
-        let heat = layout.unit_price() * ticks_left as i64 / (TICKS - TICKS_AT_ZERO) as i64;
+        let heat = layout.unit_price() * i64::from(ticks_left) / i64::from(TICKS - TICKS_AT_ZERO);
         // A square of an even draw: mostly low limits, now and then one as high as the heat.
-        let draw = random.below(1024) as i64;
+        let draw = i64::from(random.below(1024) as u32);
         let limit = heat * draw / 1024 * draw / 1024 + 1;
-        if attempt % TRADE_EVERY == 0 {
+        if attempt.is_multiple_of(TRADE_EVERY) {
             let (position, taker) = (random.below(partitions), random.below(layout.members()) as u16);
             if layout.may_trade_places(layout.owner(position), taker) {
                 layout.change_below(limit, &[(position, taker)]);
@@ -110,6 +110,10 @@ pub(super) fn improve(layout: &mut Layout, steps_max: u64) {
     }
 }
 
+fn share_of_ticks(part: u64, whole: u64) -> u32 {
+    (part * u64::from(TICKS) / whole) as u32
+}
+
 /// Two tokens to swap: neighbours, any two, or one that has moved with one that its former owner had.
 fn choose_pair(
     layout: &Layout,
@@ -120,7 +124,7 @@ fn choose_pair(
     let any = random.below(layout.partitions());
     let kind = random.below(16);
     // Where little has moved, most of the work is near what has.
-    let a = if moved.is_empty() || kind % 2 == 0 {
+    let a = if moved.is_empty() || kind.is_multiple_of(2) {
         any
     } else {
         let near = moved[random.below(moved.len())] + random.below(2 * NEIGHBOURS + 1);

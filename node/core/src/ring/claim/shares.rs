@@ -74,7 +74,7 @@ const LEVEL_SHIFT: u32 = 24;
 /// within a zone that is so held back, the members share by weight again.
 pub(super) fn replica_targets(members: &[Member], zones: &[u16], partitions: u32, factor: u32) -> Vec<i64> {
     let full = i64::from(partitions) * PARTS;
-    let bounds = zone_bounds(zones, factor as i64);
+    let bounds = zone_bounds(zones, i64::from(factor));
     let fill = |zone: u16, level: i64| -> i64 {
         let members = members.iter().zip(zones).filter(|(_, z)| **z == zone);
         members
@@ -121,7 +121,7 @@ fn zone_bounds(zones: &[u16], factor: i64) -> Vec<(i64, i64)> {
     for zone in zones {
         sizes[usize::from(*zone)] += 1;
     }
-    let count = sizes.len() as i64;
+    let count = i64::from(sizes.len() as u32);
     if factor < count {
         return vec![(0, 1); sizes.len()];
     }

@@ -77,7 +77,7 @@ fn d30_targets_respect_the_zone_rule() {
         assert_eq!(rounded, expected);
         let sum = 240 * i64::from(factor) * PARTS;
         assert!(
-            (targets.iter().sum::<i64>() - sum).abs() <= targets.len() as i64,
+            (targets.iter().sum::<i64>() - sum).abs() <= i64::from(targets.len() as u32),
             "{targets:?}"
         );
     };
@@ -199,7 +199,7 @@ fn sets(members: &[Member], factor: u32, owners: &[u16], picks: &mut Picks) -> V
 
 /// (sum of squared differences between loads and targets in whole replica-partitions · `PARTS`², moves).
 fn judge(targets: &[i64], before: Option<&[u32]>, sets: &[u32]) -> (i64, u32) {
-    let load = |member: usize| sets.iter().filter(|set| *set >> member & 1 == 1).count() as i64 * PARTS;
+    let load = |member: usize| sets.iter().map(|set| i64::from(set >> member & 1)).sum::<i64>() * PARTS;
     let uneven = targets
         .iter()
         .enumerate()

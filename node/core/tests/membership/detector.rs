@@ -1,0 +1,165 @@
+//! Who answers, with time written out.
+
+use dynamo_core::membership::detector::{PROBE_INTERVAL_MS, REASON_BYTES_MAX};
+use dynamo_core::membership::{Detector, Gossip, Target};
+use dynamo_core::types::MemberId;
+
+use super::support::{exchange, id, view};
+
+fn due(detector: &mut Detector, now_ms: u64) -> Vec<MemberId> {
+    detector.probes_due(now_ms)
+}
+
+#[test]
+fn d62_unknown_peers_are_reachable_until_a_request_fails() {
+    let mut detector = Detector::new();
+    assert!(detector.reachable(&id(1)));
+    assert_eq!(detector.last_error(&id(1)), None);
+    detector.failed(&id(1), 10, 20, "connection refused".into());
+    assert!(!detector.reachable(&id(1)));
+    assert!(detector.reachable(&id(2)));
+    assert_eq!(detector.last_error(&id(1)), Some("connection refused"));
+    assert_eq!(detector.unreachable().collect::<Vec<_>>(), [&id(1)]);
+    detector.succeeded(&id(1), 30, 31);
+    assert!(detector.reachable(&id(1)));
+    assert_eq!(detector.last_error(&id(1)), None);
+}
+
+#[test]
+fn d62_a_failure_counts_only_if_nothing_was_heard_since_its_request_began() {
+    // (heard at, request began, failed at) and whether the peer is reachable afterwards.
+    for (heard_ms, started_ms, failed_ms, reachable) in [
+        (50, 10, 100, true),
+        (50, 49, 100, true),
+        (50, 50, 100, false),
+        (50, 51, 100, false),
+    ] {
+        let mut detector = Detector::new();
+        detector.succeeded(&id(1), 0, heard_ms);
+        detector.failed(&id(1), started_ms, failed_ms, "timed out".into());
+        assert_eq!(
+            detector.reachable(&id(1)),
+            reachable,
+            "heard {heard_ms}, began {started_ms}"
+        );
+    }
+    // An early answer that is reported late does not take back what was heard later.
+    let mut detector = Detector::new();
+    detector.succeeded(&id(1), 0, 50);
+    detector.succeeded(&id(1), 0, 40);
+    detector.failed(&id(1), 45, 60, "timed out".into());
+    assert!(detector.reachable(&id(1)));
+}
+
+#[test]
+fn d62_unreachable_peers_are_probed_once_a_second() {
+    let mut detector = Detector::new();
+    detector.failed(&id(1), 0, 100, "timed out".into());
+    detector.failed(&id(2), 0, 600, "timed out".into());
+    let mut probes = Vec::new();
+    // Asked every 50 ms for five seconds.
+    for now_ms in (100..5100).step_by(50) {
+        probes.extend(
+            due(&mut detector, now_ms)
+                .into_iter()
+                .map(|member| (now_ms, member)),
+        );
+    }
+    let of = |number| {
+        probes
+            .iter()
+            .filter(|(_, member)| *member == id(number))
+            .map(|(at, _)| *at)
+            .collect::<Vec<u64>>()
+    };
+    assert_eq!(of(1), [1100, 2100, 3100, 4100]);
+    assert_eq!(of(2), [1600, 2600, 3600, 4600]);
+    assert_eq!(PROBE_INTERVAL_MS, 1000);
+    // Failing probes do not shift the rhythm; an answer ends it.
+    detector.failed(&id(1), 5100, 5200, "still".into());
+    assert_eq!(due(&mut detector, 5100), [id(1)]);
+    assert_eq!(detector.last_error(&id(1)), Some("still"));
+    detector.succeeded(&id(1), 5300, 5301);
+    assert_eq!(due(&mut detector, 60_000), [id(2)]);
+    assert_eq!(due(&mut detector, 60_000), []);
+}
+
+#[test]
+fn reasons_are_bounded_and_leavers_forgotten() {
+    let mut detector = Detector::new();
+    detector.failed(&id(1), 0, 0, "ü".repeat(1000));
+    let reason = detector.last_error(&id(1)).unwrap();
+    assert!(reason.len() <= REASON_BYTES_MAX && reason.chars().all(|c| c == 'ü'));
+    detector.retain(|member| *member != id(1));
+    assert!(detector.reachable(&id(1)) && detector.unreachable().next().is_none());
+}
+
+#[test]
+fn f_what_one_node_sees_is_nobody_elses_business() {
+    // A cannot reach B; C can. They gossip, and still each has its own opinion, and the views say nothing of it.
+    let (mut a, mut c) = (view(0), view(2));
+    let (mut at_a, mut at_c) = (Detector::new(), Detector::new());
+    at_a.failed(&id(1), 0, 10, "timed out".into());
+    at_c.succeeded(&id(1), 0, 10);
+    exchange(&mut a, &mut c);
+    let before = (a.clone(), c.clone());
+    assert_eq!(exchange(&mut a, &mut c), 0);
+    assert_eq!((a, c), before);
+    assert!(!at_a.reachable(&id(1)) && at_c.reachable(&id(1)));
+}
+
+#[test]
+fn gossip_prefers_those_who_answer_and_falls_back_to_seeds() {
+    let mut view = view(0);
+    for number in 1..=4 {
+        exchange(&mut super::support::view(number), &mut view);
+    }
+    let mut detector = Detector::new();
+    detector.failed(&id(2), 0, 1, "timed out".into());
+    let draws = |gossip: Gossip, detector: &Detector| {
+        let mut counts = std::collections::BTreeMap::new();
+        let mut random = super::support::Random::new(7);
+        for _ in 0..10_000 {
+            let target = gossip.next_target(&view, detector, random.next());
+            *counts.entry(format!("{target:?}")).or_insert(0) += 1;
+        }
+        counts
+    };
+    let counts = draws(Gossip::new(2), &detector);
+    println!("{counts:?}");
+    let of = |what: &str| counts.get(what).copied().unwrap_or(0);
+    let seeds = of("Some(Seed(0))") + of("Some(Seed(1))");
+    assert!(
+        (800..1200).contains(&seeds),
+        "a seed in one round of ten: {seeds}"
+    );
+    for number in [1, 3, 4] {
+        let count = of(&format!("Some(Member(node-0{number}))"));
+        assert!((2700..3300).contains(&count), "reachable members alike: {count}");
+    }
+    assert_eq!(counts.len(), 5, "not the unreachable one, not itself: {counts:?}");
+
+    for number in [1, 3, 4] {
+        detector.failed(&id(number), 0, 1, "timed out".into());
+    }
+    let counts = draws(Gossip::new(2), &detector);
+    assert_eq!(
+        counts.keys().collect::<Vec<_>>(),
+        ["Some(Seed(0))", "Some(Seed(1))"],
+        "only seeds are left"
+    );
+    assert_eq!(
+        draws(Gossip::new(0), &detector).len(),
+        4,
+        "without seeds, anybody is worth a try"
+    );
+}
+
+#[test]
+fn gossip_of_a_node_that_knows_nobody() {
+    let (view, detector) = (view(0), Detector::new());
+    assert_eq!(Gossip::new(0).next_target(&view, &detector, 5), None);
+    assert!(
+        matches!(Gossip::new(3).next_target(&view, &detector, 5), Some(Target::Seed(index)) if index < 3)
+    );
+}

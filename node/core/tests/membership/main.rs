@@ -1,0 +1,11 @@
+//! Membership from outside: views and what they exchange (D58, D59), loops of many nodes (D9, D56, D57, D61),
+//! the detector (D62, test F), the persisted form.
+
+// Helpers of tests may unwrap as tests do.
+#![allow(clippy::unwrap_used)]
+
+mod cluster;
+mod detector;
+mod encoding;
+mod support;
+mod view;
