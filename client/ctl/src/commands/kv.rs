@@ -1,0 +1,251 @@
+//! put, get, delete.
+
+use std::fmt::Write as _;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use dynamo_client::{Error, Found, Info, ReadOptions, WriteOptions, Written};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    cli::{Delete, Get, Global, Put, WriteQuorum},
+    connect,
+    failure::{EXIT_SIBLINGS, Failure},
+    output::{self, Columns, Output},
+    values,
+};
+
+/// Of a value in a table.
+const SHOWN_CHARS_MAX: usize = 400;
+
+pub(crate) async fn put(global: &Global, put: &Put, output: Output) -> Result<(), Failure> {
+    let key = put.key.bytes()?;
+    let value = match (&put.value, &put.value_file) {
+        (_, Some(path)) => values::read_value(path)?,
+        (Some(value), None) if value == "-" => values::read_value("-".as_ref())?,
+        (value, None) => value.clone().unwrap_or_default().into(),
+    };
+    let context = put
+        .context
+        .as_deref()
+        .map(values::context)
+        .transpose()?
+        .unwrap_or_default();
+    let client = connect::single(global)?;
+    let written = client
+        .put_with(&key, value, &context, &options(&put.quorum))
+        .await;
+    let written =
+        written.map_err(|error| Failure::client(format!("cannot put {:?}", values::show(&key)), &error))?;
+    output.print(&written_json(&key, &written), |output| {
+        written_text("stored", &written, output)
+    })
+}
+
+pub(crate) async fn delete(global: &Global, delete: &Delete, output: Output) -> Result<(), Failure> {
+    let key = delete.key.bytes()?;
+    let context = delete.context.as_deref().map(values::context).transpose()?;
+    let client = connect::single(global)?;
+    let written = client
+        .delete_with(&key, context.as_ref(), &options(&delete.quorum))
+        .await;
+    let written = written
+        .map_err(|error| Failure::client(format!("cannot delete {:?}", values::show(&key)), &error))?;
+    output.print(&written_json(&key, &written), |output| {
+        written_text("deleted", &written, output)
+    })
+}
+
+pub(crate) async fn get(global: &Global, get: &Get, output: Output) -> Result<(), Failure> {
+    let key = get.key.bytes()?;
+    let client = connect::single(global)?;
+    let read = ReadOptions {
+        r: get.r,
+        pr: get.pr,
+        deadline: None,
+    };
+    let found = match client.get_with(&key, &read).await {
+        Ok(found) => found,
+        Err(error) => return Err(get_failure(&key, &error)),
+    };
+    if !get.raw {
+        return output.print(&found_json(&key, &found), |output| found_text(&found, output));
+    }
+    match found.single() {
+        Some(value) => output::write(value),
+        None => Err(Failure::new(
+            format!("cannot print one value of {:?}", values::show(&key)),
+            format!("it has {} siblings", found.versions.len()),
+        )
+        .hint("`dynamoctl get` without --raw shows them; put the one that shall hold with --context")
+        .with_code(EXIT_SIBLINGS)),
+    }
+}
+
+fn get_failure(key: &[u8], error: &Error) -> Failure {
+    let failure = Failure::client(format!("cannot get {:?}", values::show(key)), error);
+    match error {
+        Error::NotFound { context } if !context.is_none() => failure.hint(format!(
+            "it was deleted; to put it again pass --context {}",
+            values::token(context)
+        )),
+        _ => failure,
+    }
+}
+
+fn options(quorum: &WriteQuorum) -> WriteOptions {
+    WriteOptions {
+        w: quorum.w,
+        pw: quorum.pw,
+        dw: quorum.dw,
+        ..WriteOptions::default()
+    }
+}
+
+fn written_text(what: &str, written: &Written, output: Output) -> String {
+    let by = if written.info.coordinator.is_empty() {
+        String::new()
+    } else {
+        format!(
+            " (coordinator {}, {} acks)",
+            written.info.coordinator, written.acks
+        )
+    };
+    let token = values::token(&written.context);
+    if output.is_terminal() {
+        format!("{what}{by}\ncontext: {token}")
+    } else {
+        format!("{what}\ncontext: {token}")
+    }
+}
+
+fn found_text(found: &Found, output: Output) -> String {
+    let mut columns = Columns::new(&["VALUE", "BYTES", "WRITTEN"], &[1]);
+    for version in &found.versions {
+        columns.row([
+            shorten(&values::show(&version.value)),
+            version.value.len().to_string(),
+            time(version.written_at_ms),
+        ]);
+    }
+    let mut text = output.table(&columns);
+    if found.versions.len() > 1 {
+        let _ = write!(
+            text,
+            "\n{} siblings: put the value that shall hold with this context",
+            found.versions.len()
+        );
+    }
+    if found.deleted_concurrently {
+        text.push_str("\na delete was concurrent with a value");
+    }
+    let _ = write!(text, "\ncontext: {}", values::token(&found.context));
+    text
+}
+
+/// A cell of one line: control characters escaped, the rest cut.
+fn shorten(text: &str) -> String {
+    let mut shown = String::new();
+    for (index, c) in text.chars().enumerate() {
+        if index == SHOWN_CHARS_MAX {
+            shown.push('…');
+            break;
+        }
+        if c.is_control() {
+            shown.extend(c.escape_default());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
+}
+
+fn time(ms: u64) -> String {
+    let time = i64::try_from(ms)
+        .ok()
+        .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    time.filter(|_| ms > 0)
+        .map(|time| time.to_string())
+        .unwrap_or_default()
+}
+
+/// `name` for text, `name_b64` for anything else, as in files of records.
+fn put_bytes(object: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => object.insert(name.to_owned(), text.into()),
+        Err(_) => object.insert(format!("{name}_b64"), STANDARD.encode(bytes).into()),
+    };
+}
+
+fn written_json(key: &[u8], written: &Written) -> Value {
+    let mut object = Map::new();
+    put_bytes(&mut object, "key", key);
+    object.insert("context".to_owned(), values::token(&written.context).into());
+    object.insert("acks".to_owned(), written.acks.into());
+    object.insert("primaries".to_owned(), written.primaries.into());
+    object.insert("durable".to_owned(), written.durable.into());
+    object.insert("info".to_owned(), info_json(&written.info));
+    object.into()
+}
+
+fn found_json(key: &[u8], found: &Found) -> Value {
+    let versions = found.versions.iter().map(|version| {
+        let mut object = Map::new();
+        put_bytes(&mut object, "value", &version.value);
+        object.insert("written_at_ms".to_owned(), version.written_at_ms.into());
+        Value::from(object)
+    });
+    let mut object = Map::new();
+    put_bytes(&mut object, "key", key);
+    object.insert("versions".to_owned(), versions.collect());
+    object.insert("context".to_owned(), values::token(&found.context).into());
+    object.insert(
+        "deleted_concurrently".to_owned(),
+        found.deleted_concurrently.into(),
+    );
+    object.insert("info".to_owned(), info_json(&found.info));
+    object.into()
+}
+
+fn info_json(info: &Info) -> Value {
+    let [n, r, w, pr, pw, dw] = info.quorum;
+    json!({
+        "ring_epoch": info.ring_epoch,
+        "coordinator": info.coordinator,
+        "hops": info.hops,
+        "acks": info.acks,
+        "fallbacks_counted": info.fallbacks_counted,
+        "quorum": { "replicas": n, "r": r, "w": w, "pr": pr, "pw": pw, "dw": dw },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use dynamo_client::Context;
+
+    use super::*;
+
+    #[test]
+    fn cells_stay_on_one_line() {
+        assert_eq!(shorten("a\nb\u{1b}[31m"), "a\\nb\\u{1b}[31m");
+        assert_eq!(shorten(&"ä".repeat(500)).chars().count(), SHOWN_CHARS_MAX + 1);
+    }
+
+    #[test]
+    fn times_are_for_people_and_unknown_ones_are_empty() {
+        assert_eq!(time(1_700_000_000_123), "2023-11-14T22:13:20.123Z");
+        assert_eq!((time(0), time(u64::MAX)), (String::new(), String::new()));
+    }
+
+    #[test]
+    fn an_absent_key_with_tombstones_tells_its_context() {
+        let context = Context::from_bytes("seen");
+        let failure = get_failure(
+            b"k",
+            &Error::NotFound {
+                context: context.clone(),
+            },
+        );
+        assert!(failure.to_string().contains(&values::token(&context)));
+        assert_eq!(failure.code(), crate::failure::EXIT_NOT_FOUND);
+    }
+}

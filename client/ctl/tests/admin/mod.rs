@@ -1,0 +1,183 @@
+//! A node's admin service that always says the same.
+
+use dynamo_proto::{
+    admin::{
+        ActorCounter, BootstrapRequest, BootstrapResponse, InspectRequest, InspectResponse, JoinRequest,
+        JoinResponse, LocalGetRequest, LocalGetResponse, MemberShare, MembershipLogRequest,
+        MembershipLogResponse, PeerInfo, PeersRequest, PeersResponse, PreferenceEntry, PreferenceListRequest,
+        PreferenceListResponse, ReplicaState, RingRequest, RingResponse, SiblingInfo, StatusRequest,
+        StatusResponse,
+        admin_server::{Admin, AdminServer},
+        status_response::State,
+    },
+    v1,
+};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status};
+
+/// Starts it; its address.
+pub(crate) async fn start() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let service = AdminServer::new(Fake {
+        address: address.clone(),
+    });
+    tokio::spawn(
+        tonic::transport::Server::builder()
+            .add_service(service)
+            .serve_with_incoming(TcpListenerStream::new(listener)),
+    );
+    address
+}
+
+struct Fake {
+    address: String,
+}
+
+fn member(id: &str, zone: &str) -> v1::RingMember {
+    v1::RingMember {
+        member_id: id.into(),
+        zone: zone.into(),
+        weight: 1,
+        client_address: format!("{id}:7700"),
+    }
+}
+
+fn replica(id: &str, digest: u64) -> ReplicaState {
+    ReplicaState {
+        member_id: id.into(),
+        present: true,
+        digest,
+        seen: vec![ActorCounter {
+            incarnation_id: 1,
+            epoch: 1,
+            counter: 2,
+            beyond: vec![4],
+        }],
+        siblings: vec![SiblingInfo {
+            incarnation_id: 1,
+            epoch: 1,
+            counter: 2,
+            value_bytes: 6,
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+#[tonic::async_trait]
+impl Admin for Fake {
+    async fn bootstrap(
+        &self,
+        request: Request<BootstrapRequest>,
+    ) -> Result<Response<BootstrapResponse>, Status> {
+        let request = request.into_inner();
+        if request.cluster_id.len() != 16 || request.members.len() != 2 || request.factor != 2 {
+            return Err(Status::invalid_argument("not as the test asks"));
+        }
+        Ok(Response::new(BootstrapResponse {
+            ring_epoch: 1,
+            ring_hash: 7,
+            created: true,
+        }))
+    }
+
+    async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
+        if request.into_inner().member_id != "n2" {
+            return Err(Status::failed_precondition("the node is member n2 already"));
+        }
+        Ok(Response::new(JoinResponse { joined: true }))
+    }
+
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        let mut status = StatusResponse {
+            member_id: "n1".into(),
+            zone: "a".into(),
+            ring_epoch: 3,
+            tokens: 4,
+            partitions: 8,
+            release: "0.1.0".into(),
+            ..Default::default()
+        };
+        status.set_state(State::Valid);
+        Ok(Response::new(status))
+    }
+
+    async fn ring(&self, _: Request<RingRequest>) -> Result<Response<RingResponse>, Status> {
+        let ring = v1::Ring {
+            cluster_id: vec![1; 16].into(),
+            epoch: 3,
+            hash: 9,
+            factor: 2,
+            members: vec![member("n1", "a"), member("n2", "b")],
+            owners: vec![0, 1, 0, 1, 0, 1, 0, 1],
+        };
+        let share = |id: &str| MemberShare {
+            member_id: id.into(),
+            tokens: 4,
+            partitions: 8,
+        };
+        Ok(Response::new(RingResponse {
+            ring: Some(ring),
+            shares: vec![share("n1"), share("n2")],
+        }))
+    }
+
+    async fn preference_list(
+        &self,
+        _: Request<PreferenceListRequest>,
+    ) -> Result<Response<PreferenceListResponse>, Status> {
+        let entry = |id: &str, primary| PreferenceEntry {
+            member_id: id.into(),
+            zone: "a".into(),
+            primary,
+            reachable: true,
+        };
+        Ok(Response::new(PreferenceListResponse {
+            key_hash: 42,
+            partition: 3,
+            ring_epoch: 3,
+            entries: vec![entry("n1", true), entry("n2", true), entry("n3", false)],
+        }))
+    }
+
+    async fn inspect(&self, _: Request<InspectRequest>) -> Result<Response<InspectResponse>, Status> {
+        Ok(Response::new(InspectResponse {
+            replicas: vec![replica("n1", 1), replica("n2", 2)],
+        }))
+    }
+
+    async fn local_get(&self, _: Request<LocalGetRequest>) -> Result<Response<LocalGetResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn membership_log(
+        &self,
+        _: Request<MembershipLogRequest>,
+    ) -> Result<Response<MembershipLogResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn peers(&self, _: Request<PeersRequest>) -> Result<Response<PeersResponse>, Status> {
+        let me = PeerInfo {
+            member_id: "n1".into(),
+            zone: "a".into(),
+            member: true,
+            reachable: true,
+            admin_address: self.address.clone(),
+            ..Default::default()
+        };
+        let other = PeerInfo {
+            member_id: "n2".into(),
+            member: true,
+            last_error: "connection refused".into(),
+            // Nothing listens on the discard port of a test machine's loopback.
+            admin_address: "127.0.0.1:9".into(),
+            ..Default::default()
+        };
+        Ok(Response::new(PeersResponse {
+            peers: vec![me, other],
+        }))
+    }
+}

@@ -1,0 +1,53 @@
+//! Async client of a Dynamo cluster: gets, puts and deletes that survive the loss of nodes, with typed errors.
+//!
+//! A [`Client`] keeps the cluster's ring, sends each request straight to a replica of its key (paper: §6.4, "client-driven
+//! coordination"), retries on other replicas within one deadline, and reports truthfully what became of a write.
+//! A get returns *all* causally unrelated values and one opaque [`Context`]; the put that resolves them passes it back (§4.4).
+//!
+//! ```no_run
+//! # async fn demo() -> Result<(), dynamo_client::Error> {
+//! use dynamo_client::{Client, Context};
+//!
+//! let client = Client::builder().endpoint("127.0.0.1:7700").connect().await?;
+//! client.put("cart:alice", "potato", &Context::none()).await?;
+//! let found = client.get("cart:alice").await?;
+//! for value in found.values() {
+//!     println!("{}", String::from_utf8_lossy(value));
+//! }
+//! // Read, resolve, write back: the closure sees every sibling.
+//! client.resolve("cart:alice", |siblings| siblings.join(&b","[..])).await?;
+//! # Ok(()) }
+//! ```
+//!
+//! Modules in reading order: [`Client`] (`client`, `batch`, `listing`), its [`Builder`] (`config`), values (`types`),
+//! [`Error`] (`error`); then the machinery: `attempts` decides whether and when to try again, `routing` where, `nodes`
+//! keeps one channel and the local opinion per node, `background` refreshes the ring and probes nodes put aside.
+
+mod client;
+
+mod batch;
+
+mod listing;
+
+mod config;
+
+mod types;
+
+mod error;
+
+mod attempts;
+
+mod status;
+
+mod routing;
+
+mod nodes;
+
+mod background;
+
+pub use batch::PutEntry;
+pub use client::Client;
+pub use config::Builder;
+pub use error::{Detail, Error, Outcome};
+pub use listing::{KeyPage, ListOptions};
+pub use types::{Context, Found, Info, OpId, ReadOptions, Replicas, Value, WriteOptions, Written};
