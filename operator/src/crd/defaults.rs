@@ -1,0 +1,124 @@
+//! What a field is when it is left out. The same values are defaults in the CRD's schema.
+
+use super::{
+    Durability, Limits, Placement, Quantity, Replication, ResourceAmounts, Resources, Ring, Storage,
+    WhenDeleted,
+};
+
+/// Members of a cluster.
+pub const MEMBERS: i32 = 3;
+/// N.
+pub const FACTOR: i32 = 3;
+/// Q.
+pub const PARTITIONS: i32 = 256;
+/// Weight of a member.
+pub const WEIGHT: i32 = 1;
+
+pub(super) fn members() -> i32 {
+    MEMBERS
+}
+
+pub(super) fn factor() -> i32 {
+    FACTOR
+}
+
+pub(super) fn partitions() -> i32 {
+    PARTITIONS
+}
+
+pub(super) fn weight() -> i32 {
+    WEIGHT
+}
+
+pub(super) fn size() -> Quantity {
+    "1Gi".into()
+}
+
+pub(super) fn interval_ms() -> i32 {
+    1000
+}
+
+pub(super) fn value_bytes_max() -> i32 {
+    1 << 20
+}
+
+pub(super) fn connections_max() -> i32 {
+    4096
+}
+
+pub(super) fn requests_in_flight_max() -> i32 {
+    1024
+}
+
+pub(super) fn requests() -> ResourceAmounts {
+    ResourceAmounts {
+        cpu: Some("100m".into()),
+        memory: Some("128Mi".into()),
+    }
+}
+
+impl Default for Replication {
+    fn default() -> Self {
+        Self {
+            factor: FACTOR,
+            read_quorum: None,
+            write_quorum: None,
+        }
+    }
+}
+
+impl Default for Ring {
+    fn default() -> Self {
+        Self {
+            partitions: PARTITIONS,
+        }
+    }
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Self {
+            size: size(),
+            storage_class_name: None,
+            when_deleted: WhenDeleted::default(),
+        }
+    }
+}
+
+impl Default for Durability {
+    fn default() -> Self {
+        Self {
+            mode: super::DurabilityMode::default(),
+            interval_ms: interval_ms(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            value_bytes_max: value_bytes_max(),
+            connections_max: connections_max(),
+            requests_in_flight_max: requests_in_flight_max(),
+        }
+    }
+}
+
+impl Default for Resources {
+    fn default() -> Self {
+        Self {
+            requests: requests(),
+            limits: ResourceAmounts::default(),
+        }
+    }
+}
+
+impl Default for Placement {
+    fn default() -> Self {
+        Self {
+            host_anti_affinity: super::HostAntiAffinity::default(),
+            tolerations: Vec::new(),
+            node_selector: std::collections::BTreeMap::new(),
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! The operator against a real kube-apiserver (K1, K2, K4, K11, K15, K18, K19, K23, K25, K29, K32, K33, K34).
+//!
+//! Only etcd and kube-apiserver run; StatefulSets are made pods by a small script ([`kubelet`]), and nodes are fakes that
+//! keep their volumes ([`nodes`]). The operator acts under the very RBAC rules of the chart.
+#![allow(unreachable_pub, reason = "modules of one test")]
+
+mod faults;
+mod kubelet;
+mod nodes;
+mod server;
+mod world;
+
+mod crash;
+mod install;
+mod life;
+mod process;
+mod specs;
