@@ -15,7 +15,7 @@ use dynamo_local::{Error, LocalRing, Settings, program};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
-    cli::Cli,
+    cli::{Cli, Place},
     console::{Console, Ended},
     show::say,
     tour::{Ctl, Pace, Tour},
@@ -65,7 +65,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
     };
     say(show::banner(&ring, began.elapsed()));
     let code = serve(&cli, &mut ring, Ctl::new(ctl), &mut signals).await;
-    let stopped = stop(ring, &mut signals).await;
+    let stopped = stop(ring, &place, &mut signals).await;
     drop(place);
     let code = code?;
     Ok(if stopped { code } else { ExitCode::FAILURE })
@@ -140,9 +140,8 @@ async fn run_command(
 }
 
 /// Stops all nodes; `false` if that did not go as it should.
-async fn stop(mut ring: LocalRing, signals: &mut Signals) -> bool {
+async fn stop(mut ring: LocalRing, place: &Place, signals: &mut Signals) -> bool {
     let began = Instant::now();
-    let dir = ring.dir().to_owned();
     show::progress(&format!("stopping {} nodes", ring.nodes().len()));
     let result = tokio::select! {
         result = ring.stop("all") => result,
@@ -154,10 +153,13 @@ async fn stop(mut ring: LocalRing, signals: &mut Signals) -> bool {
     if let Err(error) = &result {
         show::complain(error);
     }
+    let rest = match place {
+        Place::Kept(_) => format!("data and logs stay in {}", ring.dir().display()),
+        Place::Temporary(_) => "its data are removed".to_owned(),
+    };
     show::progress(&format!(
-        "stopped in {:.1} s; data and logs are in {}",
-        began.elapsed().as_secs_f32(),
-        dir.display()
+        "stopped in {:.1} s; {rest}",
+        began.elapsed().as_secs_f32()
     ));
     result.is_ok()
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use dynamo_local::LocalRing;
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
-use support::{Writers, client, folder, lost, settings};
+use support::{KeyHistory, Writers, client, folder, lost, settings};
 
 /// The issue asks for so many.
 const KILLS: u32 = 100;
@@ -79,4 +79,21 @@ async fn a_hundred_kills_lose_no_acknowledged_write() {
         history.failures
     );
     ring.stop("all").await.unwrap();
+}
+
+/// The checker itself: what a found value covers, directly or through others, is not lost; anything else is.
+#[test]
+fn the_checker_tells_covered_from_lost() {
+    let mut history = KeyHistory::default();
+    // 1 <- 2 <- 3, and 4 beside them, which read nothing. 3 was never acknowledged.
+    for (write, covers) in [(1, vec![]), (2, vec![1]), (3, vec![2]), (4, vec![])] {
+        history.covers.insert(write, covers.into_iter().collect());
+    }
+    history.acked.extend([1, 2, 4]);
+    let lost = |found: &[u64]| history.lost(&found.iter().copied().collect());
+    assert!(lost(&[2, 4]).is_empty());
+    assert!(lost(&[3, 4]).is_empty());
+    assert_eq!(lost(&[1, 4]), [2]);
+    assert_eq!(lost(&[3]), [4]);
+    assert_eq!(lost(&[]), [1, 2, 4]);
 }

@@ -47,9 +47,9 @@ pub(super) fn database_options(options: RocksOptions) -> Options {
     let mut database = Options::default();
     database.create_if_missing(true);
     database.create_missing_column_families(true);
-    // What recovery replays it writes to synced files before the database is open (that is the default).
-    // Recovery stops at the first torn record of the log, which is a prefix of what was written. Log files are not
-    // recycled: in a recycled one, a damaged record in the middle looks like the end.
+    // Recovery stops at the first torn record of the log, which leaves a prefix of what was written. What it replays it
+    // writes to synced files before the database is open (RocksDB's default). Log files are not recycled: in a recycled
+    // one, a damaged record in the middle looks like the end.
     database.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     database.set_recycle_log_file_num(0);
     database.set_track_and_verify_wals_in_manifest(true);
@@ -97,9 +97,9 @@ pub(super) fn family_options(space: Space, options: RocksOptions, cache: &Cache)
     family.set_memtable_prefix_bloom_ratio(0.02);
     family.set_memtable_whole_key_filtering(true);
     family.set_level_compaction_dynamic_level_bytes(true);
-    // The two upper levels are short-lived: compressing them costs more than it saves.
+    // Files of the first level are soon rewritten: compressing them costs more than it saves.
     let (none, lz4) = (DBCompressionType::None, DBCompressionType::Lz4);
-    family.set_compression_per_level(&[none, none, lz4, lz4, lz4, lz4, lz4]);
+    family.set_compression_per_level(&[none, lz4, lz4, lz4, lz4, lz4, lz4]);
     family
 }
 
