@@ -136,7 +136,7 @@ fn spawn_local(node: &Arc<Node>, command: &Command, arrivals: mpsc::Sender<Arriv
             )),
             other => Arrival::Event(PutEvent::LocalDone(other.map_err(|error| {
                 tracing::warn!(key_hash = %key.hash(), %error, "the local write failed");
-                ReplicaFailure { sent: true, kind: FailureKind::Storage }
+                ReplicaFailure { sent: matches!(error, WriteError::Storage(_)), kind: FailureKind::Storage }
             }))),
         };
         let _ = arrivals.send(arrival).await;
