@@ -153,9 +153,10 @@ impl std::fmt::Display for Detail {
         if !self.reason.is_empty() {
             write!(f, " [{}]", self.reason)?;
         }
-        if self.attempts > 0 {
-            write!(f, "; {} attempts, the last at {}", self.attempts, self.node)?;
+        match self.attempts {
+            0 => Ok(()),
+            1 => write!(f, "; asked {}", self.node),
+            attempts => write!(f, "; {attempts} attempts, the last at {}", self.node),
         }
-        Ok(())
     }
 }

@@ -29,9 +29,6 @@ use crate::{
     telemetry::metrics::Operation,
 };
 
-/// What a forwarder keeps of the client's time for the way of the answer, at most.
-const FORWARD_MARGIN: Duration = Duration::from_millis(50);
-
 /// The client service.
 pub(crate) struct KvService {
     node: Arc<Node>,
@@ -141,7 +138,7 @@ impl KeyValue for KvService {
 impl KvService {
     fn begin<T>(&self, request: Request<T>) -> (Deadline, T) {
         let asked = grpc_timeout(request.metadata());
-        (Deadline::after(asked, self.node.config().limits.request_timeout_ms), request.into_inner())
+        (Deadline::within(asked, self.node.config().limits.request_timeout_ms), request.into_inner())
     }
 }
 
@@ -381,7 +378,7 @@ pub(crate) async fn coordinate_forwarded(
     request: peer::CoordinateRequest,
 ) -> Result<peer::CoordinateResponse, Status> {
     use peer::{coordinate_request::Request as Asked, coordinate_response::Response as Answer};
-    let deadline = Deadline::after(Some(Duration::from_millis(request.timeout_ms.into())), 0);
+    let deadline = Deadline::within(Some(Duration::from_millis(request.timeout_ms.into())), 0);
     let _permit = node.admit()?;
     let placed = node.placed().map_err(Failure::not_applied)?;
     let answer = match request.request {
@@ -425,8 +422,8 @@ async fn forward(
     for candidate in put::forward_targets(&candidates) {
         let Some(to) = placed.to(node, &candidate.member) else { continue };
         let remaining = deadline.remaining();
-        // The coordinator gives up a little earlier, so that its own answer comes before its silence is held against it.
-        let timeout_ms = remaining.saturating_sub((remaining / 10).min(FORWARD_MARGIN)).as_millis() as u32;
+        // The coordinator gives up a little before that, and its answer comes before its silence is held against it.
+        let timeout_ms = remaining.as_millis() as u32;
         let request =
             peer::CoordinateRequest { header: Some(to.header.clone()), timeout_ms, request: Some(request.clone()) };
         // A task of its own: what a dead peer costs is learned even if the client does not wait for it.

@@ -23,11 +23,16 @@ const ARRIVALS_MAX: usize = 32;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Deadline(Instant);
 
+/// What is kept of the time that a caller waits for the way of the answer, at most; never more than a tenth of it.
+const ANSWER_MARGIN: Duration = Duration::from_millis(50);
+
 impl Deadline {
-    /// `asked` from now, or the default where a client names none; never more than the longest that is allowed.
-    pub(crate) fn after(asked: Option<Duration>, default_ms: u64) -> Self {
+    /// A little before a caller stops waiting, so that the truth about a write reaches it in time: `asked` from now, or
+    /// the default where a client names none; never more than the longest that is allowed.
+    pub(crate) fn within(asked: Option<Duration>, default_ms: u64) -> Self {
         let longest = Duration::from_millis(REQUEST_TIMEOUT_MS_MAX);
-        Self(Instant::now() + asked.unwrap_or(Duration::from_millis(default_ms)).min(longest))
+        let waits = asked.unwrap_or(Duration::from_millis(default_ms)).min(longest);
+        Self(Instant::now() + waits.saturating_sub((waits / 10).min(ANSWER_MARGIN)))
     }
 
     pub(crate) fn remaining(self) -> Duration {
