@@ -23,7 +23,7 @@ die() {
 minutes() { printf '%d:%02d' $(($1 / 60)) $(($1 % 60)); }
 
 # How the script was called: its leading comment.
-usage() { sed -n '2,/^[^#]/{s/^# \{0,1\}//p}' "$0"; }
+usage() { sed -n '2,/^[^#]/{/^# shellcheck/!s/^# \{0,1\}//p}' "$0"; }
 
 # The workspace's version.
 version() { sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml; }
@@ -59,5 +59,6 @@ end_group() {
 
 # Scripts with more to clean up replace the first of these.
 trap 'end_group 5' EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM HUP
+# A signal may come twice, to the group and from the parent: the second must not end the clean-up of the first.
+trap 'trap "" INT TERM HUP; exit 130' INT
+trap 'trap "" INT TERM HUP; exit 143' TERM HUP

@@ -1,1 +1,23 @@
-//! Placeholder.
+//! What the tests on a real cluster stand on.
+//!
+//! The tests themselves are in `tests/cluster`, the checks of the repository in `tests/tidy.rs`. Modules in reading order:
+//! [`command`] runs programs, [`wait`] waits for conditions, [`cluster`] is the Kubernetes under test, [`forward`] reaches
+//! a pod's port, [`evidence`] keeps what explains a failure; [`records`] are the real data, [`report`] the lines that
+//! the loader prints, [`workload`] what it does, [`loader`] runs it in the cluster.
+
+pub mod command;
+pub mod wait;
+
+pub mod cluster;
+
+pub mod forward;
+
+pub mod evidence;
+
+pub mod records;
+
+pub mod report;
+
+pub mod workload;
+
+pub mod loader;

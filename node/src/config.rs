@@ -409,12 +409,12 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_key_is_refused_with_its_name_and_place() {
+    fn an_unknown_key_is_refused_with_the_known_ones() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("node.yaml");
         std::fs::write(&path, "dataDri: /tmp\n").unwrap();
         let error = Config::load(&flags(&["--config", path.to_str().unwrap()])).unwrap_err().to_string();
-        assert!(error.contains("dataDri") && error.contains("line 1"), "{error}");
+        assert!(error.contains("`dataDri`") && error.contains("`dataDir`"), "{error}");
     }
 
     #[test]

@@ -168,7 +168,8 @@ async fn wait_for_crd(client: &Client, namespaces: &[String], readiness: &Readin
             Ok(_) => break,
             Err(error) => error,
         };
-        let missing = matches!(&error, kube::Error::Api(status) if status.is_not_found());
+        // Not `is_not_found()`: an unknown group is answered with plain text, which has no reason.
+        let missing = matches!(&error, kube::Error::Api(status) if status.code == 404);
         let why = if missing {
             "WaitingForCRD: install crds/dynamoclusters.yaml, or the chart with crds.install=true".to_owned()
         } else {

@@ -50,7 +50,7 @@ enum Command {
 }
 
 const HELP: &str = "\
-  status           every node: its process, its state, its data
+\x20 status           every node: its process, its state, its data
   tour             put, concurrent puts, siblings; a zone lost and brought back
   kill TARGET      SIGKILL, as a crash would be; TARGET is node-1, zone-a or all
   start TARGET     starts what does not run, and waits until it serves

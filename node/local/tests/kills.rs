@@ -38,9 +38,11 @@ async fn a_hundred_kills_lose_no_acknowledged_write() {
 
     let began = Instant::now();
     for _ in 0..KILLS {
+        // Random moments are what this test is about, so here time passes and no condition is waited for.
         tokio::time::sleep(Duration::from_millis(random.random_range(PAUSE_MS))).await;
         let victim = format!("node-{}", random.random_range(1..=NODES));
         ring.kill(&victim).await.unwrap();
+        // As above.
         tokio::time::sleep(Duration::from_millis(random.random_range(DOWN_MS))).await;
         ring.launch(&victim).unwrap();
         let ended = ring.ended();

@@ -106,6 +106,7 @@ async fn the_loss_of_a_zone_stops_nothing() {
     let epoch = ring.status("node-2").await.unwrap().ring_epoch;
     let kv = client(&ring).await;
     let load = Writers::start(&kv, 4, 50, 1);
+    // Some writes from before the loss are to be in the history; how many does not matter.
     tokio::time::sleep(Duration::from_secs(1)).await;
     ring.kill("zone-a").await.unwrap();
     let watched = client(&ring).await;

@@ -1,18 +1,18 @@
 //! From a spec to a serving cluster, once and no more.
 
-use dynamo_operator::controller::names;
+use dynamo_operator::{
+    controller::{apply, build, names, observe, plan, validate},
+    crd::DynamoCluster,
+};
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
-    core::v1::{Pod, Service, ServiceAccount},
+    core::v1::{Service, ServiceAccount},
     policy::v1::PodDisruptionBudget,
 };
 use kube::{Api, ResourceExt as _, api::ListParams};
 use serde_json::json;
 
-use super::{
-    faults::Faults,
-    world::{World, message, ready_reason, truth},
-};
+use super::world::{World, message, ready_reason, truth};
 
 /// K1, K2, K4, K32: the sample comes to Ready under the chart's RBAC, in a namespace that enforces the restricted
 /// profile, and every object is taken by a real API server.
@@ -275,9 +275,46 @@ async fn k34_decisions_upon_old_versions_change_nothing() {
     // The cache still holds the cluster that was deleted: same name, other UID.
     operator.pass(&old).await.unwrap();
     assert_eq!(world.versions().await, versions);
+}
 
-    // A restart decided upon a pod that has been made again since is refused by its UID.
-    let pods: Api<Pod> = world.api();
-    assert!(pods.list(&ListParams::default()).await.unwrap().items.is_empty());
-    assert!(!Faults::default().dead());
+/// K34: two operators decide upon the same pod; it is made again in between; the slower one's delete is refused.
+#[tokio::test]
+async fn k34_a_restart_decided_upon_an_older_pod_is_refused() {
+    let (world, fast) = World::serving("preconditions", json!({})).await;
+    world.change("demo", json!({"logLevel": "debug"})).await.unwrap();
+    // Writes the new template, which Kubernetes then sees.
+    fast.pass(&world.get("demo").await).await.unwrap();
+    world.kubelet.turn().await;
+
+    let slow = world.operator();
+    let (client, admin) = (&slow.context.client, &slow.context.admin);
+    let source = world.get("demo").await;
+    let observed = observe::observe(client, admin, &source).await.unwrap();
+    let cluster = validate::validate(&source, &observed, &slow.context.defaults).unwrap();
+    let desired = build::build(&cluster).unwrap();
+    let plan = plan::plan(&cluster, &desired, &observed, &source);
+    let plan::Step::Restart { pod, uid, .. } = &plan.step else {
+        panic!("{:?}", plan.step)
+    };
+
+    fast.pass(&source).await.unwrap();
+    world.kubelet.turn().await;
+    world.kubelet.turn().await;
+    let made_again = world.pod(pod).await;
+    assert_ne!(made_again.uid().as_ref(), Some(uid));
+
+    let work = apply::Work {
+        source: &source,
+        cluster: &cluster,
+        observed: &observed,
+        plan: &plan,
+    };
+    let (done, error) = apply::apply(client, admin, work, desired).await;
+    assert!(done.is_empty(), "{done:?}");
+    assert!(
+        matches!(error, Some(apply::ApplyError::Restart { .. })),
+        "{error:?}"
+    );
+    assert_eq!(world.pod(pod).await.uid(), made_again.uid());
+    assert!(world.pod(pod).await.metadata.deletion_timestamp.is_none());
 }

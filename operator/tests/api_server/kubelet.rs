@@ -203,6 +203,21 @@ impl Kubelet {
                     .delete(&object.name_any(), &DeleteParams::default())
                     .await
                     .unwrap();
+                // No pod uses a claim any more: its protection ends.
+                let free = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+                if self
+                    .api::<K>()
+                    .get_opt(&object.name_any())
+                    .await
+                    .unwrap()
+                    .is_some()
+                {
+                    let params = PatchParams::default();
+                    self.api::<K>()
+                        .patch(&object.name_any(), &params, &free)
+                        .await
+                        .unwrap();
+                }
             }
         }
     }

@@ -1,8 +1,9 @@
-//! The operator as a process: waits for its CRD, leads by a lease, hands it over, stops on SIGTERM.
+//! The operator as a process, with the rights of the chart's ServiceAccount: waits for its CRD, leads by a lease, hands it over, stops on SIGTERM.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
+    path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{Receiver, channel},
     time::{Duration, Instant},
@@ -25,19 +26,19 @@ struct Process {
 }
 
 impl Process {
-    fn start(server: &Server, name: &str) -> Self {
+    fn start(kubeconfig: &Path, name: &str) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_dynamo-operator"))
             .args([
                 "run",
                 "--http-listen",
                 "127.0.0.1:0",
                 "--lease-namespace",
-                "default",
+                "dynamo-system",
                 "--lease-duration-s",
                 "6",
             ])
             .args(["--identity", name])
-            .env("KUBECONFIG", &server.kubeconfig)
+            .env("KUBECONFIG", kubeconfig)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -119,7 +120,9 @@ impl Drop for Process {
 async fn the_process_waits_for_its_crd_leads_hands_over_and_stops() {
     let server = Server::start();
     server.wait().await;
-    let mut one = Process::start(&server, "one");
+    server.install_rbac().await;
+    let kubeconfig = server.operators_kubeconfig().await;
+    let mut one = Process::start(&kubeconfig, "one");
     one.eventually("/readyz", "WaitingForCRD: install crds/dynamoclusters.yaml")
         .await;
     assert!(
@@ -128,10 +131,11 @@ async fn the_process_waits_for_its_crd_leads_hands_over_and_stops() {
     );
 
     server.install_crd().await;
+    server.add_k8s_nodes(&["a"]).await;
     one.eventually("/readyz", "200 OK").await;
     one.log("leading");
     one.eventually("/metrics", "dynamo_operator_leader 1").await;
-    let mut two = Process::start(&server, "two");
+    let mut two = Process::start(&kubeconfig, "two");
     two.log("waiting for the lease");
     assert!(two.get("/readyz").contains("200 OK"), "a standby is ready");
     assert!(two.get("/metrics").contains("dynamo_operator_leader 0"));
@@ -168,7 +172,7 @@ async fn the_process_waits_for_its_crd_leads_hands_over_and_stops() {
     // SIGTERM: clean end, and the lease is handed over at once.
     assert!(one.terminate().success());
     two.log("leading");
-    let leases = Api::<Lease>::namespaced(server.client(), "default");
+    let leases = Api::<Lease>::namespaced(server.client(), "dynamo-system");
     let holder = leases
         .get("dynamo-operator")
         .await

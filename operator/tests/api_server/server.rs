@@ -101,13 +101,7 @@ impl Server {
         let [etcd, peer, port] = free_ports();
         let url = format!("https://127.0.0.1:{port}");
         let kubeconfig = dir.join("kubeconfig");
-        let text = serde_yaml::to_string(&json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "test",
-            "clusters": [{"name": "test", "cluster": {"server": url, "insecure-skip-tls-verify": true}}],
-            "users": [{"name": "test", "user": {"token": "admin"}}],
-            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
-        }));
-        std::fs::write(&kubeconfig, text.unwrap()).unwrap();
+        write_kubeconfig(&kubeconfig, &url, "admin");
         let shell = Command::new("sh")
             .args(["-c", SCRIPT])
             .env("DIR", &dir)
@@ -181,7 +175,7 @@ impl Server {
     }
 
     /// What the chart gives the operator, rendered by helm.
-    async fn install_rbac(&self) {
+    pub async fn install_rbac(&self) {
         let namespace = Namespace {
             metadata: ObjectMeta {
                 name: Some("dynamo-system".into()),
@@ -224,6 +218,18 @@ impl Server {
         }
     }
 
+    /// A kubeconfig with a token of the operator's own ServiceAccount, as its pod would have.
+    pub async fn operators_kubeconfig(&self) -> PathBuf {
+        let path = "/api/v1/namespaces/dynamo-system/serviceaccounts/op-dynamo-operator/token";
+        let body = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"audiences": []}});
+        let request = http::Request::post(path).header("content-type", "application/json");
+        let request = request.body(serde_json::to_vec(&body).unwrap()).unwrap();
+        let answer: Value = self.client().request(request).await.unwrap();
+        let path = self.kubeconfig.with_file_name("operator.kubeconfig");
+        write_kubeconfig(&path, &self.url, answer["status"]["token"].as_str().unwrap());
+        path
+    }
+
     async fn apply(&self, object: Value) {
         let object: DynamicObject = serde_json::from_value(object).unwrap();
         let types = object.types.clone().unwrap();
@@ -243,7 +249,7 @@ impl Server {
         .unwrap();
     }
 
-    async fn add_k8s_nodes(&self, zones: &[&str]) {
+    pub async fn add_k8s_nodes(&self, zones: &[&str]) {
         let api = Api::<Node>::all(self.client());
         for zone in zones {
             let node = json!({"metadata": {
@@ -258,6 +264,16 @@ impl Server {
                 .unwrap();
         }
     }
+}
+
+fn write_kubeconfig(path: &Path, url: &str, token: &str) {
+    let text = serde_yaml::to_string(&json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "test",
+        "clusters": [{"name": "test", "cluster": {"server": url, "insecure-skip-tls-verify": true}}],
+        "users": [{"name": "test", "user": {"token": token}}],
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+    }));
+    std::fs::write(path, text.unwrap()).unwrap();
 }
 
 /// Ports that nobody listens on now.

@@ -98,11 +98,16 @@ impl World {
             "apiVersion": "dynamo.rs/v1alpha1", "kind": "DynamoCluster",
             "metadata": {"name": name, "namespace": self.namespace}, "spec": spec,
         });
-        // As `kubectl apply --server-side` does: without defaults filled in by our types, unknown fields refused.
-        let params = PatchParams::apply("kubectl").validation_strict();
-        self.api::<DynamoCluster>()
-            .patch(name, &params, &Patch::Apply(object))
-            .await
+        // As kubectl does: only what the user wrote, and unknown fields are refused.
+        let path = format!(
+            "/apis/dynamo.rs/v1alpha1/namespaces/{}/dynamoclusters?fieldValidation=Strict",
+            self.namespace
+        );
+        let body = serde_json::to_vec(&object).unwrap();
+        let request = http::Request::post(path)
+            .header("content-type", "application/json")
+            .body(body);
+        self.client.request(request.unwrap()).await
     }
 
     pub async fn change(&self, name: &str, spec: Value) -> kube::Result<DynamoCluster> {

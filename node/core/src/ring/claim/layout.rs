@@ -243,21 +243,21 @@ impl Layout {
     }
 
     /// Sets the owners and returns the old ones.
-    fn put(&mut self, change: Change) -> [u16; 2] {
-        let mut old = [NOBODY; 2];
+    fn put(&mut self, change: Change) -> [u16; 3] {
+        let mut old = [NOBODY; 3];
         for ((position, owner), old) in change.iter().zip(&mut old) {
             *old = std::mem::replace(&mut self.owners[*position], *owner);
         }
         old
     }
 
-    fn take_back(&mut self, change: Change, old: [u16; 2]) {
+    fn take_back(&mut self, change: Change, old: [u16; 3]) {
         for ((position, _), old) in change.iter().zip(old) {
             self.owners[*position] = old;
         }
     }
 
-    fn count(&mut self, change: Change, old: [u16; 2]) {
+    fn count(&mut self, change: Change, old: [u16; 3]) {
         for ((_, owner), old) in change.iter().zip(old) {
             self.tokens[usize::from(*owner)] += 1;
             if old != NOBODY {
@@ -267,7 +267,7 @@ impl Layout {
     }
 
     /// Takes over what was worked out for the owners that are set.
-    fn keep(&mut self, change: Change, old: [u16; 2]) {
+    fn keep(&mut self, change: Change, old: [u16; 3]) {
         self.count(change, old);
         let lists = self.outcome.primaries.chunks_exact(self.factor);
         for ((partition, list), reach) in self.outcome.partitions.iter().zip(lists).zip(&self.outcome.reach) {

@@ -103,6 +103,14 @@ pub(super) fn improve(layout: &mut Layout, steps_max: u64) {
             }
         } else if let Some((a, b)) = choose_pair(layout, &moved, &former_tokens, &mut random) {
             let (owner_a, owner_b) = (layout.owner(a), layout.owner(b));
+            if random.below(4) == 0 && owner_a != owner_b {
+                let c = if random.below(2) == 0 { random.below(partitions) } else { (b + partitions - 8 + random.below(17)) & layout.mask() };
+                let owner_c = layout.owner(c);
+                if c != a && c != b && owner_c != owner_b && owner_c != owner_a {
+                    layout.change_below(limit, &[(a, owner_b), (b, owner_c), (c, owner_a)]);
+                    continue;
+                }
+            }
             if owner_a != owner_b {
                 layout.change_below(limit, &[(a, owner_b), (b, owner_a)]);
             }
@@ -124,7 +132,7 @@ fn choose_pair(
     let any = random.below(layout.partitions());
     let kind = random.below(16);
     // Where little has moved, most of the work is near what has.
-    let a = if moved.is_empty() || kind.is_multiple_of(2) {
+    let a = if moved.is_empty() || random.below(8) == 0 {
         any
     } else {
         let near = moved[random.below(moved.len())] + random.below(2 * NEIGHBOURS + 1);
