@@ -4,11 +4,17 @@ use std::{env, fs, path::PathBuf};
 use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["dynamo/v1/kv.proto", "dynamo/peer/v1/peer.proto", "dynamo/admin/v1/admin.proto"];
+    let files = [
+        "dynamo/v1/kv.proto",
+        "dynamo/peer/v1/peer.proto",
+        "dynamo/admin/v1/admin.proto",
+    ];
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(files, ["proto"])?;
     let path = PathBuf::from(env::var("OUT_DIR")?).join("descriptors.bin");
     fs::write(path, descriptors.encode_to_vec())?;
-    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .bytes(".")
+        .compile_fds(descriptors)?;
     Ok(())
 }

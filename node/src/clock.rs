@@ -15,11 +15,13 @@ pub(crate) fn monotonic_ms() -> u64 {
 
 /// Milliseconds since 1970, from a clock that people and time servers move. Orders `lww` writes and expiry, nothing else.
 pub(crate) fn wall_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_millis() as u64
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO)
+        .as_millis() as u64
 }
 
 /// 64 random bits.
 pub(crate) fn random_u64() -> u64 {
     rand::random()
 }
-

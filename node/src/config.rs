@@ -34,7 +34,12 @@ pub struct Flags {
     #[arg(long, env = "DYNAMO_HTTP_LISTEN", value_name = "IP:PORT")]
     pub http_listen: Option<SocketAddr>,
     /// Peer address of a seed; may be given several times.
-    #[arg(long = "seed", env = "DYNAMO_SEEDS", value_name = "HOST:PORT", value_delimiter = ',')]
+    #[arg(
+        long = "seed",
+        env = "DYNAMO_SEEDS",
+        value_name = "HOST:PORT",
+        value_delimiter = ','
+    )]
     pub seeds: Vec<String>,
     /// R: replicas that must answer a get [default: a majority of N].
     #[arg(long, env = "DYNAMO_READ_QUORUM", value_name = "R")]
@@ -215,13 +220,21 @@ impl Default for Config {
 impl Default for Listen {
     fn default() -> Self {
         let any = |port| SocketAddr::from(([0, 0, 0, 0], port));
-        Self { client: any(7700), peer: any(7701), admin: any(7702), http: any(9700) }
+        Self {
+            client: any(7700),
+            peer: any(7701),
+            admin: any(7702),
+            http: any(9700),
+        }
     }
 }
 
 impl Default for Durability {
     fn default() -> Self {
-        Self { mode: DurabilityMode::Every, interval_ms: 1000 }
+        Self {
+            mode: DurabilityMode::Every,
+            interval_ms: 1000,
+        }
     }
 }
 
@@ -240,7 +253,10 @@ impl Default for Limits {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { format: LogFormat::Json, level: "info".into() }
+        Self {
+            format: LogFormat::Json,
+            level: "info".into(),
+        }
     }
 }
 
@@ -276,10 +292,14 @@ impl Config {
     pub fn load(flags: &Flags) -> Result<Self, ConfigError> {
         let mut config = match &flags.config {
             Some(path) => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|source| ConfigError::Read { path: path.clone(), source })?;
-                serde_yaml::from_str(&text)
-                    .map_err(|source| ConfigError::Parse { path: path.clone(), source })?
+                let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+                    path: path.clone(),
+                    source,
+                })?;
+                serde_yaml::from_str(&text).map_err(|source| ConfigError::Parse {
+                    path: path.clone(),
+                    source,
+                })?
             }
             None => Self::default(),
         };
@@ -301,7 +321,10 @@ impl Config {
         set(&mut self.listen.admin, flags.admin_listen.as_ref());
         set(&mut self.listen.http, flags.http_listen.as_ref());
         set(&mut self.durability.mode, flags.durability.as_ref());
-        set(&mut self.durability.interval_ms, flags.durability_interval_ms.as_ref());
+        set(
+            &mut self.durability.interval_ms,
+            flags.durability_interval_ms.as_ref(),
+        );
         set(&mut self.log.format, flags.log_format.as_ref());
         set(&mut self.log.level, flags.log_level.as_ref());
         set(&mut self.shutdown_grace_s, flags.shutdown_grace_s.as_ref());
@@ -324,12 +347,42 @@ impl Config {
             }
         };
         range("durability.intervalMs", self.durability.interval_ms, 1, 60_000);
-        range("limits.valueBytesMax", self.limits.value_bytes_max as u64, 1, 16 << 20);
-        range("limits.connectionsMax", self.limits.connections_max as u64, 1, 100_000);
-        range("limits.requestsInFlightMax", self.limits.requests_in_flight_max as u64, 1, 100_000);
-        range("limits.requestTimeoutMs", self.limits.request_timeout_ms, 1, REQUEST_TIMEOUT_MS_MAX);
-        range("limits.peerTimeoutMs", self.limits.peer_timeout_ms, 1, REQUEST_TIMEOUT_MS_MAX);
-        range("limits.blockCacheBytes", self.limits.block_cache_bytes as u64, 1 << 20, 1 << 40);
+        range(
+            "limits.valueBytesMax",
+            self.limits.value_bytes_max as u64,
+            1,
+            16 << 20,
+        );
+        range(
+            "limits.connectionsMax",
+            self.limits.connections_max as u64,
+            1,
+            100_000,
+        );
+        range(
+            "limits.requestsInFlightMax",
+            self.limits.requests_in_flight_max as u64,
+            1,
+            100_000,
+        );
+        range(
+            "limits.requestTimeoutMs",
+            self.limits.request_timeout_ms,
+            1,
+            REQUEST_TIMEOUT_MS_MAX,
+        );
+        range(
+            "limits.peerTimeoutMs",
+            self.limits.peer_timeout_ms,
+            1,
+            REQUEST_TIMEOUT_MS_MAX,
+        );
+        range(
+            "limits.blockCacheBytes",
+            self.limits.block_cache_bytes as u64,
+            1 << 20,
+            1 << 40,
+        );
         range("shutdownGraceS", self.shutdown_grace_s, 0, 600);
         range("seeds (their number)", self.seeds.len() as u64, 0, 100);
         for (name, quorum) in [
@@ -347,12 +400,18 @@ impl Config {
             ));
         }
         for seed in &self.seeds {
-            let port = seed.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then_some(port));
+            let port = seed
+                .rsplit_once(':')
+                .and_then(|(host, port)| (!host.is_empty()).then_some(port));
             if port.and_then(|port| port.parse::<u16>().ok()).is_none() {
                 faults.push(format!("seed {seed:?} must be HOST:PORT"));
             }
         }
-        if faults.is_empty() { Ok(()) } else { Err(ConfigError::Invalid(faults)) }
+        if faults.is_empty() {
+            Ok(())
+        } else {
+            Err(ConfigError::Invalid(faults))
+        }
     }
 
     /// A bound on one gRPC message from a client: a batch of many values has to be split.
@@ -384,8 +443,11 @@ mod tests {
     fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("node.yaml");
-        std::fs::write(&path, "listen: {client: 127.0.0.1:1}\nreplication: {readQuorum: 2}\nshutdownGraceS: 7\n")
-            .unwrap();
+        std::fs::write(
+            &path,
+            "listen: {client: 127.0.0.1:1}\nreplication: {readQuorum: 2}\nshutdownGraceS: 7\n",
+        )
+        .unwrap();
         let path = path.to_str().unwrap();
         let config = Config::load(&flags(&["--config", path, "--shutdown-grace-s", "8"])).unwrap();
         assert_eq!(config.listen.client.port(), 1);
@@ -397,13 +459,20 @@ mod tests {
     #[test]
     fn every_fault_is_named() {
         let config = Config {
-            durability: Durability { interval_ms: 0, ..Durability::default() },
+            durability: Durability {
+                interval_ms: 0,
+                ..Durability::default()
+            },
             advertise_host: "host:1".into(),
             seeds: vec!["nowhere".into()],
             ..Config::default()
         };
         let text = config.validate().unwrap_err().to_string();
-        for part in ["durability.intervalMs is 0", "advertiseHost is \"host:1\"", "seed \"nowhere\""] {
+        for part in [
+            "durability.intervalMs is 0",
+            "advertiseHost is \"host:1\"",
+            "seed \"nowhere\"",
+        ] {
             assert!(text.contains(part), "{part} is missing in: {text}");
         }
     }
@@ -413,8 +482,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("node.yaml");
         std::fs::write(&path, "dataDri: /tmp\n").unwrap();
-        let error = Config::load(&flags(&["--config", path.to_str().unwrap()])).unwrap_err().to_string();
-        assert!(error.contains("`dataDri`") && error.contains("`dataDir`"), "{error}");
+        let error = Config::load(&flags(&["--config", path.to_str().unwrap()]))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("`dataDri`") && error.contains("`dataDir`"),
+            "{error}"
+        );
     }
 
     #[test]

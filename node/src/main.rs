@@ -60,7 +60,8 @@ fn print_config(config: &Config) -> ExitCode {
 
 /// Completes on SIGTERM or SIGINT.
 async fn terminated() {
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         tracing::error!("cannot listen for signals; stop with SIGKILL only");
         return std::future::pending().await;
     };

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use dynamo_core::{
-    membership::{Answer, Changes, Delta, Detector, Digest, Gossip, LogEntry, MemberEntry, Target, View, Wanted},
+    membership::{
+        Answer, Changes, Delta, Detector, Digest, Gossip, LogEntry, MemberEntry, Target, View, Wanted,
+    },
     ring::{Member, Ring},
     types::{ClusterId, Incarnation, MemberId, Zone},
 };
@@ -56,15 +58,25 @@ impl Membership {
     ///
     /// # Errors
     /// If the kept view cannot be read.
-    pub(crate) fn new(started: &Started, addresses: Addresses, configured: &[String]) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        started: &Started,
+        addresses: Addresses,
+        configured: &[String],
+    ) -> anyhow::Result<Self> {
         let mut seeds = configured.to_vec();
         if let Some(bytes) = &started.seeds {
-            let kept = std::str::from_utf8(bytes)?.split(',').filter(|seed| !seed.is_empty());
+            let kept = std::str::from_utf8(bytes)?
+                .split(',')
+                .filter(|seed| !seed.is_empty());
             seeds.extend(kept.map(ToOwned::to_owned));
         }
         let membership = Self {
             starts: started.starts,
-            state: Mutex::new(State { incarnation: started.incarnation, view: None, seeds: unique(seeds) }),
+            state: Mutex::new(State {
+                incarnation: started.incarnation,
+                view: None,
+                seeds: unique(seeds),
+            }),
             change: tokio::sync::Mutex::default(),
             addresses,
         };
@@ -74,7 +86,12 @@ impl Membership {
                 None => View::new(identity.cluster, membership.entry_of(identity), None),
             };
             let entry = membership.entry_of(identity);
-            view.update_self(|me| *me = MemberEntry { version: me.version, ..entry });
+            view.update_self(|me| {
+                *me = MemberEntry {
+                    version: me.version,
+                    ..entry
+                }
+            });
             membership.state.lock().view = Some(view);
         }
         Ok(membership)
@@ -119,18 +136,30 @@ impl Membership {
     }
 
     pub(crate) fn entries(&self) -> Vec<MemberEntry> {
-        self.state.lock().view.as_ref().map(|view| view.members().cloned().collect()).unwrap_or_default()
+        self.state
+            .lock()
+            .view
+            .as_ref()
+            .map(|view| view.members().cloned().collect())
+            .unwrap_or_default()
     }
 
     pub(crate) fn log(&self) -> Vec<LogEntry> {
-        self.state.lock().view.as_ref().map(|view| view.log().cloned().collect()).unwrap_or_default()
+        self.state
+            .lock()
+            .view
+            .as_ref()
+            .map(|view| view.log().cloned().collect())
+            .unwrap_or_default()
     }
 
     /// Why this node serves nothing yet.
     pub(crate) fn not_ready_reason(&self) -> &'static str {
         match self.state.lock().view.as_ref() {
             None => "unassigned: waits for Bootstrap or Join",
-            Some(view) if view.ring().is_none() => "joining: waits for a ring, which gossip with a seed brings",
+            Some(view) if view.ring().is_none() => {
+                "joining: waits for a ring, which gossip with a seed brings"
+            }
             Some(_) => "joining: the ring does not list this member, or its quorums do not fit",
         }
     }
@@ -154,7 +183,11 @@ impl Membership {
     /// A member as a destination; none while its address is not known.
     pub(crate) fn to(&self, member: &MemberId) -> Option<To> {
         let address = self.entry(member)?.peer_address;
-        Some(To { member: member.clone(), address, header: self.header(member.as_str())? })
+        Some(To {
+            member: member.clone(),
+            address,
+            header: self.header(member.as_str())?,
+        })
     }
 
     /// Mints the first ring of a cluster and makes this node one of its members.
@@ -180,11 +213,15 @@ impl Membership {
                             format!("cluster {known} was bootstrapped with other members or partitions"),
                         ));
                     }
-                    Ok(Bootstrapped { ring: current, created: false })
+                    Ok(Bootstrapped {
+                        ring: current,
+                        created: false,
+                    })
                 }
                 None if known == ring.cluster_id() => {
                     let ring = Arc::new(ring);
-                    self.take_up(writer, me, ring.cluster_id(), Some(Arc::clone(&ring)), seeds).await?;
+                    self.take_up(writer, me, ring.cluster_id(), Some(Arc::clone(&ring)), seeds)
+                        .await?;
                     Ok(Bootstrapped { ring, created: true })
                 }
                 _ => Err(Failure::new(
@@ -194,7 +231,8 @@ impl Membership {
             };
         }
         let ring = Arc::new(ring);
-        self.take_up(writer, me, ring.cluster_id(), Some(Arc::clone(&ring)), seeds).await?;
+        self.take_up(writer, me, ring.cluster_id(), Some(Arc::clone(&ring)), seeds)
+            .await?;
         Ok(Bootstrapped { ring, created: true })
     }
 
@@ -218,7 +256,11 @@ impl Membership {
             let known = known.map(|known| known.to_string()).unwrap_or_default();
             return Err(Failure::new(
                 Reason::AlreadyAssigned,
-                format!("this node is member {} in zone {:?} of cluster {known}", entry.member, entry.zone.as_str()),
+                format!(
+                    "this node is member {} in zone {:?} of cluster {known}",
+                    entry.member,
+                    entry.zone.as_str()
+                ),
             ));
         }
         self.take_up(writer, me, cluster, None, seeds).await?;
@@ -233,8 +275,12 @@ impl Membership {
         ring: Option<Arc<Ring>>,
         seeds: Vec<String>,
     ) -> Result<(), Failure> {
-        let identity =
-            Identity { cluster, member: me.id.clone(), zone: me.zone.clone(), weight: me.weight };
+        let identity = Identity {
+            cluster,
+            member: me.id.clone(),
+            zone: me.zone.clone(),
+            weight: me.weight,
+        };
         let view = View::new(cluster, self.entry_of(&identity), ring);
         let mut batch = durable::identity(&identity);
         batch.append(durable::view(&view.encode()));
@@ -250,7 +296,9 @@ impl Membership {
 
     async fn persist(&self, writer: &Writer, batch: Batch) -> Result<(), Failure> {
         let written = writer.meta(batch, true).await;
-        written.map(drop).map_err(|error| Failure::new(Reason::Storage, format!("cannot store the membership: {error}")))
+        written
+            .map(drop)
+            .map_err(|error| Failure::new(Reason::Storage, format!("cannot store the membership: {error}")))
     }
 
     /// With whom to gossip now.
@@ -334,7 +382,9 @@ pub(crate) enum GossipTarget {
 pub(crate) fn member(id: &str, zone: &str, weight: u32) -> Result<Member, Failure> {
     let invalid = |error: dynamo_core::types::NameError| Failure::invalid(error.to_string());
     if weight > 100 {
-        return Err(Failure::invalid(format!("the weight of {id:?} is {weight} but must be 1..=100")));
+        return Err(Failure::invalid(format!(
+            "the weight of {id:?} is {weight} but must be 1..=100"
+        )));
     }
     Ok(Member {
         id: MemberId::new(id).map_err(invalid)?,
@@ -345,5 +395,8 @@ pub(crate) fn member(id: &str, zone: &str, weight: u32) -> Result<Member, Failur
 
 fn unique(seeds: Vec<String>) -> Vec<String> {
     let mut seen = std::collections::BTreeSet::new();
-    seeds.into_iter().filter(|seed| seen.insert(seed.clone())).collect()
+    seeds
+        .into_iter()
+        .filter(|seed| seen.insert(seed.clone()))
+        .collect()
 }

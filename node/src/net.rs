@@ -36,13 +36,19 @@ pub(crate) struct Connection {
 /// With the address and what to do about it.
 pub(crate) async fn bind(port_name: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|error| {
-        anyhow::anyhow!("cannot listen on {address} for {port_name}: {error}; choose another address or stop its user")
+        anyhow::anyhow!(
+            "cannot listen on {address} for {port_name}: {error}; choose another address or stop its user"
+        )
     })
 }
 
 impl Incoming {
     pub(crate) fn new(listener: TcpListener, port_name: &'static str, connections_max: usize) -> Self {
-        Self { listener, permits: Arc::new(Semaphore::new(connections_max)), port_name }
+        Self {
+            listener,
+            permits: Arc::new(Semaphore::new(connections_max)),
+            port_name,
+        }
     }
 }
 
@@ -63,7 +69,10 @@ impl Stream for Incoming {
                     if let Err(error) = stream.set_nodelay(true) {
                         tracing::debug!(%error, "cannot set TCP_NODELAY");
                     }
-                    return Poll::Ready(Some(Ok(Connection { stream, _permit: permit })));
+                    return Poll::Ready(Some(Ok(Connection {
+                        stream,
+                        _permit: permit,
+                    })));
                 }
             }
         }
@@ -79,7 +88,11 @@ impl Connected for Connection {
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }

@@ -22,7 +22,7 @@ use crate::{
     config::Config,
     grpc::status::{Failure, Reason},
     membership::Membership,
-    peers::{Peers, To},
+    peers::Peers,
     request::{Served, not_ready},
     storage::{
         DataKey, ScanLimit, Store, StoreError,
@@ -60,7 +60,12 @@ pub(crate) struct Placed {
 }
 
 impl Node {
-    pub(crate) fn new(config: Config, store: Arc<dyn Store>, writer: Writer, membership: Membership) -> anyhow::Result<Arc<Self>> {
+    pub(crate) fn new(
+        config: Config,
+        store: Arc<dyn Store>,
+        writer: Writer,
+        membership: Membership,
+    ) -> anyhow::Result<Arc<Self>> {
         let node = Self {
             peers: Peers::new(&config),
             metrics: Metrics::new()?,
@@ -119,8 +124,11 @@ impl Node {
         Arc::clone(&self.in_flight).try_acquire_owned().map_err(|_| {
             self.metrics.shed();
             let most = self.config.limits.requests_in_flight_max;
-            Failure::new(Reason::Overloaded, format!("{most} requests are in flight here; try another node, or later"))
-                .not_applied()
+            Failure::new(
+                Reason::Overloaded,
+                format!("{most} requests are in flight here; try another node, or later"),
+            )
+            .not_applied()
         })
     }
 
@@ -132,7 +140,9 @@ impl Node {
         if self.draining() {
             return Err(not_ready("it is stopping"));
         }
-        self.placed.load_full().ok_or_else(|| not_ready(self.membership.not_ready_reason()))
+        self.placed
+            .load_full()
+            .ok_or_else(|| not_ready(self.membership.not_ready_reason()))
     }
 
     /// The ring in use, also while stopping; none before the first.
@@ -142,11 +152,16 @@ impl Node {
 
     /// Takes up the ring that the membership holds now.
     pub(crate) fn ring_changed(&self) {
-        let Some((me, ring)) = self.membership.ring() else { return };
+        let Some((me, ring)) = self.membership.ring() else {
+            return;
+        };
         let replication = &self.config.replication;
         let factor = ring.factor();
         let majority = factor / 2 + 1;
-        let (r, w) = (replication.read_quorum.unwrap_or(majority), replication.write_quorum.unwrap_or(majority));
+        let (r, w) = (
+            replication.read_quorum.unwrap_or(majority),
+            replication.write_quorum.unwrap_or(majority),
+        );
         let quorum = match Quorum::new(factor, r, w) {
             Ok(quorum) => quorum,
             Err(error) => {
@@ -170,7 +185,12 @@ impl Node {
             "ring in use"
         );
         let placement = Placement::new(ring);
-        self.placed.store(Some(Arc::new(Placed { placement, me, me_index: me_index as u16, quorum })));
+        self.placed.store(Some(Arc::new(Placed {
+            placement,
+            me,
+            me_index: me_index as u16,
+            quorum,
+        })));
     }
 
     /// Refuses new requests from now on.
@@ -187,12 +207,17 @@ impl Node {
         if self.draining() {
             return Some("draining: the node is stopping".to_owned());
         }
-        self.placed.load().is_none().then(|| self.membership.not_ready_reason().to_owned())
+        self.placed
+            .load()
+            .is_none()
+            .then(|| self.membership.not_ready_reason().to_owned())
     }
 
     /// Where clients reach a member; none while it is not known.
     pub(crate) fn client_address(&self, member: &str) -> Option<String> {
-        self.membership.entry(&MemberId::new(member).ok()?).map(|entry| entry.client_address)
+        self.membership
+            .entry(&MemberId::new(member).ok()?)
+            .map(|entry| entry.client_address)
     }
 
     /// The key's primaries in preference order, with what this node knows of them.
@@ -216,7 +241,10 @@ impl Node {
     pub(crate) async fn read_local(&self, key: &DataKey) -> Result<Option<KeyState>, ReplicaFailure> {
         self.load(key).await.map_err(|error| {
             tracing::warn!(key_hash = %key.hash(), %error, "the local read failed");
-            ReplicaFailure { sent: false, kind: FailureKind::Storage }
+            ReplicaFailure {
+                sent: false,
+                kind: FailureKind::Storage,
+            }
         })
     }
 
@@ -237,22 +265,40 @@ impl Node {
         let hashes = request.hash_first..=request.hash_last;
         let mut range = HashRange::all(&hashes);
         if !request.after.is_empty() {
-            let after = DataKey::parse(request.after.clone())
-                .map_err(|error| Failure::invalid(format!("the position to go on from is not valid: {error}")))?;
+            let after = DataKey::parse(request.after.clone()).map_err(|error| {
+                Failure::invalid(format!("the position to go on from is not valid: {error}"))
+            })?;
             range = range.after(&after);
         }
-        let limit = ScanLimit { entries: request.limit.clamp(1, 1000) as usize, bytes: SCAN_BYTES_MAX };
+        let limit = ScanLimit {
+            entries: request.limit.clamp(1, 1000) as usize,
+            bytes: SCAN_BYTES_MAX,
+        };
         let store = Arc::clone(&self.store);
-        let page = blocking("scanning records", move || records::scan(store.as_ref(), &range, limit))
-            .await
-            .map_err(|error| Failure::new(Reason::Storage, error.to_string()))?;
-        let position = page.entries.last().map(|(key, _)| key.as_bytes().clone()).unwrap_or_default();
+        let page = blocking("scanning records", move || {
+            records::scan(store.as_ref(), &range, limit)
+        })
+        .await
+        .map_err(|error| Failure::new(Reason::Storage, error.to_string()))?;
+        let position = page
+            .entries
+            .last()
+            .map(|(key, _)| key.as_bytes().clone())
+            .unwrap_or_default();
         let wanted = |key: &DataKey| key.bucket() == request.bucket && key.key().starts_with(&request.prefix);
-        let entries = page.entries.into_iter().filter(|(key, _)| wanted(key)).map(|(key, state)| peer::ScanEntry {
-            position: key.as_bytes().clone(),
-            state: state.without_values().encode(),
-        });
-        Ok(peer::ScanResponse { entries: entries.collect(), done: page.done, position })
+        let entries = page
+            .entries
+            .into_iter()
+            .filter(|(key, _)| wanted(key))
+            .map(|(key, state)| peer::ScanEntry {
+                position: key.as_bytes().clone(),
+                state: state.without_values().encode(),
+            });
+        Ok(peer::ScanResponse {
+            entries: entries.collect(),
+            done: page.done,
+            position,
+        })
     }
 
     /// What a scrape of the metrics shows.
@@ -261,7 +307,8 @@ impl Node {
         let writer = self.writer.counters();
         let mut snapshot = Snapshot {
             ready: self.not_ready_reason().is_none(),
-            requests_in_flight: (self.config.limits.requests_in_flight_max - self.in_flight.available_permits()) as u64,
+            requests_in_flight: (self.config.limits.requests_in_flight_max
+                - self.in_flight.available_permits()) as u64,
             keys: estimate.keys,
             data_bytes: estimate.bytes,
             writer_batches: writer.groups,
@@ -277,9 +324,14 @@ impl Node {
             snapshot.tokens = placement.tokens(placed.me_index.into()).into();
             snapshot.partitions = placement.replica_partitions(placed.me_index.into()).into();
             snapshot.zone_violations = placement.zone_violations().into();
-            let others = placement.ring().members().iter().filter(|member| member.id != placed.me);
-            snapshot.peers =
-                others.map(|member| (member.id.to_string(), self.peers.reachable(&member.id))).collect();
+            let others = placement
+                .ring()
+                .members()
+                .iter()
+                .filter(|member| member.id != placed.me);
+            snapshot.peers = others
+                .map(|member| (member.id.to_string(), self.peers.reachable(&member.id)))
+                .collect();
         }
         snapshot
     }
@@ -311,13 +363,13 @@ impl Placed {
         self.placement.primaries_of(key.hash()).contains(&self.me_index)
     }
 
-    /// Another member as a destination; none while its address is not known.
-    pub(crate) fn to(&self, node: &Node, member: &MemberId) -> Option<To> {
-        node.membership.to(member)
-    }
-
     pub(crate) fn served(&self, quorum: &Quorum, acks: u32) -> Served {
-        Served { ring_epoch: self.placement.ring().epoch(), coordinator: self.me.clone(), acks, quorum: *quorum }
+        Served {
+            ring_epoch: self.placement.ring().epoch(),
+            coordinator: self.me.clone(),
+            acks,
+            quorum: *quorum,
+        }
     }
 }
 
@@ -326,6 +378,9 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
-        Err(StoreError::Io { attempted: attempted.to_owned(), reason: format!("the task ended early: {error}") })
+        Err(StoreError::Io {
+            attempted: attempted.to_owned(),
+            reason: format!("the task ended early: {error}"),
+        })
     })
 }

@@ -21,8 +21,8 @@ use dynamo_core::{
     version::KeyState,
 };
 use dynamo_proto::peer::{
-    CoordinateRequest, CoordinateResponse, GossipRequest, GossipResponse, HandshakeRequest, Header, ReadRequest,
-    ScanRequest, ScanResponse, WriteRequest, peer_client::PeerClient,
+    CoordinateRequest, CoordinateResponse, GossipRequest, GossipResponse, HandshakeRequest, Header,
+    ReadRequest, ScanRequest, ScanResponse, WriteRequest, peer_client::PeerClient,
 };
 use parking_lot::Mutex;
 use tonic::{Code, Response, Status, transport::Channel, transport::Endpoint};
@@ -97,7 +97,11 @@ impl Peers {
             bucket: key.bucket().to_owned(),
             key: key.key(),
         };
-        let response = self.call(to, self.call_timeout, |mut client| async move { client.read(request).await }).await?;
+        let response = self
+            .call(to, self.call_timeout, |mut client| async move {
+                client.read(request).await
+            })
+            .await?;
         response.state.map(KeyState::decode).transpose().map_err(|error| {
             tracing::warn!(peer = %to.member, key_hash = %key.hash(), %error, "a peer sent a state that cannot be decoded");
             ReplicaFailure { sent: true, kind: FailureKind::Storage }
@@ -118,15 +122,26 @@ impl Peers {
             state,
             sync,
         };
-        let response =
-            self.call(to, self.call_timeout, |mut client| async move { client.write(request).await }).await?;
-        Ok(Ack { durable: response.durable })
+        let response = self
+            .call(to, self.call_timeout, |mut client| async move {
+                client.write(request).await
+            })
+            .await?;
+        Ok(Ack {
+            durable: response.durable,
+        })
     }
 
     pub(crate) async fn scan(&self, to: &To, request: ScanRequest) -> Result<ScanResponse, ReplicaFailure> {
         // A page may have to pass many keys of other buckets; it gets the time of several calls.
         let timeout = self.call_timeout * 4;
-        Ok(self.call(to, timeout, |mut client| async move { client.scan(request).await }).await?)
+        Ok(self
+            .call(
+                to,
+                timeout,
+                |mut client| async move { client.scan(request).await },
+            )
+            .await?)
     }
 
     pub(crate) async fn coordinate(
@@ -135,15 +150,25 @@ impl Peers {
         request: CoordinateRequest,
         timeout: Duration,
     ) -> Result<CoordinateResponse, CallError> {
-        self.call(to, timeout, |mut client| async move { client.coordinate(request).await }).await
+        self.call(to, timeout, |mut client| async move {
+            client.coordinate(request).await
+        })
+        .await
     }
 
     pub(crate) async fn gossip(&self, to: &To, request: GossipRequest) -> Result<GossipResponse, CallError> {
-        self.call(to, self.call_timeout, |mut client| async move { client.gossip(request).await }).await
+        self.call(to, self.call_timeout, |mut client| async move {
+            client.gossip(request).await
+        })
+        .await
     }
 
     /// Gossip with an address whose member is not known yet.
-    pub(crate) async fn gossip_seed(&self, address: &str, request: GossipRequest) -> Result<GossipResponse, Status> {
+    pub(crate) async fn gossip_seed(
+        &self,
+        address: &str,
+        request: GossipRequest,
+    ) -> Result<GossipResponse, Status> {
         let mut client = self.connect(address)?;
         match tokio::time::timeout(self.call_timeout, client.gossip(request)).await {
             Ok(answer) => answer.map(Response::into_inner),
@@ -156,7 +181,9 @@ impl Peers {
         if let Ok(peer) = self.peer(to) {
             peer.greeted.store(false, Ordering::Relaxed);
         }
-        let probed = self.call(to, self.call_timeout, |_| async { Ok(Response::new(())) }).await;
+        let probed = self
+            .call(to, self.call_timeout, |_| async { Ok(Response::new(())) })
+            .await;
         if probed.is_ok() {
             tracing::info!(peer = %to.member, "peer answers again");
         }
@@ -172,10 +199,14 @@ impl Peers {
         let peer = self.peer(to).map_err(|status| classify(status, false))?;
         let attempt = async {
             if !peer.greeted.load(Ordering::Relaxed) {
-                greet(&peer, &to.header).await.map_err(|status| classify(status, false))?;
+                greet(&peer, &to.header)
+                    .await
+                    .map_err(|status| classify(status, false))?;
                 peer.greeted.store(true, Ordering::Relaxed);
             }
-            request(peer.client.clone()).await.map_err(|status| classify(status, true))
+            request(peer.client.clone())
+                .await
+                .map_err(|status| classify(status, true))
         };
         let outcome = match tokio::time::timeout(timeout, attempt).await {
             Ok(outcome) => outcome.map(Response::into_inner),
@@ -194,10 +225,16 @@ impl Peers {
     fn note(&self, member: &MemberId, peer: &Peer, started_ms: u64, error: Option<&CallError>) {
         let now_ms = clock::monotonic_ms();
         match error {
-            Some(CallError { answered: false, status, .. }) => {
+            Some(CallError {
+                answered: false,
+                status,
+                ..
+            }) => {
                 peer.greeted.store(false, Ordering::Relaxed);
                 let was_reachable = self.reachable(member);
-                self.detector.lock().failed(member, started_ms, now_ms, status.message().to_owned());
+                self.detector
+                    .lock()
+                    .failed(member, started_ms, now_ms, status.message().to_owned());
                 if was_reachable && !self.reachable(member) {
                     tracing::warn!(peer = %member, error = status.message(), "peer does not answer; skipping it");
                 }
@@ -263,7 +300,10 @@ async fn greet(peer: &Peer, header: &Header) -> Result<(), Status> {
     }
     let (min, max) = PROTOCOL_VERSIONS;
     if !(min..=max).contains(&answer.protocol_version) {
-        return Err(Status::unavailable(format!("it speaks protocol version {}", answer.protocol_version)));
+        return Err(Status::unavailable(format!(
+            "it speaks protocol version {}",
+            answer.protocol_version
+        )));
     }
     Ok(())
 }
@@ -278,9 +318,18 @@ fn classify(status: Status, past_handshake: bool) -> CallError {
         Some("OVERLOADED") => (false, FailureKind::Overloaded, true),
         Some(_) => (past_handshake, FailureKind::Storage, true),
         None if status.code() == Code::DeadlineExceeded => (past_handshake, FailureKind::TimedOut, false),
-        None => (past_handshake && !never_connected(&status), FailureKind::Unreachable, false),
+        None => (
+            past_handshake && !never_connected(&status),
+            FailureKind::Unreachable,
+            false,
+        ),
     };
-    CallError { sent, kind, answered, status }
+    CallError {
+        sent,
+        kind,
+        answered,
+        status,
+    }
 }
 
 /// No connection could be made, so nothing left this node.
@@ -297,6 +346,9 @@ fn never_connected(status: &Status) -> bool {
 
 impl From<CallError> for ReplicaFailure {
     fn from(error: CallError) -> Self {
-        Self { sent: error.sent, kind: error.kind }
+        Self {
+            sent: error.sent,
+            kind: error.kind,
+        }
     }
 }

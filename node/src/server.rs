@@ -100,7 +100,10 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     };
 
     let data_dir = config.data_dir.join("data");
-    let options = RocksOptions { block_cache_bytes: config.limits.block_cache_bytes, ..RocksOptions::default() };
+    let options = RocksOptions {
+        block_cache_bytes: config.limits.block_cache_bytes,
+        ..RocksOptions::default()
+    };
     let opened = tokio::task::spawn_blocking(move || {
         let store = RocksStore::open(&data_dir, options)?;
         let started = durable::start(&store, clock::random_u64())?;
@@ -117,9 +120,14 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     );
     let durability = match config.durability.mode {
         DurabilityMode::Every => Durability::Every,
-        DurabilityMode::Interval => Durability::Interval(Duration::from_millis(config.durability.interval_ms)),
+        DurabilityMode::Interval => {
+            Durability::Interval(Duration::from_millis(config.durability.interval_ms))
+        }
     };
-    let writer_options = WriterOptions { durability, siblings_max: SIBLINGS_MAX };
+    let writer_options = WriterOptions {
+        durability,
+        siblings_max: SIBLINGS_MAX,
+    };
     let (writer, failure) = Writer::start(Arc::clone(&store), started.minter(), writer_options)?;
     let membership = Membership::new(&started, addresses, &config.seeds)?;
     let node = Node::new(config, Arc::clone(&store), writer, membership)?;
@@ -136,7 +144,12 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         tracker: TaskTracker::new(),
         health: HealthReporter::new(),
     };
-    running.serve(Listeners { client, peer, admin, http })?;
+    running.serve(Listeners {
+        client,
+        peer,
+        admin,
+        http,
+    })?;
     running.announce()?;
     Ok(running)
 }
@@ -149,7 +162,11 @@ struct Listeners {
 }
 
 fn advertised(config: &Config, listener: &TcpListener) -> anyhow::Result<String> {
-    Ok(format!("{}:{}", config.advertise_host, listener.local_addr()?.port()))
+    Ok(format!(
+        "{}:{}",
+        config.advertise_host,
+        listener.local_addr()?.port()
+    ))
 }
 
 impl Running {
@@ -167,9 +184,11 @@ impl Running {
         let admin =
             AdminServer::new(AdminService::new(Arc::clone(node))).max_encoding_message_size(peer_bytes_max);
 
-        let health = || tonic_health::pb::health_server::HealthServer::new(
-            tonic_health::server::HealthService::from_health_reporter(self.health.clone()),
-        );
+        let health = || {
+            tonic_health::pb::health_server::HealthServer::new(
+                tonic_health::server::HealthService::from_health_reporter(self.health.clone()),
+            )
+        };
         let reflection = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(DESCRIPTORS)
@@ -213,24 +232,35 @@ impl Running {
     /// `""` says that the process lives, the client service's name that the node serves its ranges.
     fn keep_health_current(&self) {
         let (node, health) = (Arc::clone(&self.node), self.health.clone());
-        self.tracker.spawn(self.shutdown.clone().run_until_cancelled_owned(async move {
-            let mut checks = tokio::time::interval(HEALTH_INTERVAL);
-            let mut last = None;
-            loop {
-                checks.tick().await;
-                let ready = node.not_ready_reason().is_none();
-                if last.replace(ready) != Some(ready) {
-                    let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
-                    health.set_service_status("", ServingStatus::Serving).await;
-                    health.set_service_status(KV_SERVICE, status).await;
+        self.tracker
+            .spawn(self.shutdown.clone().run_until_cancelled_owned(async move {
+                let mut checks = tokio::time::interval(HEALTH_INTERVAL);
+                let mut last = None;
+                loop {
+                    checks.tick().await;
+                    let ready = node.not_ready_reason().is_none();
+                    if last.replace(ready) != Some(ready) {
+                        let status = if ready {
+                            ServingStatus::Serving
+                        } else {
+                            ServingStatus::NotServing
+                        };
+                        health.set_service_status("", ServingStatus::Serving).await;
+                        health.set_service_status(KV_SERVICE, status).await;
+                    }
                 }
-            }
-        }));
+            }));
     }
 
     /// Says where it listens, in the log and, for scripts that let it choose its ports, in the data directory.
     fn announce(&self) -> anyhow::Result<()> {
-        let Self { client, peer, admin, http, .. } = self;
+        let Self {
+            client,
+            peer,
+            admin,
+            http,
+            ..
+        } = self;
         tracing::info!(%client, %peer, %admin, %http, "listening");
         let text = format!(
             "{{\"client\":\"{client}\",\"peer\":\"{peer}\",\"admin\":\"{admin}\",\"http\":\"{http}\"}}\n"
@@ -253,11 +283,16 @@ impl Running {
     pub async fn stop(self) -> anyhow::Result<End> {
         let grace = Duration::from_secs(self.node.config().shutdown_grace_s);
         self.node.drain();
-        self.health.set_service_status(KV_SERVICE, ServingStatus::NotServing).await;
+        self.health
+            .set_service_status(KV_SERVICE, ServingStatus::NotServing)
+            .await;
         self.shutdown.cancel();
         self.tracker.close();
         if tokio::time::timeout(grace, self.tracker.wait()).await.is_err() {
-            tracing::warn!(grace_s = grace.as_secs(), "the grace is over; requests in flight are dropped");
+            tracing::warn!(
+                grace_s = grace.as_secs(),
+                "the grace is over; requests in flight are dropped"
+            );
         }
         let minter = match self.node.writer().stop().await {
             Ok(minter) => minter,
@@ -281,6 +316,7 @@ fn server() -> Server {
 
 fn write_whole(path: &Path, text: &str) -> anyhow::Result<()> {
     let new = path.with_extension("new");
-    std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, path))
+    std::fs::write(&new, text)
+        .and_then(|()| std::fs::rename(&new, path))
         .with_context(|| format!("cannot write {}", path.display()))
 }

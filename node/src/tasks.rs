@@ -67,18 +67,37 @@ fn every(period: Duration) -> Interval {
 
 /// One exchange with one random peer or seed.
 async fn gossip_round(node: &Arc<Node>) {
-    let target = node.peers().with_detector(|detector| node.membership().gossip_target(detector));
+    let target = node
+        .peers()
+        .with_detector(|detector| node.membership().gossip_target(detector));
     let Some(target) = target else { return };
-    let Some(digest) = node.membership().digest() else { return };
-    let request = GossipRequest { digest: Some(digest_to_proto(&digest)), ..GossipRequest::default() };
-    let Some(response) = exchange(node, &target, request).await else { return };
+    let Some(digest) = node.membership().digest() else {
+        return;
+    };
+    let request = GossipRequest {
+        digest: Some(digest_to_proto(&digest)),
+        ..GossipRequest::default()
+    };
+    let Some(response) = exchange(node, &target, request).await else {
+        return;
+    };
     let mut sent = 0;
     if response.wants_ring || !response.wanted_members.is_empty() {
-        let members = response.wanted_members.iter().filter_map(|id| MemberId::new(id.as_str()).ok()).collect();
-        let wanted = Wanted { members, ring: response.wants_ring };
+        let members = response
+            .wanted_members
+            .iter()
+            .filter_map(|id| MemberId::new(id.as_str()).ok())
+            .collect();
+        let wanted = Wanted {
+            members,
+            ring: response.wants_ring,
+        };
         if let Some(delta) = node.membership().delta_for(&wanted) {
             sent = delta.members.len();
-            let request = GossipRequest { delta: Some(delta_to_proto(&delta)), ..GossipRequest::default() };
+            let request = GossipRequest {
+                delta: Some(delta_to_proto(&delta)),
+                ..GossipRequest::default()
+            };
             exchange(node, &target, request).await;
         }
     }
@@ -86,12 +105,19 @@ async fn gossip_round(node: &Arc<Node>) {
 }
 
 /// Sends one gossip message and merges what the answer brings.
-async fn exchange(node: &Arc<Node>, target: &GossipTarget, mut request: GossipRequest) -> Option<GossipResponse> {
+async fn exchange(
+    node: &Arc<Node>,
+    target: &GossipTarget,
+    mut request: GossipRequest,
+) -> Option<GossipResponse> {
     let answer = match target {
         GossipTarget::Member(member) => {
             let to = node.membership().to(member)?;
             request.header = Some(to.header.clone());
-            node.peers().gossip(&to, request).await.map_err(|error| error.status)
+            node.peers()
+                .gossip(&to, request)
+                .await
+                .map_err(|error| error.status)
         }
         GossipTarget::Seed(address) => {
             request.header = node.membership().header("");
@@ -114,7 +140,9 @@ async fn exchange(node: &Arc<Node>, target: &GossipTarget, mut request: GossipRe
 
 /// Merges a delta from the wire and takes up a new ring.
 pub(crate) async fn merge(node: &Arc<Node>, delta: dynamo_proto::peer::GossipDelta) {
-    let Some(cluster) = node.membership().cluster_id() else { return };
+    let Some(cluster) = node.membership().cluster_id() else {
+        return;
+    };
     match delta_from_proto(cluster, delta) {
         Ok(delta) => {
             if node.membership().merge(node.writer(), delta).await {
@@ -127,7 +155,9 @@ pub(crate) async fn merge(node: &Arc<Node>, delta: dynamo_proto::peer::GossipDel
 
 fn probe_unreachable(node: &Arc<Node>) {
     for member in node.peers().probes_due() {
-        let Some(to) = node.membership().to(&member) else { continue };
+        let Some(to) = node.membership().to(&member) else {
+            continue;
+        };
         let node = Arc::clone(node);
         tokio::spawn(async move { node.peers().probe(&to).await });
     }

@@ -2,7 +2,14 @@
 //!
 //! [`v1`] is what clients speak, [`peer`] what nodes speak with each other, [`admin`] what administrators and the
 //! operator speak with a node. The sources are `proto/dynamo/**.proto`; their comments are the reference.
-#![allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub, unused_qualifications, reason = "generated code")]
+#![allow(
+    missing_docs,
+    clippy::all,
+    clippy::pedantic,
+    unreachable_pub,
+    unused_qualifications,
+    reason = "generated code"
+)]
 
 /// The packages as their names nest, so that the generated references between them resolve.
 mod dynamo {

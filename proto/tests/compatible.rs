@@ -2,7 +2,7 @@
 //!
 //! `proto/golden/` has one list per release. `UPDATE_GOLDEN=1 cargo test -p dynamo-proto` writes that of this release; the
 //! lists of earlier ones are never edited.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -12,9 +12,16 @@ use prost_types::{DescriptorProto, EnumDescriptorProto, FileDescriptorSet};
 fn message_lines(prefix: &str, message: &DescriptorProto, lines: &mut BTreeSet<String>) {
     let name = format!("{prefix}.{}", message.name());
     for field in &message.field {
-        let kind = if field.type_name().is_empty() { format!("{:?}", field.r#type()) } else { field.type_name().to_owned() };
+        let kind = if field.type_name().is_empty() {
+            format!("{:?}", field.r#type())
+        } else {
+            field.type_name().to_owned()
+        };
         let (number, label) = (field.number(), field.label());
-        lines.insert(format!("message {name} {number} {} {kind} {label:?}", field.name()));
+        lines.insert(format!(
+            "message {name} {number} {} {kind} {label:?}",
+            field.name()
+        ));
     }
     for nested in &message.nested_type {
         message_lines(&name, nested, lines);
@@ -26,7 +33,12 @@ fn message_lines(prefix: &str, message: &DescriptorProto, lines: &mut BTreeSet<S
 
 fn enum_lines(prefix: &str, of: &EnumDescriptorProto, lines: &mut BTreeSet<String>) {
     for value in &of.value {
-        lines.insert(format!("enum {prefix}.{} {} {}", of.name(), value.number(), value.name()));
+        lines.insert(format!(
+            "enum {prefix}.{} {} {}",
+            of.name(),
+            value.number(),
+            value.name()
+        ));
     }
 }
 
@@ -66,13 +78,25 @@ fn what_a_release_spoke_is_still_spoken() {
         let text: Vec<&str> = now.iter().map(String::as_str).collect();
         fs::write(&this_release, text.join("\n") + "\n").unwrap();
     }
-    assert!(this_release.exists(), "{} is missing: UPDATE_GOLDEN=1 writes it", this_release.display());
+    assert!(
+        this_release.exists(),
+        "{} is missing: UPDATE_GOLDEN=1 writes it",
+        this_release.display()
+    );
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let lines = fs::read_to_string(&path).unwrap();
-        assert!(lines.lines().count() > 100, "{} lists a whole release", path.display());
+        assert!(
+            lines.lines().count() > 100,
+            "{} lists a whole release",
+            path.display()
+        );
         for line in lines.lines() {
-            assert!(now.contains(line), "{} had, and now is gone or changed: {line}", path.display());
+            assert!(
+                now.contains(line),
+                "{} had, and now is gone or changed: {line}",
+                path.display()
+            );
         }
     }
 }

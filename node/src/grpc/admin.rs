@@ -8,14 +8,12 @@ use dynamo_core::{
     types::{ClusterId, MemberId},
     version::{Content, KeyState},
 };
-use dynamo_proto::{
-    admin::{
-        ActorCounter, BootstrapRequest, BootstrapResponse, InspectRequest, InspectResponse, JoinRequest, JoinResponse,
-        LocalGetRequest, LocalGetResponse, MemberShare, MembershipLogEntry, MembershipLogRequest,
-        MembershipLogResponse, PeerInfo, PeersRequest, PeersResponse, PreferenceEntry, PreferenceListRequest,
-        PreferenceListResponse, ReplicaState, RingRequest, RingResponse, SiblingInfo, StatusRequest, StatusResponse,
-        admin_server::Admin, status_response::State,
-    },
+use dynamo_proto::admin::{
+    ActorCounter, BootstrapRequest, BootstrapResponse, InspectRequest, InspectResponse, JoinRequest,
+    JoinResponse, LocalGetRequest, LocalGetResponse, MemberShare, MembershipLogEntry, MembershipLogRequest,
+    MembershipLogResponse, PeerInfo, PeersRequest, PeersResponse, PreferenceEntry, PreferenceListRequest,
+    PreferenceListResponse, ReplicaState, RingRequest, RingResponse, SiblingInfo, StatusRequest,
+    StatusResponse, admin_server::Admin, status_response::State,
 };
 use futures::future::join_all;
 use tonic::{Request, Response, Status};
@@ -51,31 +49,67 @@ impl AdminService {
 
     fn ring_in_use(&self) -> Result<Arc<Placed>, Failure> {
         self.node.ring_in_use().ok_or_else(|| {
-            Failure::new(Reason::NoRing, format!("no ring: {}", self.node.membership().not_ready_reason()))
+            Failure::new(
+                Reason::NoRing,
+                format!("no ring: {}", self.node.membership().not_ready_reason()),
+            )
         })
     }
 }
 
 #[tonic::async_trait]
 impl Admin for AdminService {
-    async fn bootstrap(&self, request: Request<BootstrapRequest>) -> Result<Response<BootstrapResponse>, Status> {
+    async fn bootstrap(
+        &self,
+        request: Request<BootstrapRequest>,
+    ) -> Result<Response<BootstrapResponse>, Status> {
         let request = request.into_inner();
         let cluster = cluster_id(&request.cluster_id)?;
-        let members = request.members.iter().map(|entry| member(&entry.member_id, &entry.zone, entry.weight));
+        let members = request
+            .members
+            .iter()
+            .map(|entry| member(&entry.member_id, &entry.zone, entry.weight));
         let members = members.collect::<Result<Vec<_>, Failure>>()?;
-        let me = members.iter().find(|member| member.id.as_str() == request.member_id).cloned().ok_or_else(|| {
-            Failure::invalid(format!("member_id {:?} is not among the members", request.member_id))
-        })?;
-        let partitions = if request.partitions == 0 { PARTITIONS_DEFAULT } else { request.partitions };
-        let factor = if request.factor == 0 { FACTOR_DEFAULT } else { request.factor };
+        let me = members
+            .iter()
+            .find(|member| member.id.as_str() == request.member_id)
+            .cloned()
+            .ok_or_else(|| {
+                Failure::invalid(format!(
+                    "member_id {:?} is not among the members",
+                    request.member_id
+                ))
+            })?;
+        let partitions = if request.partitions == 0 {
+            PARTITIONS_DEFAULT
+        } else {
+            request.partitions
+        };
+        let factor = if request.factor == 0 {
+            FACTOR_DEFAULT
+        } else {
+            request.factor
+        };
         if !(1..=FACTOR_MAX).contains(&factor) {
-            return Err(Failure::invalid(format!("the factor is {factor} but must be 1..={FACTOR_MAX}")).into());
+            return Err(
+                Failure::invalid(format!("the factor is {factor} but must be 1..={FACTOR_MAX}")).into(),
+            );
         }
         let ring = Ring::bootstrap(cluster, members, partitions, factor)
             .map_err(|error| Failure::invalid(format!("these members make no ring: {error}")))?;
-        let others = request.members.iter().filter(|entry| entry.member_id != request.member_id);
-        let seeds = others.map(|entry| entry.peer_address.clone()).filter(|address| !address.is_empty()).collect();
-        let done = self.node.membership().bootstrap(self.node.writer(), ring, &me, seeds).await?;
+        let others = request
+            .members
+            .iter()
+            .filter(|entry| entry.member_id != request.member_id);
+        let seeds = others
+            .map(|entry| entry.peer_address.clone())
+            .filter(|address| !address.is_empty())
+            .collect();
+        let done = self
+            .node
+            .membership()
+            .bootstrap(self.node.writer(), ring, &me, seeds)
+            .await?;
         if done.created {
             tracing::info!(%cluster, member = %me.id, "bootstrapped");
             self.node.ring_changed();
@@ -94,7 +128,11 @@ impl Admin for AdminService {
         if request.seeds.len() > SEEDS_MAX {
             return Err(Failure::invalid(format!("at most {SEEDS_MAX} seeds")).into());
         }
-        let joined = self.node.membership().join(self.node.writer(), cluster, &me, request.seeds).await?;
+        let joined = self
+            .node
+            .membership()
+            .join(self.node.writer(), cluster, &me, request.seeds)
+            .await?;
         if joined {
             tracing::info!(%cluster, member = %me.id, zone = me.zone.as_str(), "joined; waiting for the ring");
         }
@@ -109,11 +147,15 @@ impl Admin for AdminService {
         let placed = self.ring_in_use()?;
         let placement = placed.placement();
         let ring = placement.ring();
-        let shares = ring.members().iter().enumerate().map(|(index, member)| MemberShare {
-            member_id: member.id.as_str().to_owned(),
-            tokens: placement.tokens(index),
-            partitions: placement.replica_partitions(index),
-        });
+        let shares = ring
+            .members()
+            .iter()
+            .enumerate()
+            .map(|(index, member)| MemberShare {
+                member_id: member.id.as_str().to_owned(),
+                tokens: placement.tokens(index),
+                partitions: placement.replica_partitions(index),
+            });
         Ok(Response::new(RingResponse {
             ring: Some(convert::ring(ring, |member| self.node.client_address(member))),
             shares: shares.collect(),
@@ -154,19 +196,32 @@ impl Admin for AdminService {
         let placed = self.ring_in_use()?;
         let key = convert::record_key(&request.bucket, &request.key)?;
         let candidates = self.node.candidates(&placed, &key);
-        let replicas = candidates.into_iter().map(|candidate| inspect(&self.node, &placed, &key, candidate.member));
-        Ok(Response::new(InspectResponse { replicas: join_all(replicas).await }))
+        let replicas = candidates
+            .into_iter()
+            .map(|candidate| inspect(&self.node, &placed, &key, candidate.member));
+        Ok(Response::new(InspectResponse {
+            replicas: join_all(replicas).await,
+        }))
     }
 
-    async fn local_get(&self, request: Request<LocalGetRequest>) -> Result<Response<LocalGetResponse>, Status> {
+    async fn local_get(
+        &self,
+        request: Request<LocalGetRequest>,
+    ) -> Result<Response<LocalGetResponse>, Status> {
         let request = request.into_inner();
         let key = convert::record_key(&request.bucket, &request.key)?;
-        let me = self.node.membership().me().map(|me| me.member.to_string()).unwrap_or_default();
-        let state = self
+        let me = self
             .node
-            .load(&key)
-            .await
-            .map_err(|error| Failure::new(Reason::CorruptRecord, format!("key with hash {}: {error}", key.hash())))?;
+            .membership()
+            .me()
+            .map(|me| me.member.to_string())
+            .unwrap_or_default();
+        let state = self.node.load(&key).await.map_err(|error| {
+            Failure::new(
+                Reason::CorruptRecord,
+                format!("key with hash {}: {error}", key.hash()),
+            )
+        })?;
         Ok(Response::new(LocalGetResponse {
             versions: state.as_ref().map(convert::versions).unwrap_or_default(),
             state: Some(replica_state(me, state.as_ref())),
@@ -177,19 +232,28 @@ impl Admin for AdminService {
         &self,
         _: Request<MembershipLogRequest>,
     ) -> Result<Response<MembershipLogResponse>, Status> {
-        let entries = self.node.membership().log().into_iter().map(|entry| MembershipLogEntry {
-            ring_epoch: entry.epoch,
-            ring_hash: entry.hash,
-            member_ids: entry.members.iter().map(ToString::to_string).collect(),
-        });
-        Ok(Response::new(MembershipLogResponse { entries: entries.collect() }))
+        let entries = self
+            .node
+            .membership()
+            .log()
+            .into_iter()
+            .map(|entry| MembershipLogEntry {
+                ring_epoch: entry.epoch,
+                ring_hash: entry.hash,
+                member_ids: entry.members.iter().map(ToString::to_string).collect(),
+            });
+        Ok(Response::new(MembershipLogResponse {
+            entries: entries.collect(),
+        }))
     }
 
     async fn peers(&self, _: Request<PeersRequest>) -> Result<Response<PeersResponse>, Status> {
         let ring = self.node.ring_in_use();
         let me = self.node.membership().me().map(|me| me.member);
         let peers = self.node.membership().entries().into_iter().map(|entry| {
-            let listed = ring.as_ref().is_some_and(|placed| placed.placement().ring().index_of(&entry.member).is_some());
+            let listed = ring
+                .as_ref()
+                .is_some_and(|placed| placed.placement().ring().index_of(&entry.member).is_some());
             PeerInfo {
                 member: listed,
                 reachable: Some(&entry.member) == me.as_ref() || self.node.peers().reachable(&entry.member),
@@ -204,7 +268,9 @@ impl Admin for AdminService {
                 incarnation_id: entry.incarnation.id,
             }
         });
-        Ok(Response::new(PeersResponse { peers: peers.collect() }))
+        Ok(Response::new(PeersResponse {
+            peers: peers.collect(),
+        }))
     }
 }
 
@@ -221,7 +287,10 @@ fn status(node: &Node) -> StatusResponse {
     let incarnation = membership.incarnation();
     let mut response = StatusResponse {
         state: state.into(),
-        cluster_id: membership.cluster_id().map(|id| Bytes::copy_from_slice(&id.0)).unwrap_or_default(),
+        cluster_id: membership
+            .cluster_id()
+            .map(|id| Bytes::copy_from_slice(&id.0))
+            .unwrap_or_default(),
         incarnation_generation: incarnation.generation,
         incarnation_id: incarnation.id,
         release: env!("CARGO_PKG_VERSION").to_owned(),
@@ -241,7 +310,11 @@ fn status(node: &Node) -> StatusResponse {
         response.ring_hash = placement.ring().hash();
         response.tokens = placement.tokens(index);
         response.partitions = placement.replica_partitions(index);
-        let others = placement.ring().members().iter().filter(|member| member.id != *placed.me());
+        let others = placement
+            .ring()
+            .members()
+            .iter()
+            .filter(|member| member.id != *placed.me());
         let down = others.filter(|member| !node.peers().reachable(&member.id));
         response.peers_down = down.map(|member| member.id.to_string()).collect();
     }
@@ -252,27 +325,42 @@ async fn inspect(node: &Arc<Node>, placed: &Arc<Placed>, key: &DataKey, member: 
     let result = if member == *placed.me() {
         node.load(key).await.map_err(|error| error.to_string())
     } else {
-        match placed.to(node, &member) {
-            Some(to) => node.peers().read(&to, key).await.map_err(|failure| failure.kind.as_str().to_owned()),
+        match node.membership().to(&member) {
+            Some(to) => node
+                .peers()
+                .read(&to, key)
+                .await
+                .map_err(|failure| failure.kind.as_str().to_owned()),
             None => Err("its address is not known yet".to_owned()),
         }
     };
     match result {
         Ok(state) => replica_state(member.to_string(), state.as_ref()),
-        Err(error) => ReplicaState { member_id: member.to_string(), error, ..ReplicaState::default() },
+        Err(error) => ReplicaState {
+            member_id: member.to_string(),
+            error,
+            ..ReplicaState::default()
+        },
     }
 }
 
 fn replica_state(member_id: String, state: Option<&KeyState>) -> ReplicaState {
     let Some(state) = state else {
-        return ReplicaState { member_id, ..ReplicaState::default() };
+        return ReplicaState {
+            member_id,
+            ..ReplicaState::default()
+        };
     };
     let seen = state.seen().entries().map(|entry| ActorCounter {
         incarnation_id: entry.actor.incarnation,
         epoch: entry.actor.epoch,
         counter: entry.counter,
         // A run is one gap's end; its length is bounded by what the state holds, so naming the ends is enough.
-        beyond: entry.beyond.iter().flat_map(|run| [run.first, run.last]).collect(),
+        beyond: entry
+            .beyond
+            .iter()
+            .flat_map(|run| [run.first, run.last])
+            .collect(),
     });
     let siblings = state.siblings().iter().map(|(dot, sibling)| SiblingInfo {
         incarnation_id: dot.actor.incarnation,
@@ -293,7 +381,11 @@ fn replica_state(member_id: String, state: Option<&KeyState>) -> ReplicaState {
 }
 
 fn cluster_id(bytes: &Bytes) -> Result<ClusterId, Failure> {
-    let id = <[u8; 16]>::try_from(bytes.as_ref())
-        .map_err(|_| Failure::invalid(format!("the cluster id has {} bytes but must have 16", bytes.len())))?;
+    let id = <[u8; 16]>::try_from(bytes.as_ref()).map_err(|_| {
+        Failure::invalid(format!(
+            "the cluster id has {} bytes but must have 16",
+            bytes.len()
+        ))
+    })?;
     Ok(ClusterId(id))
 }

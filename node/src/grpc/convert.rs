@@ -26,7 +26,9 @@ pub(crate) fn record_key(bucket: &str, key: &[u8]) -> Result<DataKey, Failure> {
     let bucket = bucket_name(bucket)?;
     if key.is_empty() || key.len() > KEY_BYTES_MAX {
         let length = key.len();
-        return Err(Failure::invalid(format!("the key has {length} bytes but must have 1..={KEY_BYTES_MAX}")));
+        return Err(Failure::invalid(format!(
+            "the key has {length} bytes but must have 1..={KEY_BYTES_MAX}"
+        )));
     }
     DataKey::new(bucket, key).map_err(|error| Failure::invalid(error.to_string()))
 }
@@ -40,7 +42,9 @@ pub(crate) fn bucket_name(bucket: &str) -> Result<&str, Failure> {
     match bucket {
         "" => Ok(DEFAULT_BUCKET),
         name if name.len() <= 63 && name.chars().all(good) => Ok(name),
-        _ => Err(Failure::invalid("the bucket must have 1 to 63 characters of a-z, 0-9, '-'")),
+        _ => Err(Failure::invalid(
+            "the bucket must have 1 to 63 characters of a-z, 0-9, '-'",
+        )),
     }
 }
 
@@ -51,7 +55,9 @@ pub(crate) fn bucket_name(bucket: &str) -> Result<&str, Failure> {
 pub(crate) fn value(value: Bytes, bytes_max: usize) -> Result<Bytes, Failure> {
     if value.len() > bytes_max {
         let length = value.len();
-        return Err(Failure::invalid(format!("the value has {length} bytes but may have at most {bytes_max}")));
+        return Err(Failure::invalid(format!(
+            "the value has {length} bytes but may have at most {bytes_max}"
+        )));
     }
     Ok(value)
 }
@@ -66,9 +72,10 @@ pub(crate) fn op_id(bytes: &Bytes) -> Result<Option<OpId>, Failure> {
     }
     match OpId::try_from(bytes.as_ref()) {
         Ok(id) => Ok(Some(id)),
-        Err(_) => {
-            Err(Failure::invalid(format!("the op id has {} bytes but must have 16, or none", bytes.len())))
-        }
+        Err(_) => Err(Failure::invalid(format!(
+            "the op id has {} bytes but must have 16, or none",
+            bytes.len()
+        ))),
     }
 }
 
@@ -83,7 +90,10 @@ pub(crate) fn context(bytes: &Bytes, cluster: ClusterId, hash: KeyHash) -> Resul
     if bytes.len() > CONTEXT_BYTES_MAX {
         return Err(Failure::new(
             Reason::InvalidContext,
-            format!("the context has {} bytes but may have at most {CONTEXT_BYTES_MAX}", bytes.len()),
+            format!(
+                "the context has {} bytes but may have at most {CONTEXT_BYTES_MAX}",
+                bytes.len()
+            ),
         ));
     }
     match Context::decode(bytes, cluster, hash) {
@@ -100,7 +110,9 @@ pub(crate) fn context(bytes: &Bytes, cluster: ClusterId, hash: KeyHash) -> Resul
 /// # Errors
 /// INVALID_ARGUMENT for a combination out of range.
 pub(crate) fn quorum(defaults: &Quorum, overrides: &QuorumOverrides) -> Result<Quorum, Failure> {
-    defaults.with(overrides).map_err(|error| Failure::invalid(error.to_string()))
+    defaults
+        .with(overrides)
+        .map_err(|error| Failure::invalid(error.to_string()))
 }
 
 /// How many replicas a request asks for; none where it leaves that to the configuration.
@@ -136,7 +148,10 @@ pub(crate) fn versions(state: &KeyState) -> Vec<v1::Version> {
         .into_iter()
         .filter_map(|(_, sibling)| {
             let value = sibling.value()?.clone();
-            Some(v1::Version { value, written_at_ms: sibling.stamp.ms() })
+            Some(v1::Version {
+                value,
+                written_at_ms: sibling.stamp.ms(),
+            })
         })
         .collect()
 }

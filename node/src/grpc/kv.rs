@@ -56,7 +56,10 @@ impl KeyValue for KvService {
         put_one(&self.node, request, deadline).await.map(Response::new)
     }
 
-    async fn delete(&self, request: Request<v1::DeleteRequest>) -> Result<Response<v1::DeleteResponse>, Status> {
+    async fn delete(
+        &self,
+        request: Request<v1::DeleteRequest>,
+    ) -> Result<Response<v1::DeleteResponse>, Status> {
         let (deadline, request) = self.begin(request);
         let _permit = self.node.admit()?;
         delete_one(&self.node, request, deadline).await.map(Response::new)
@@ -69,14 +72,22 @@ impl KeyValue for KvService {
         let (deadline, request) = self.begin(request);
         batch_size(request.requests.len())?;
         let _permit = self.node.admit()?;
-        let results = join_all(request.requests.into_iter().map(|one| get_one(&self.node, one, deadline))).await;
+        let results = join_all(
+            request
+                .requests
+                .into_iter()
+                .map(|one| get_one(&self.node, one, deadline)),
+        )
+        .await;
         let results = results.into_iter().map(|result| v1::GetResult {
             result: Some(match result {
                 Ok(response) => v1::get_result::Result::Response(response),
                 Err(failure) => v1::get_result::Result::Error(failure.into()),
             }),
         });
-        Ok(Response::new(v1::BatchGetResponse { results: results.collect() }))
+        Ok(Response::new(v1::BatchGetResponse {
+            results: results.collect(),
+        }))
     }
 
     async fn batch_put(
@@ -86,14 +97,22 @@ impl KeyValue for KvService {
         let (deadline, request) = self.begin(request);
         batch_size(request.requests.len())?;
         let _permit = self.node.admit()?;
-        let results = join_all(request.requests.into_iter().map(|one| put_one(&self.node, one, deadline))).await;
+        let results = join_all(
+            request
+                .requests
+                .into_iter()
+                .map(|one| put_one(&self.node, one, deadline)),
+        )
+        .await;
         let results = results.into_iter().map(|result| v1::PutResult {
             result: Some(match result {
                 Ok(response) => v1::put_result::Result::Response(response),
                 Err(status) => v1::put_result::Result::Error(super::status::to_error(&status)),
             }),
         });
-        Ok(Response::new(v1::BatchPutResponse { results: results.collect() }))
+        Ok(Response::new(v1::BatchPutResponse {
+            results: results.collect(),
+        }))
     }
 
     type ListKeysStream = KeyStream;
@@ -108,17 +127,30 @@ impl KeyValue for KvService {
         let page_size = match request.page_size {
             0 => PAGE_KEYS_MAX,
             size if size <= PAGE_KEYS_MAX => size,
-            size => return Err(Failure::invalid(format!("page_size is {size} but must be 1..={PAGE_KEYS_MAX}")).into()),
+            size => {
+                return Err(
+                    Failure::invalid(format!("page_size is {size} but must be 1..={PAGE_KEYS_MAX}")).into(),
+                );
+            }
         };
         let listing = list::Listing {
             bucket,
             prefix: request.prefix,
             page_token: request.page_token,
             page_size,
-            limit: if request.limit == 0 { u64::MAX } else { request.limit },
+            limit: if request.limit == 0 {
+                u64::MAX
+            } else {
+                request.limit
+            },
         };
         let permit = self.node.admit()?;
-        Ok(Response::new(Box::pin(list::stream(Arc::clone(&self.node), placed, listing, permit)?)))
+        Ok(Response::new(Box::pin(list::stream(
+            Arc::clone(&self.node),
+            placed,
+            listing,
+            permit,
+        )?)))
     }
 
     async fn get_ring(
@@ -138,7 +170,10 @@ impl KeyValue for KvService {
 impl KvService {
     fn begin<T>(&self, request: Request<T>) -> (Deadline, T) {
         let asked = grpc_timeout(request.metadata());
-        (Deadline::within(asked, self.node.config().limits.request_timeout_ms), request.into_inner())
+        (
+            Deadline::within(asked, self.node.config().limits.request_timeout_ms),
+            request.into_inner(),
+        )
     }
 }
 
@@ -146,7 +181,9 @@ fn batch_size(keys: usize) -> Result<(), Failure> {
     if keys <= BATCH_KEYS_MAX {
         return Ok(());
     }
-    Err(Failure::invalid(format!("the batch has {keys} keys but may have at most {BATCH_KEYS_MAX}")))
+    Err(Failure::invalid(format!(
+        "the batch has {keys} keys but may have at most {BATCH_KEYS_MAX}"
+    )))
 }
 
 /// The client's deadline, as gRPC spells it: up to eight digits and a unit.
@@ -179,7 +216,13 @@ async fn get_one(
         }
         Err(failure) => failure.reason.name(),
     };
-    if matches!(&result, Err(Failure { reason: Reason::QuorumNotMet | Reason::ReadTimedOut, .. })) {
+    if matches!(
+        &result,
+        Err(Failure {
+            reason: Reason::QuorumNotMet | Reason::ReadTimedOut,
+            ..
+        })
+    ) {
         node.metrics().quorum_failure(Operation::Get);
     }
     node.metrics().request(Operation::Get, word, started.elapsed());
@@ -213,12 +256,27 @@ async fn read(
             let context = state.map_or_else(Bytes::new, |state: KeyState| {
                 context_bytes(&placed, hash, state.context_seen())
             });
-            let mut failure = Failure::new(Reason::KeyNotFound, format!("no value under the key with hash {hash}"));
-            failure.not_found = Some(v1::NotFound { context, info: Some(info) });
+            let mut failure = Failure::new(
+                Reason::KeyNotFound,
+                format!("no value under the key with hash {hash}"),
+            );
+            failure.not_found = Some(Box::new(v1::NotFound {
+                context,
+                info: Some(info),
+            }));
             Err(failure)
         }
-        GetResult::Unavailable { needed, got, timed_out, failed } => {
-            let reason = if timed_out { Reason::ReadTimedOut } else { Reason::QuorumNotMet };
+        GetResult::Unavailable {
+            needed,
+            got,
+            timed_out,
+            failed,
+        } => {
+            let reason = if timed_out {
+                Reason::ReadTimedOut
+            } else {
+                Reason::QuorumNotMet
+            };
             let message = format!(
                 "the get of the key with hash {hash} had {got} answers of the {needed} that it needs{}; try again",
                 who_failed(&failed)
@@ -249,10 +307,13 @@ async fn write_put(
     if placed.is_primary(&command.key) {
         let hash = command.key.hash();
         let (written, context) = run(node, &placed, command, deadline).await?;
-        return Ok(put_response(&placed, hash, written, context));
+        return Ok(put_response(&placed, hash, &written, context));
     }
     let forwarded = peer::coordinate_request::Request::Put(request);
-    match forward(node, &placed, &command, forwarded, deadline).await?.response {
+    match forward(node, &placed, &command, forwarded, deadline)
+        .await?
+        .response
+    {
         Some(peer::coordinate_response::Response::Put(mut response)) => {
             count_hop(&mut response.info);
             Ok(response)
@@ -274,7 +335,7 @@ async fn run(
     Ok((written, context))
 }
 
-fn put_response(placed: &Placed, hash: KeyHash, written: Written, context: Seen) -> v1::PutResponse {
+fn put_response(placed: &Placed, hash: KeyHash, written: &Written, context: Seen) -> v1::PutResponse {
     v1::PutResponse {
         context: context_bytes(placed, hash, context),
         outcome: Some(written.outcome),
@@ -320,17 +381,31 @@ async fn write_delete(
             key: request.key.clone(),
             ..v1::GetRequest::default()
         };
-        request.context = read(node, get, deadline).await.map_err(Failure::not_applied)?.context;
+        request.context = read(node, get, deadline)
+            .await
+            .map_err(Failure::not_applied)?
+            .context;
     }
     let command = delete_command(&placed, &request).map_err(Failure::not_applied)?;
     if placed.is_primary(&command.key) {
         let hash = command.key.hash();
         let (written, context) = run(node, &placed, command, deadline).await?;
-        let v1::PutResponse { context, outcome, info } = put_response(&placed, hash, written, context);
-        return Ok(v1::DeleteResponse { context, outcome, info });
+        let v1::PutResponse {
+            context,
+            outcome,
+            info,
+        } = put_response(&placed, hash, &written, context);
+        return Ok(v1::DeleteResponse {
+            context,
+            outcome,
+            info,
+        });
     }
     let forwarded = peer::coordinate_request::Request::Delete(request);
-    match forward(node, &placed, &command, forwarded, deadline).await?.response {
+    match forward(node, &placed, &command, forwarded, deadline)
+        .await?
+        .response
+    {
         Some(peer::coordinate_response::Response::Delete(mut response)) => {
             count_hop(&mut response.info);
             Ok(response)
@@ -386,18 +461,28 @@ pub(crate) async fn coordinate_forwarded(
             let command = put_command(node, &placed, &put).map_err(Failure::not_applied)?;
             let hash = must_be_primary(&placed, &command)?;
             let (written, context) = run(node, &placed, command, deadline).await?;
-            Answer::Put(put_response(&placed, hash, written, context))
+            Answer::Put(put_response(&placed, hash, &written, context))
         }
         Some(Asked::Delete(delete)) => {
             let command = delete_command(&placed, &delete).map_err(Failure::not_applied)?;
             let hash = must_be_primary(&placed, &command)?;
             let (written, context) = run(node, &placed, command, deadline).await?;
-            let v1::PutResponse { context, outcome, info } = put_response(&placed, hash, written, context);
-            Answer::Delete(v1::DeleteResponse { context, outcome, info })
+            let v1::PutResponse {
+                context,
+                outcome,
+                info,
+            } = put_response(&placed, hash, &written, context);
+            Answer::Delete(v1::DeleteResponse {
+                context,
+                outcome,
+                info,
+            })
         }
         None => return Err(Failure::invalid("a coordinate request must hold a put or a delete").into()),
     };
-    Ok(peer::CoordinateResponse { response: Some(answer) })
+    Ok(peer::CoordinateResponse {
+        response: Some(answer),
+    })
 }
 
 fn must_be_primary(placed: &Placed, command: &Command) -> Result<KeyHash, Failure> {
@@ -420,16 +505,23 @@ async fn forward(
     node.metrics().forward();
     let candidates = node.candidates(placed, &command.key);
     for candidate in put::forward_targets(&candidates) {
-        let Some(to) = placed.to(node, &candidate.member) else { continue };
+        let Some(to) = node.membership().to(&candidate.member) else {
+            continue;
+        };
         let remaining = deadline.remaining();
         // The coordinator gives up a little before that, and its answer comes before its silence is held against it.
         let timeout_ms = remaining.as_millis() as u32;
-        let request =
-            peer::CoordinateRequest { header: Some(to.header.clone()), timeout_ms, request: Some(request.clone()) };
+        let request = peer::CoordinateRequest {
+            header: Some(to.header.clone()),
+            timeout_ms,
+            request: Some(request.clone()),
+        };
         // A task of its own: what a dead peer costs is learned even if the client does not wait for it.
         let forwarding = Arc::clone(node);
         let call = tokio::spawn(async move { forwarding.peers().coordinate(&to, request, remaining).await });
-        let answer = call.await.map_err(|error| Status::internal(format!("the forwarding task ended early: {error}")))?;
+        let answer = call
+            .await
+            .map_err(|error| Status::internal(format!("the forwarding task ended early: {error}")))?;
         match answer {
             Ok(response) => return Ok(response),
             Err(error) if error.answered => return Err(relay(&error.status)),
@@ -445,12 +537,17 @@ async fn forward(
                     state: v1::write_outcome::State::Partial.into(),
                     ..v1::WriteOutcome::default()
                 };
-                return Err(Failure::new(Reason::WriteTimedOut, message).with_outcome(outcome).into());
+                return Err(Failure::new(Reason::WriteTimedOut, message)
+                    .with_outcome(outcome)
+                    .into());
             }
             Err(_) => {}
         }
     }
-    let message = format!("no primary of the key with hash {} can be reached; try again", command.key.hash());
+    let message = format!(
+        "no primary of the key with hash {} can be reached; try again",
+        command.key.hash()
+    );
     Err(Failure::new(Reason::QuorumNotMet, message).not_applied().into())
 }
 
@@ -502,7 +599,7 @@ mod tests {
         };
         assert_eq!(read("2S"), Some(Duration::from_secs(2)));
         assert_eq!(read("1500m"), Some(Duration::from_millis(1500)));
-        assert_eq!(read("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
+        assert_eq!(read("99999999H"), Some(Duration::from_hours(99_999_999)));
         for bad in ["", "S", "2", "2X", "123456789S", "-1S"] {
             assert_eq!(read(bad), None, "{bad:?}");
         }

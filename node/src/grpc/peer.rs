@@ -10,8 +10,8 @@ use dynamo_core::{
 };
 use dynamo_proto::peer::{
     self, CoordinateRequest, CoordinateResponse, GossipDelta, GossipDigest, GossipRequest, GossipResponse,
-    HandshakeRequest, HandshakeResponse, Header, ReadRequest, ReadResponse, ScanRequest, ScanResponse, WriteRequest,
-    WriteResponse, peer_server::Peer,
+    HandshakeRequest, HandshakeResponse, Header, ReadRequest, ReadResponse, ScanRequest, ScanResponse,
+    WriteRequest, WriteResponse, peer_server::Peer,
 };
 use tonic::{Request, Response, Status};
 
@@ -40,12 +40,17 @@ impl PeerService {
     /// Checks who speaks, and that it is meant for this node. Gives the header of the answer.
     fn check(&self, header: Option<&Header>) -> Result<Header, Failure> {
         let membership = self.node.membership();
-        let mine = membership.header("").ok_or_else(|| not_ready(membership.not_ready_reason()))?;
+        let mine = membership
+            .header("")
+            .ok_or_else(|| not_ready(membership.not_ready_reason()))?;
         let theirs = header.ok_or_else(|| Failure::invalid("a message between nodes must have a header"))?;
         if theirs.cluster_id != mine.cluster_id {
             return Err(Failure::new(
                 Reason::ForeignCluster,
-                format!("{} belongs to another cluster than {}", theirs.member_id, mine.member_id),
+                format!(
+                    "{} belongs to another cluster than {}",
+                    theirs.member_id, mine.member_id
+                ),
             ));
         }
         if !theirs.recipient.is_empty() && theirs.recipient != mine.member_id {
@@ -66,7 +71,10 @@ impl PeerService {
 
 #[tonic::async_trait]
 impl Peer for PeerService {
-    async fn handshake(&self, request: Request<HandshakeRequest>) -> Result<Response<HandshakeResponse>, Status> {
+    async fn handshake(
+        &self,
+        request: Request<HandshakeRequest>,
+    ) -> Result<Response<HandshakeResponse>, Status> {
         let request = request.into_inner();
         let mine = self.check(request.header.as_ref())?;
         let (min, max) = PROTOCOL_VERSIONS;
@@ -92,16 +100,24 @@ impl Peer for PeerService {
     async fn gossip(&self, request: Request<GossipRequest>) -> Result<Response<GossipResponse>, Status> {
         let request = request.into_inner();
         let mine = self.check(request.header.as_ref())?;
-        let mut response = GossipResponse { header: Some(mine), ..GossipResponse::default() };
+        let mut response = GossipResponse {
+            header: Some(mine),
+            ..GossipResponse::default()
+        };
         if let Some(delta) = request.delta {
             tasks::merge(&self.node, delta).await;
         }
         if let (Some(digest), Some(cluster)) = (request.digest, self.node.membership().cluster_id()) {
-            let digest = digest_from_proto(cluster, digest).map_err(|error| Failure::invalid(error.to_string()))?;
+            let digest =
+                digest_from_proto(cluster, digest).map_err(|error| Failure::invalid(error.to_string()))?;
             if let Some(answer) = self.node.membership().answer(&digest) {
                 response.delta = Some(delta_to_proto(&answer.delta));
-                response.wanted_members =
-                    answer.wanted.members.iter().map(|member| member.as_str().to_owned()).collect();
+                response.wanted_members = answer
+                    .wanted
+                    .members
+                    .iter()
+                    .map(|member| member.as_str().to_owned())
+                    .collect();
                 response.wants_ring = answer.wanted.ring;
             }
         }
@@ -112,32 +128,45 @@ impl Peer for PeerService {
         let request = request.into_inner();
         self.check_data(request.header.as_ref())?;
         let key = convert::record_key(&request.bucket, &request.key)?;
-        let state = self
-            .node
-            .load(&key)
-            .await
-            .map_err(|error| Failure::new(Reason::CorruptRecord, format!("key with hash {}: {error}", key.hash())))?;
-        Ok(Response::new(ReadResponse { state: state.map(|state| state.encode()) }))
+        let state = self.node.load(&key).await.map_err(|error| {
+            Failure::new(
+                Reason::CorruptRecord,
+                format!("key with hash {}: {error}", key.hash()),
+            )
+        })?;
+        Ok(Response::new(ReadResponse {
+            state: state.map(|state| state.encode()),
+        }))
     }
 
     async fn write(&self, request: Request<WriteRequest>) -> Result<Response<WriteResponse>, Status> {
         let request = request.into_inner();
         self.check_data(request.header.as_ref())?;
         let key = convert::record_key(&request.bucket, &request.key)?;
-        let state = KeyState::decode(request.state)
-            .map_err(|error| Failure::invalid(format!("the state of the key with hash {}: {error}", key.hash())))?;
+        let state = KeyState::decode(request.state).map_err(|error| {
+            Failure::invalid(format!("the state of the key with hash {}: {error}", key.hash()))
+        })?;
         match self.node.writer().merge(key, state, request.sync).await {
-            Ok(committed) => Ok(Response::new(WriteResponse { durable: committed.durable })),
-            Err(error @ WriteError::Overloaded) => Err(Failure::new(Reason::Overloaded, error.to_string()).into()),
+            Ok(committed) => Ok(Response::new(WriteResponse {
+                durable: committed.durable,
+            })),
+            Err(error @ WriteError::Overloaded) => {
+                Err(Failure::new(Reason::Overloaded, error.to_string()).into())
+            }
             Err(error @ WriteError::Stopped) => Err(not_ready(&error.to_string()).into()),
             Err(error) => Err(Failure::new(Reason::Storage, error.to_string()).into()),
         }
     }
 
-    async fn coordinate(&self, request: Request<CoordinateRequest>) -> Result<Response<CoordinateResponse>, Status> {
+    async fn coordinate(
+        &self,
+        request: Request<CoordinateRequest>,
+    ) -> Result<Response<CoordinateResponse>, Status> {
         let request = request.into_inner();
         self.check_data(request.header.as_ref())?;
-        kv::coordinate_forwarded(&self.node, request).await.map(Response::new)
+        kv::coordinate_forwarded(&self.node, request)
+            .await
+            .map(Response::new)
     }
 
     async fn scan(&self, request: Request<ScanRequest>) -> Result<Response<ScanResponse>, Status> {
@@ -158,7 +187,10 @@ pub(crate) fn digest_to_proto(digest: &Digest) -> GossipDigest {
                 version: entry.version,
             })
             .collect(),
-        ring: digest.ring.map(|ring| peer::RingVersion { epoch: ring.epoch, hash: ring.hash }),
+        ring: digest.ring.map(|ring| peer::RingVersion {
+            epoch: ring.epoch,
+            hash: ring.hash,
+        }),
     }
 }
 
@@ -173,7 +205,10 @@ fn digest_from_proto(cluster: ClusterId, digest: GossipDigest) -> Result<Digest,
     Ok(Digest {
         cluster,
         members: members.collect::<Result<_, NameError>>()?,
-        ring: digest.ring.map(|ring| RingVersion { epoch: ring.epoch, hash: ring.hash }),
+        ring: digest.ring.map(|ring| RingVersion {
+            epoch: ring.epoch,
+            hash: ring.hash,
+        }),
     })
 }
 
@@ -220,10 +255,16 @@ pub(crate) fn delta_from_proto(cluster: ClusterId, delta: GossipDelta) -> Result
 }
 
 fn incarnation_to_proto(incarnation: Incarnation) -> peer::Incarnation {
-    peer::Incarnation { generation: incarnation.generation, id: incarnation.id }
+    peer::Incarnation {
+        generation: incarnation.generation,
+        id: incarnation.id,
+    }
 }
 
 fn incarnation_from_proto(incarnation: Option<peer::Incarnation>) -> Incarnation {
     let incarnation = incarnation.unwrap_or_default();
-    Incarnation { generation: incarnation.generation, id: incarnation.id }
+    Incarnation {
+        generation: incarnation.generation,
+        id: incarnation.id,
+    }
 }

@@ -126,12 +126,18 @@ pub(crate) struct Failure {
     pub(crate) reason: Reason,
     pub(crate) message: String,
     pub(crate) outcome: Option<v1::WriteOutcome>,
-    pub(crate) not_found: Option<v1::NotFound>,
+    /// Boxed, so that results stay small.
+    pub(crate) not_found: Option<Box<v1::NotFound>>,
 }
 
 impl Failure {
     pub(crate) fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), outcome: None, not_found: None }
+        Self {
+            reason,
+            message: message.into(),
+            outcome: None,
+            not_found: None,
+        }
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
@@ -159,21 +165,35 @@ impl Failure {
             ..pb::ErrorInfo::default()
         };
         let mut details = vec![any("google.rpc.ErrorInfo", &info)];
-        details.extend(self.outcome.as_ref().map(|outcome| any("dynamo.v1.WriteOutcome", outcome)));
-        details.extend(self.not_found.as_ref().map(|not_found| any("dynamo.v1.NotFound", not_found)));
+        details.extend(
+            self.outcome
+                .as_ref()
+                .map(|outcome| any("dynamo.v1.WriteOutcome", outcome)),
+        );
+        details.extend(
+            self.not_found
+                .as_ref()
+                .map(|not_found| any("dynamo.v1.NotFound", not_found.as_ref())),
+        );
         details
     }
 }
 
 fn any(name: &str, message: &impl prost::Message) -> prost_types::Any {
-    prost_types::Any { type_url: format!("type.googleapis.com/{name}"), value: message.encode_to_vec() }
+    prost_types::Any {
+        type_url: format!("type.googleapis.com/{name}"),
+        value: message.encode_to_vec(),
+    }
 }
 
 impl From<Failure> for Status {
     fn from(failure: Failure) -> Self {
         let code = failure.reason.code();
-        let rich =
-            pb::Status { code: code.into(), message: failure.message.clone(), details: failure.details() };
+        let rich = pb::Status {
+            code: code.into(),
+            message: failure.message.clone(),
+            details: failure.details(),
+        };
         Status::with_details(code, failure.message, Bytes::from(rich.encode_to_vec()))
     }
 }
@@ -184,7 +204,7 @@ impl From<Failure> for v1::Error {
             code: failure.reason.code().into(),
             message: failure.message,
             reason: failure.reason.name().to_owned(),
-            not_found: failure.not_found,
+            not_found: failure.not_found.map(|not_found| *not_found),
             outcome: failure.outcome,
         }
     }
@@ -193,20 +213,30 @@ impl From<Failure> for v1::Error {
 /// The reason that a peer's status carries, if it is one of ours.
 pub(crate) fn reason_name(status: &Status) -> Option<String> {
     let rich = pb::Status::decode(status.details()).ok()?;
-    let info = rich.details.iter().find(|any| any.type_url.ends_with("/google.rpc.ErrorInfo"))?;
+    let info = rich
+        .details
+        .iter()
+        .find(|any| any.type_url.ends_with("/google.rpc.ErrorInfo"))?;
     Some(pb::ErrorInfo::decode(info.value.as_slice()).ok()?.reason)
 }
 
 /// The reason of a status as a word for a metric's label: one of a fixed set.
 pub(crate) fn reason_word(status: &Status) -> &'static str {
     let name = reason_name(status).unwrap_or_default();
-    Reason::ALL.iter().map(|reason| reason.name()).find(|known| *known == name).unwrap_or("UNKNOWN")
+    Reason::ALL
+        .iter()
+        .map(|reason| reason.name())
+        .find(|known| *known == name)
+        .unwrap_or("UNKNOWN")
 }
 
 /// A status as an entry of a batch's answer.
 pub(crate) fn to_error(status: &Status) -> v1::Error {
     let rich = pb::Status::decode(status.details()).unwrap_or_default();
-    let outcome = rich.details.iter().find(|any| any.type_url.ends_with("/dynamo.v1.WriteOutcome"));
+    let outcome = rich
+        .details
+        .iter()
+        .find(|any| any.type_url.ends_with("/dynamo.v1.WriteOutcome"));
     v1::Error {
         code: status.code().into(),
         message: status.message().to_owned(),
@@ -218,7 +248,11 @@ pub(crate) fn to_error(status: &Status) -> v1::Error {
 
 /// A status that a coordinator answered, as this node, which forwarded the request, passes it on.
 pub(crate) fn relay(status: &Status) -> Status {
-    Status::with_details(status.code(), status.message(), Bytes::copy_from_slice(status.details()))
+    Status::with_details(
+        status.code(),
+        status.message(),
+        Bytes::copy_from_slice(status.details()),
+    )
 }
 
 #[cfg(test)]
@@ -227,12 +261,21 @@ mod tests {
 
     #[test]
     fn details_survive_the_wire() {
-        let outcome = v1::WriteOutcome { acks: 1, ..v1::WriteOutcome::default() };
+        let outcome = v1::WriteOutcome {
+            acks: 1,
+            ..v1::WriteOutcome::default()
+        };
         let status = Status::from(Failure::new(Reason::QuorumNotMet, "too few").with_outcome(outcome));
         assert_eq!(status.code(), Code::Unavailable);
         assert_eq!(reason_name(&relay(&status)).as_deref(), Some("QUORUM_NOT_MET"));
         let rich = pb::Status::decode(status.details()).unwrap();
-        assert_eq!(rich.details[1].type_url, "type.googleapis.com/dynamo.v1.WriteOutcome");
-        assert_eq!(v1::WriteOutcome::decode(rich.details[1].value.as_slice()).unwrap(), outcome);
+        assert_eq!(
+            rich.details[1].type_url,
+            "type.googleapis.com/dynamo.v1.WriteOutcome"
+        );
+        assert_eq!(
+            v1::WriteOutcome::decode(rich.details[1].value.as_slice()).unwrap(),
+            outcome
+        );
     }
 }

@@ -36,7 +36,7 @@ pub(crate) async fn coordinate(
         for effect in std::mem::take(&mut effects) {
             match effect {
                 GetEffect::Read { member } if member == *placed.me() => local = true,
-                GetEffect::Read { member } => spawn_read(node, placed, key, member, answers_in.clone()),
+                GetEffect::Read { member } => spawn_read(node, key, member, answers_in.clone()),
                 GetEffect::Reply(outcome) => {
                     let served = placed.served(&quorum, outcome.acks);
                     return (outcome, served);
@@ -60,13 +60,16 @@ pub(crate) async fn coordinate(
     }
 }
 
-fn spawn_read(node: &Arc<Node>, placed: &Placed, key: &DataKey, member: MemberId, answers: mpsc::Sender<Answer>) {
-    let to = placed.to(node, &member);
+fn spawn_read(node: &Arc<Node>, key: &DataKey, member: MemberId, answers: mpsc::Sender<Answer>) {
+    let to = node.membership().to(&member);
     let (node, key) = (Arc::clone(node), key.clone());
     tokio::spawn(async move {
         let result = match to {
             Some(to) => node.peers().read(&to, &key).await,
-            None => Err(ReplicaFailure { sent: false, kind: FailureKind::Unreachable }),
+            None => Err(ReplicaFailure {
+                sent: false,
+                kind: FailureKind::Unreachable,
+            }),
         };
         // A request that is answered already no longer listens.
         let _ = answers.send((member, result)).await;

@@ -64,13 +64,20 @@ pub(crate) fn stream(
     let (pages_in, pages) = mpsc::channel(PAGES_BUFFERED);
     tokio::spawn(async move {
         let started = Instant::now();
-        let mut pager = Pager { pages: pages_in, page: Vec::new(), last: after.clone(), left: listing.limit, listing };
+        let mut pager = Pager {
+            pages: pages_in,
+            page: Vec::new(),
+            last: after.clone(),
+            left: listing.limit,
+            listing,
+        };
         let result = list(&node, &placed, after, &mut pager).await;
         let word = match &result {
             Ok(()) => "ok",
             Err(failure) => failure.reason.name(),
         };
-        node.metrics().request(Operation::ListKeys, word, started.elapsed());
+        node.metrics()
+            .request(Operation::ListKeys, word, started.elapsed());
         pager.finish(result).await;
         drop(permit);
     });
@@ -98,9 +105,19 @@ impl Pager {
         if self.page.len() < self.listing.page_size as usize {
             return true;
         }
-        let token = self.last.as_ref().map(|position| position.as_bytes().clone()).unwrap_or_default();
+        let token = self
+            .last
+            .as_ref()
+            .map(|position| position.as_bytes().clone())
+            .unwrap_or_default();
         let keys = std::mem::take(&mut self.page);
-        self.pages.send(Ok(v1::ListKeysResponse { keys, next_page_token: token })).await.is_ok()
+        self.pages
+            .send(Ok(v1::ListKeysResponse {
+                keys,
+                next_page_token: token,
+            }))
+            .await
+            .is_ok()
     }
 
     /// Sends the last page. Its token is empty only if the listing is complete.
@@ -109,7 +126,9 @@ impl Pager {
         let token = self.last.take().filter(|_| !complete);
         let page = v1::ListKeysResponse {
             keys: self.page,
-            next_page_token: token.map(|position| position.as_bytes().clone()).unwrap_or_default(),
+            next_page_token: token
+                .map(|position| position.as_bytes().clone())
+                .unwrap_or_default(),
         };
         // A client that is gone needs neither.
         let _ = self.pages.send(Ok(page)).await;
@@ -126,7 +145,9 @@ async fn list(
     pager: &mut Pager,
 ) -> Result<(), Failure> {
     let ring = placed.placement().ring();
-    let first = after.as_ref().map_or(PartitionId(0), |position| ring.partition_of(position.hash()));
+    let first = after
+        .as_ref()
+        .map_or(PartitionId(0), |position| ring.partition_of(position.hash()));
     for partition in (first.0..ring.partitions()).map(PartitionId) {
         let after = after.clone().filter(|_| partition == first);
         if !list_partition(node, placed, partition, after, pager).await? {
@@ -145,7 +166,11 @@ async fn list_partition(
     pager: &mut Pager,
 ) -> Result<bool, Failure> {
     let range = placed.placement().ring().range(partition);
-    let mut listing = RangeListing::new(node.candidates_of(placed, partition), placed.quorum().absence(), after);
+    let mut listing = RangeListing::new(
+        node.candidates_of(placed, partition),
+        placed.quorum().absence(),
+        after,
+    );
     loop {
         let scan = Scan {
             bucket: &pager.listing.bucket,
@@ -153,7 +178,13 @@ async fn list_partition(
             hashes: (*range.start(), *range.end()),
         };
         let requests = listing.next_requests();
-        for (member, page) in join_all(requests.into_iter().map(|request| fetch(node, placed, &scan, request))).await {
+        for (member, page) in join_all(
+            requests
+                .into_iter()
+                .map(|request| fetch(node, placed, &scan, request)),
+        )
+        .await
+        {
             listing.add_page(&member, page);
         }
         while let Some(position) = listing.next_key() {
@@ -195,7 +226,10 @@ async fn fetch(
         prefix: scan.prefix.clone(),
         hash_first: scan.hashes.0,
         hash_last: scan.hashes.1,
-        after: request.after.map(|position| position.as_bytes().clone()).unwrap_or_default(),
+        after: request
+            .after
+            .map(|position| position.as_bytes().clone())
+            .unwrap_or_default(),
         limit: SCAN_KEYS.min(PAGE_KEYS_MAX),
     };
     let response = if request.member == *placed.me() {
@@ -204,15 +238,21 @@ async fn fetch(
             FailureKind::Storage
         })
     } else {
-        match placed.to(node, &request.member) {
+        match node.membership().to(&request.member) {
             Some(to) => {
                 message.header = Some(to.header.clone());
-                node.peers().scan(&to, message).await.map_err(|failure| failure.kind)
+                node.peers()
+                    .scan(&to, message)
+                    .await
+                    .map_err(|failure| failure.kind)
             }
             None => Err(FailureKind::Unreachable),
         }
     };
-    (request.member, response.and_then(|response| decode_page(response).ok_or(FailureKind::Storage)))
+    (
+        request.member,
+        response.and_then(|response| decode_page(response).ok_or(FailureKind::Storage)),
+    )
 }
 
 fn decode_page(response: peer::ScanResponse) -> Option<ScanPage> {

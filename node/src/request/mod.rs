@@ -55,7 +55,10 @@ pub(crate) struct Served {
 
 /// The node has no ring, or it stops: another one serves.
 pub(crate) fn not_ready(reason: &str) -> Failure {
-    Failure::new(Reason::NotReady, format!("this node does not serve: {reason}; ask another node"))
+    Failure::new(
+        Reason::NotReady,
+        format!("this node does not serve: {reason}; ask another node"),
+    )
 }
 
 /// Who did not count and why, for a message.
@@ -63,7 +66,9 @@ pub(crate) fn who_failed(failed: &[FailedReplica]) -> String {
     if failed.is_empty() {
         return String::new();
     }
-    let each: Vec<String> =
-        failed.iter().map(|replica| format!("{} {}", replica.member, replica.kind.as_str())).collect();
+    let each: Vec<String> = failed
+        .iter()
+        .map(|replica| format!("{} {}", replica.member, replica.kind.as_str()))
+        .collect();
     format!(" ({})", each.join(", "))
 }

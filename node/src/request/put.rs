@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use dynamo_core::{
     coordinator::{
-        Ack, Candidate, FailureKind, PutCoordinator, PutEffect, PutEvent, ReplicaFailure, WriteFailure, WriteOutcome,
-        WriteState,
+        Ack, Candidate, FailureKind, PutCoordinator, PutEffect, PutEvent, ReplicaFailure, WriteFailure,
+        WriteOutcome, WriteState,
     },
     quorum::Quorum,
     replica::Update,
@@ -45,7 +45,10 @@ pub(crate) struct Written {
 /// What arrives while a write runs.
 enum Arrival {
     /// The local writer has minted the dot; what others must merge may leave.
-    Prepared { dot: Dot, delta: Bytes },
+    Prepared {
+        dot: Dot,
+        delta: Bytes,
+    },
     /// The local writer refuses the write, for a reason of the client's.
     Refused(Failure),
     Event(PutEvent),
@@ -72,9 +75,18 @@ pub(crate) async fn coordinate(
             match effect {
                 PutEffect::WriteLocal => spawn_local(node, &command, arrivals_in.clone()),
                 PutEffect::Send { member } => {
-                    let (Some(to), Some((_, delta))) = (placed.to(node, &member), &prepared) else {
-                        let failure = ReplicaFailure { sent: false, kind: FailureKind::Unreachable };
-                        machine.step(PutEvent::PeerDone { member, result: Err(failure) }, &mut effects);
+                    let (Some(to), Some((_, delta))) = (node.membership().to(&member), &prepared) else {
+                        let failure = ReplicaFailure {
+                            sent: false,
+                            kind: FailureKind::Unreachable,
+                        };
+                        machine.step(
+                            PutEvent::PeerDone {
+                                member,
+                                result: Err(failure),
+                            },
+                            &mut effects,
+                        );
                         continue;
                     };
                     spawn_send(node, &command, to, delta.clone(), arrivals_in.clone());
@@ -120,15 +132,25 @@ fn spawn_local(node: &Arc<Node>, command: &Command, arrivals: mpsc::Sender<Arriv
             Ok(prepared) => {
                 let delta = prepared.delta.encode();
                 // A request that is gone no longer listens; the write goes on.
-                let _ = arrivals.send(Arrival::Prepared { dot: prepared.dot, delta }).await;
-                prepared.committed().await.map(|committed| Ack { durable: committed.durable })
+                let _ = arrivals
+                    .send(Arrival::Prepared {
+                        dot: prepared.dot,
+                        delta,
+                    })
+                    .await;
+                prepared.committed().await.map(|committed| Ack {
+                    durable: committed.durable,
+                })
             }
             Err(error) => Err(error),
         };
         let arrival = match result {
             Err(WriteError::Refused(refused)) => Arrival::Refused(Failure::new(
                 Reason::TooManySiblings,
-                format!("the put of the key with hash {} is refused: {refused}", key.hash()),
+                format!(
+                    "the put of the key with hash {} is refused: {refused}",
+                    key.hash()
+                ),
             )),
             Err(WriteError::Overloaded) => Arrival::Refused(Failure::new(
                 Reason::Overloaded,
@@ -136,7 +158,10 @@ fn spawn_local(node: &Arc<Node>, command: &Command, arrivals: mpsc::Sender<Arriv
             )),
             other => Arrival::Event(PutEvent::LocalDone(other.map_err(|error| {
                 tracing::warn!(key_hash = %key.hash(), %error, "the local write failed");
-                ReplicaFailure { sent: matches!(error, WriteError::Storage(_)), kind: FailureKind::Storage }
+                ReplicaFailure {
+                    sent: matches!(error, WriteError::Storage(_)),
+                    kind: FailureKind::Storage,
+                }
             }))),
         };
         let _ = arrivals.send(arrival).await;
@@ -149,24 +174,38 @@ fn spawn_send(node: &Arc<Node>, command: &Command, to: To, delta: Bytes, arrival
     let node = Arc::clone(node);
     tokio::spawn(async move {
         let result = node.peers().write(&to, &key, delta, sync).await;
-        let _ = arrivals.send(Arrival::Event(PutEvent::PeerDone { member: to.member, result })).await;
+        let _ = arrivals
+            .send(Arrival::Event(PutEvent::PeerDone {
+                member: to.member,
+                result,
+            }))
+            .await;
     });
 }
 
-fn finish(command: &Command, dot: Option<Dot>, outcome: WriteOutcome, served: Served) -> Result<Written, Failure> {
+fn finish(
+    command: &Command,
+    dot: Option<Dot>,
+    outcome: WriteOutcome,
+    served: Served,
+) -> Result<Written, Failure> {
     let told = outcome_message(&outcome);
     match (outcome.failure, dot) {
-        (None, Some(dot)) => Ok(Written { dot, outcome: told, served }),
-        (failure, _) => Err(refuse(command, failure, outcome.state).with_outcome(told)),
+        (None, Some(dot)) => Ok(Written {
+            dot,
+            outcome: told,
+            served,
+        }),
+        (failure, _) => Err(refuse(command, failure.as_ref(), outcome.state).with_outcome(told)),
     }
 }
 
-fn refuse(command: &Command, failure: Option<WriteFailure>, state: WriteState) -> Failure {
+fn refuse(command: &Command, failure: Option<&WriteFailure>, state: WriteState) -> Failure {
     let reason = match failure {
         Some(WriteFailure::TimedOut { .. }) => Reason::WriteTimedOut,
         _ => Reason::QuorumNotMet,
     };
-    let why = match &failure {
+    let why = match failure {
         Some(why @ (WriteFailure::TimedOut { failed, .. } | WriteFailure::QuorumNotMet { failed, .. })) => {
             format!("{why}{}", who_failed(failed))
         }
@@ -175,9 +214,14 @@ fn refuse(command: &Command, failure: Option<WriteFailure>, state: WriteState) -
     };
     let advice = match state {
         WriteState::NotApplied => "nothing was sent or stored: repeat it",
-        WriteState::Applied | WriteState::Partial => "some replicas may hold it: repeat it with the same op id",
+        WriteState::Applied | WriteState::Partial => {
+            "some replicas may hold it: repeat it with the same op id"
+        }
     };
-    Failure::new(reason, format!("the key with hash {}: {why}; {advice}", command.key.hash()))
+    Failure::new(
+        reason,
+        format!("the key with hash {}: {why}; {advice}", command.key.hash()),
+    )
 }
 
 fn outcome_message(outcome: &WriteOutcome) -> v1::WriteOutcome {

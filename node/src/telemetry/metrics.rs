@@ -10,8 +10,9 @@ use opentelemetry_sdk::metrics::SdkMeterProvider;
 use prometheus::{Registry, TextEncoder};
 
 /// From 100 µs to 10 s, about three per decade.
-const SECONDS: [f64; 16] =
-    [0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
+const SECONDS: [f64; 16] = [
+    0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0,
+];
 
 /// A client operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,7 +102,8 @@ impl Metrics {
             .build()?;
         let provider = SdkMeterProvider::builder().with_reader(exporter).build();
         let meter = provider.meter("dynamo");
-        let gauge = |name: &'static str, text: &'static str| meter.u64_gauge(name).with_description(text).build();
+        let gauge =
+            |name: &'static str, text: &'static str| meter.u64_gauge(name).with_description(text).build();
         let counter =
             |name: &'static str, text: &'static str| meter.u64_counter(name).with_description(text).build();
         Ok(Self {
@@ -110,21 +112,36 @@ impl Metrics {
                 .with_description("Time from a client's request to its answer")
                 .with_boundaries(SECONDS.to_vec())
                 .build(),
-            quorum_failures: counter("dynamo_quorum_failures", "Requests that too few replicas answered"),
+            quorum_failures: counter(
+                "dynamo_quorum_failures",
+                "Requests that too few replicas answered",
+            ),
             forwards: counter("dynamo_forwards", "Writes forwarded to a coordinator"),
-            shed: counter("dynamo_requests_shed", "Requests refused because too many are in flight"),
+            shed: counter(
+                "dynamo_requests_shed",
+                "Requests refused because too many are in flight",
+            ),
             siblings: meter
                 .u64_histogram("dynamo_siblings")
                 .with_description("Live versions in the answer of a get")
                 .with_boundaries(vec![1.0, 2.0, 3.0, 5.0, 10.0, 25.0, 50.0, 100.0])
                 .build(),
             gossip_exchanges: counter("dynamo_gossip_exchanges", "Gossip exchanges begun by this node"),
-            gossip_entries: counter("dynamo_gossip_entries_sent", "Member entries sent by gossip; 0 while peers agree"),
+            gossip_entries: counter(
+                "dynamo_gossip_entries_sent",
+                "Member entries sent by gossip; 0 while peers agree",
+            ),
             gauges: Gauges {
                 ring_epoch: gauge("dynamo_ring_epoch", "Epoch of the ring in use; 0: none"),
                 tokens: gauge("dynamo_tokens_owned", "Tokens of this node"),
-                partitions: gauge("dynamo_partitions_replicated", "Partitions of which this node is a primary"),
-                zone_violations: gauge("dynamo_zone_violations", "Partitions whose replicas break the zone rule"),
+                partitions: gauge(
+                    "dynamo_partitions_replicated",
+                    "Partitions of which this node is a primary",
+                ),
+                zone_violations: gauge(
+                    "dynamo_zone_violations",
+                    "Partitions whose replicas break the zone rule",
+                ),
                 peer_up: gauge("dynamo_peer_up", "1 if this node reaches the peer"),
                 ready: gauge("dynamo_ready", "1 if this node serves its ranges"),
                 requests_in_flight: gauge("dynamo_requests_in_flight", "Client requests being served"),
@@ -132,9 +149,15 @@ impl Metrics {
                 data_bytes: gauge("dynamo_data_bytes", "Estimated bytes of records on this node"),
                 writer_batches: gauge("dynamo_writer_batches", "Batches committed since the start"),
                 writer_operations: gauge("dynamo_writer_operations", "Operations committed since the start"),
-                writer_syncs: gauge("dynamo_writer_syncs", "Syncs of the write-ahead log since the start"),
+                writer_syncs: gauge(
+                    "dynamo_writer_syncs",
+                    "Syncs of the write-ahead log since the start",
+                ),
                 writer_queue: gauge("dynamo_writer_queue_length", "Operations waiting for the writer"),
-                read_errors: gauge("dynamo_read_errors", "Writes that failed because their record could not be read, since the start"),
+                read_errors: gauge(
+                    "dynamo_read_errors",
+                    "Writes that failed because their record could not be read, since the start",
+                ),
                 build_info: gauge("dynamo_build_info", "Always 1; the release is a label"),
             },
             registry,
@@ -143,12 +166,16 @@ impl Metrics {
     }
 
     pub(crate) fn request(&self, operation: Operation, result: &'static str, elapsed: Duration) {
-        let labels = [KeyValue::new("op", operation.name()), KeyValue::new("result", result)];
+        let labels = [
+            KeyValue::new("op", operation.name()),
+            KeyValue::new("result", result),
+        ];
         self.request_duration.record(elapsed.as_secs_f64(), &labels);
     }
 
     pub(crate) fn quorum_failure(&self, operation: Operation) {
-        self.quorum_failures.add(1, &[KeyValue::new("op", operation.name())]);
+        self.quorum_failures
+            .add(1, &[KeyValue::new("op", operation.name())]);
     }
 
     pub(crate) fn forward(&self) {
@@ -179,7 +206,9 @@ impl Metrics {
         gauges.partitions.record(snapshot.partitions, &[]);
         gauges.zone_violations.record(snapshot.zone_violations, &[]);
         for (peer, up) in &snapshot.peers {
-            gauges.peer_up.record(u64::from(*up), &[KeyValue::new("peer", peer.clone())]);
+            gauges
+                .peer_up
+                .record(u64::from(*up), &[KeyValue::new("peer", peer.clone())]);
         }
         gauges.ready.record(u64::from(snapshot.ready), &[]);
         gauges.requests_in_flight.record(snapshot.requests_in_flight, &[]);
@@ -190,7 +219,9 @@ impl Metrics {
         gauges.writer_syncs.record(snapshot.writer_syncs, &[]);
         gauges.writer_queue.record(snapshot.writer_queue, &[]);
         gauges.read_errors.record(snapshot.read_errors, &[]);
-        gauges.build_info.record(1, &[KeyValue::new("release", env!("CARGO_PKG_VERSION"))]);
+        gauges
+            .build_info
+            .record(1, &[KeyValue::new("release", env!("CARGO_PKG_VERSION"))]);
         Ok(TextEncoder::new().encode_to_string(&self.registry.gather())?)
     }
 }

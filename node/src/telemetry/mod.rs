@@ -13,11 +13,21 @@ use crate::config::{Log, LogFormat};
 /// # Errors
 /// If the filter is not valid, or logging was started before.
 pub fn init_logging(log: &Log) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&log.level)
-        .with_context(|| format!("invalid log level {:?}: use error, warn, info, debug or trace", log.level))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let filter = EnvFilter::try_new(&log.level).with_context(|| {
+        format!(
+            "invalid log level {:?}: use error, warn, info, debug or trace",
+            log.level
+        )
+    })?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     let started = match log.format {
-        LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).try_init(),
+        LogFormat::Json => builder
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .try_init(),
         LogFormat::Text => builder.try_init(),
     };
     started.map_err(|error| anyhow::anyhow!("cannot start logging: {error}"))

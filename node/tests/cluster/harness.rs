@@ -5,7 +5,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use dynamo_node::{Config, Running, config::Listen};
 use dynamo_proto::{
-    admin::{BootstrapRequest, JoinRequest, Member, PeersRequest, StatusRequest, StatusResponse, admin_client::AdminClient},
+    admin::{
+        BootstrapRequest, JoinRequest, Member, PeersRequest, StatusRequest, StatusResponse,
+        admin_client::AdminClient,
+    },
     v1::{self, key_value_client::KeyValueClient},
 };
 use prost::Message as _;
@@ -27,7 +30,13 @@ pub(crate) struct Shape {
 
 impl Shape {
     pub(crate) fn new(nodes: usize, zones: usize) -> Self {
-        Self { nodes, zones, factor: 3, partitions: 16, configure: |_| () }
+        Self {
+            nodes,
+            zones,
+            factor: 3,
+            partitions: 16,
+            configure: |_| (),
+        }
     }
 
     pub(crate) fn with_factor(self, factor: u32) -> Self {
@@ -59,7 +68,12 @@ impl Cluster {
 
     /// Starts the nodes only.
     pub(crate) async fn unassigned(shape: Shape) -> Self {
-        let mut cluster = Self { dirs: Vec::new(), nodes: Vec::new(), seed_port: None, shape };
+        let mut cluster = Self {
+            dirs: Vec::new(),
+            nodes: Vec::new(),
+            seed_port: None,
+            shape,
+        };
         for index in 0..cluster.shape.nodes {
             cluster.dirs.push(tempfile::tempdir().unwrap());
             cluster.nodes.push(None);
@@ -73,7 +87,11 @@ impl Cluster {
     }
 
     pub(crate) fn zone(&self, index: usize) -> String {
-        if self.shape.zones == 0 { String::new() } else { format!("zone-{}", index % self.shape.zones) }
+        if self.shape.zones == 0 {
+            String::new()
+        } else {
+            format!("zone-{}", index % self.shape.zones)
+        }
     }
 
     pub(crate) fn members(&self) -> Vec<Member> {
@@ -117,17 +135,28 @@ impl Cluster {
     pub(crate) async fn all_valid(&self) {
         let up = || (0..self.shape.nodes).filter(|index| self.nodes[*index].is_some());
         for index in up() {
-            until(&format!("node {index} serves and reaches all that run"), || async move {
-                let ready = self.status(index).await.not_ready_reason.is_empty();
-                let known = self.admin(index).peers(PeersRequest {}).await.unwrap().into_inner().peers;
-                let reaches = |other: usize| {
-                    let address = self.node(other).peer.to_string();
-                    known.iter().any(|peer| {
-                        peer.member_id == Self::id(other) && peer.peer_address == address && peer.reachable
-                    })
-                };
-                ready && up().all(reaches)
-            })
+            until(
+                &format!("node {index} serves and reaches all that run"),
+                || async move {
+                    let ready = self.status(index).await.not_ready_reason.is_empty();
+                    let known = self
+                        .admin(index)
+                        .peers(PeersRequest {})
+                        .await
+                        .unwrap()
+                        .into_inner()
+                        .peers;
+                    let reaches = |other: usize| {
+                        let address = self.node(other).peer.to_string();
+                        known.iter().any(|peer| {
+                            peer.member_id == Self::id(other)
+                                && peer.peer_address == address
+                                && peer.reachable
+                        })
+                    };
+                    ready && up().all(reaches)
+                },
+            )
             .await;
         }
     }
@@ -137,9 +166,17 @@ impl Cluster {
     }
 
     pub(crate) async fn start_node(&mut self, index: usize) {
-        let mut config = Config { data_dir: self.dirs[index].path().into(), ..Config::default() };
+        let mut config = Config {
+            data_dir: self.dirs[index].path().into(),
+            ..Config::default()
+        };
         let any = "127.0.0.1:0".parse().unwrap();
-        config.listen = Listen { client: any, peer: any, admin: any, http: any };
+        config.listen = Listen {
+            client: any,
+            peer: any,
+            admin: any,
+            http: any,
+        };
         if index == 0
             && let Some(port) = self.seed_port
         {
@@ -169,14 +206,19 @@ impl Cluster {
     }
 
     pub(crate) async fn status(&self, index: usize) -> StatusResponse {
-        self.admin(index).status(StatusRequest {}).await.unwrap().into_inner()
+        self.admin(index)
+            .status(StatusRequest {})
+            .await
+            .unwrap()
+            .into_inner()
     }
 
     /// Waits until `watcher` sees that `other` does not answer.
     pub(crate) async fn sees_down(&self, watcher: usize, other: usize) {
-        until(&format!("node {watcher} sees that node {other} is down"), || async move {
-            self.status(watcher).await.peers_down.contains(&Self::id(other))
-        })
+        until(
+            &format!("node {watcher} sees that node {other} is down"),
+            || async move { self.status(watcher).await.peers_down.contains(&Self::id(other)) },
+        )
         .await;
     }
 
@@ -187,10 +229,19 @@ impl Cluster {
             key: Bytes::copy_from_slice(key),
         };
         let up = self.nodes.iter().position(Option::is_some).unwrap();
-        let list = self.admin(up).preference_list(request).await.unwrap().into_inner();
-        let (primaries, fallbacks): (Vec<_>, Vec<_>) = list.entries.into_iter().partition(|entry| entry.primary);
+        let list = self
+            .admin(up)
+            .preference_list(request)
+            .await
+            .unwrap()
+            .into_inner();
+        let (primaries, fallbacks): (Vec<_>, Vec<_>) =
+            list.entries.into_iter().partition(|entry| entry.primary);
         let ids = |entries: Vec<dynamo_proto::admin::PreferenceEntry>| {
-            entries.into_iter().map(|entry| entry.member_id).collect::<Vec<_>>()
+            entries
+                .into_iter()
+                .map(|entry| entry.member_id)
+                .collect::<Vec<_>>()
         };
         (ids(primaries), ids(fallbacks))
     }
@@ -201,7 +252,9 @@ pub(crate) fn index_of(member: &str) -> usize {
 }
 
 fn channel(address: std::net::SocketAddr) -> Channel {
-    Channel::from_shared(format!("http://{address}")).unwrap().connect_lazy()
+    Channel::from_shared(format!("http://{address}"))
+        .unwrap()
+        .connect_lazy()
 }
 
 /// Waits for a condition; fails with its name after the deadline.
@@ -211,11 +264,17 @@ pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut condition: i
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    assert!(tokio::time::timeout(DEADLINE, met).await.is_ok(), "not within {DEADLINE:?}: {what}");
+    assert!(
+        tokio::time::timeout(DEADLINE, met).await.is_ok(),
+        "not within {DEADLINE:?}: {what}"
+    );
 }
 
 pub(crate) fn get(key: &str) -> v1::GetRequest {
-    v1::GetRequest { key: Bytes::copy_from_slice(key.as_bytes()), ..v1::GetRequest::default() }
+    v1::GetRequest {
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        ..v1::GetRequest::default()
+    }
 }
 
 pub(crate) fn put(key: &str, value: &str, context: &Bytes) -> v1::PutRequest {
@@ -227,13 +286,20 @@ pub(crate) fn put(key: &str, value: &str, context: &Bytes) -> v1::PutRequest {
     }
 }
 
+/// As a request's field.
+#[allow(clippy::unnecessary_wraps, reason = "the field is optional")]
 pub(crate) fn count(count: u32) -> Option<v1::Replicas> {
-    Some(v1::Replicas { amount: Some(v1::replicas::Amount::Count(count)) })
+    Some(v1::Replicas {
+        amount: Some(v1::replicas::Amount::Count(count)),
+    })
 }
 
 pub(crate) fn values(response: &v1::GetResponse) -> Vec<String> {
-    let mut values: Vec<_> =
-        response.versions.iter().map(|version| String::from_utf8(version.value.to_vec()).unwrap()).collect();
+    let mut values: Vec<_> = response
+        .versions
+        .iter()
+        .map(|version| String::from_utf8(version.value.to_vec()).unwrap())
+        .collect();
     values.sort();
     values
 }
@@ -247,6 +313,9 @@ pub(crate) fn why(status: &Status) -> (Code, String) {
 /// A typed detail of a failure.
 pub(crate) fn detail<M: prost::Message + Default>(status: &Status, name: &str) -> Option<M> {
     let rich = tonic_types::pb::Status::decode(status.details()).unwrap();
-    let any = rich.details.into_iter().find(|any| any.type_url == format!("type.googleapis.com/{name}"))?;
+    let any = rich
+        .details
+        .into_iter()
+        .find(|any| any.type_url == format!("type.googleapis.com/{name}"))?;
     Some(M::decode(any.value.as_slice()).unwrap())
 }

@@ -1,6 +1,6 @@
 //! Real nodes in one process, over real gRPC on loopback, spoken to as any client would. Test names cite the feature
 //! rows that they show (see `docs/testing.md`).
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod harness;
 

@@ -10,10 +10,18 @@ async fn v_a_put_with_the_first_puts_context_leaves_the_second_alone() {
     let cluster = Cluster::start(Shape::new(3, 3)).await;
     let mut kv = cluster.kv(0);
     let none = Bytes::new();
-    let first = kv.put(put("key", "v1", &none)).await.unwrap().into_inner().context;
+    let first = kv
+        .put(put("key", "v1", &none))
+        .await
+        .unwrap()
+        .into_inner()
+        .context;
     kv.put(put("key", "v2", &none)).await.unwrap();
     kv.put(put("key", "v3", &first)).await.unwrap();
-    assert_eq!(values(&kv.get(get("key")).await.unwrap().into_inner()), ["v2", "v3"]);
+    assert_eq!(
+        values(&kv.get(get("key")).await.unwrap().into_inner()),
+        ["v2", "v3"]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -28,7 +36,11 @@ async fn v_d45_a_thousand_interleaved_pairs_leave_two_siblings() {
     }
     let read = cluster.kv(2).get(get("key")).await.unwrap().into_inner();
     assert_eq!(values(&read), ["0-999", "1-999"]);
-    assert!(read.context.len() < 512, "the context does not grow with the history: {} bytes", read.context.len());
+    assert!(
+        read.context.len() < 512,
+        "the context does not grow with the history: {} bytes",
+        read.context.len()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -41,8 +53,17 @@ async fn d44_d46_replicas_hold_the_same_actors_and_no_ancestor() {
     let mut all = put("key", "second", &first);
     all.w = crate::harness::count(3);
     kv.put(all).await.unwrap();
-    let request = InspectRequest { bucket: String::new(), key: "key".into() };
-    let replicas = cluster.admin(1).inspect(request).await.unwrap().into_inner().replicas;
+    let request = InspectRequest {
+        bucket: String::new(),
+        key: "key".into(),
+    };
+    let replicas = cluster
+        .admin(1)
+        .inspect(request)
+        .await
+        .unwrap()
+        .into_inner()
+        .replicas;
     assert_eq!(replicas.len(), 3);
     for replica in &replicas {
         assert_eq!(replica.error, "");
@@ -62,9 +83,20 @@ async fn a_retry_with_the_same_op_id_counts_once() {
     // The same operation through every node: other coordinators may take it, and still it is read once.
     let mut contexts = Vec::new();
     for index in [0, 0, 1, 2] {
-        contexts.push(cluster.kv(index).put(request.clone()).await.unwrap().into_inner().context);
+        contexts.push(
+            cluster
+                .kv(index)
+                .put(request.clone())
+                .await
+                .unwrap()
+                .into_inner()
+                .context,
+        );
     }
-    assert_eq!(contexts[0], contexts[1], "the coordinator answers the first dot again");
+    assert_eq!(
+        contexts[0], contexts[1],
+        "the coordinator answers the first dot again"
+    );
     let read = cluster.kv(0).get(get("key")).await.unwrap().into_inner();
     assert_eq!(values(&read), ["once"]);
     let mut other = request;

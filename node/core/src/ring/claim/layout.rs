@@ -58,9 +58,9 @@ impl Layout {
         }
         let shares = shares::tokens(members, partitions as u32, &held);
         let targets = shares::replica_targets(members, &zones, partitions as u32, factor);
-        // Being uneven by 2 %, or by one replica-partition, is not worth a move.
+        // Being uneven by 4 %, or by one replica-partition, is not worth a move.
         let mean = targets.iter().sum::<i64>() / i64::from(members.len() as u32);
-        let worth_a_move = (mean / 50).max(PARTS);
+        let worth_a_move = (mean / 25).max(PARTS);
         let mut layout = Self {
             factor: factor as usize,
             spread: Spread::new(&zones, &vec![true; zones.len()], factor as usize),
@@ -243,21 +243,21 @@ impl Layout {
     }
 
     /// Sets the owners and returns the old ones.
-    fn put(&mut self, change: Change) -> [u16; 3] {
-        let mut old = [NOBODY; 3];
+    fn put(&mut self, change: Change) -> [u16; 2] {
+        let mut old = [NOBODY; 2];
         for ((position, owner), old) in change.iter().zip(&mut old) {
             *old = std::mem::replace(&mut self.owners[*position], *owner);
         }
         old
     }
 
-    fn take_back(&mut self, change: Change, old: [u16; 3]) {
+    fn take_back(&mut self, change: Change, old: [u16; 2]) {
         for ((position, _), old) in change.iter().zip(old) {
             self.owners[*position] = old;
         }
     }
 
-    fn count(&mut self, change: Change, old: [u16; 3]) {
+    fn count(&mut self, change: Change, old: [u16; 2]) {
         for ((_, owner), old) in change.iter().zip(old) {
             self.tokens[usize::from(*owner)] += 1;
             if old != NOBODY {
@@ -267,7 +267,7 @@ impl Layout {
     }
 
     /// Takes over what was worked out for the owners that are set.
-    fn keep(&mut self, change: Change, old: [u16; 3]) {
+    fn keep(&mut self, change: Change, old: [u16; 2]) {
         self.count(change, old);
         let lists = self.outcome.primaries.chunks_exact(self.factor);
         for ((partition, list), reach) in self.outcome.partitions.iter().zip(lists).zip(&self.outcome.reach) {

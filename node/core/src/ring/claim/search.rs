@@ -103,14 +103,6 @@ pub(super) fn improve(layout: &mut Layout, steps_max: u64) {
             }
         } else if let Some((a, b)) = choose_pair(layout, &moved, &former_tokens, &mut random) {
             let (owner_a, owner_b) = (layout.owner(a), layout.owner(b));
-            if random.below(4) == 0 && owner_a != owner_b {
-                let c = if random.below(2) == 0 { random.below(partitions) } else { (b + partitions - 8 + random.below(17)) & layout.mask() };
-                let owner_c = layout.owner(c);
-                if c != a && c != b && owner_c != owner_b && owner_c != owner_a {
-                    layout.change_below(limit, &[(a, owner_b), (b, owner_c), (c, owner_a)]);
-                    continue;
-                }
-            }
             if owner_a != owner_b {
                 layout.change_below(limit, &[(a, owner_b), (b, owner_a)]);
             }
