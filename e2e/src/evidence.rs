@@ -12,6 +12,8 @@ use crate::cluster::Cluster;
 const COMMAND: Duration = Duration::from_secs(15);
 /// Lines of a log that are printed.
 const PRINTED: usize = 12;
+/// Characters of a line that are printed.
+const WIDTH: usize = 300;
 
 /// Writes state, events and logs to `folder`, and prints the most telling of it. Never fails: the failure that led here
 /// is the news.
@@ -30,12 +32,13 @@ pub async fn keep(cluster: &Cluster, folder: &Path) {
     let list = "pods,statefulsets,services,persistentvolumeclaims,poddisruptionbudgets,jobs";
     kept.command("objects.yaml", &["-n", namespace, "get", list, "-o", "yaml"])
         .await;
-    let nodes = kept
-        .command("k8s-nodes.txt", &["get", "nodes", "-o", "wide"])
+    kept.command("k8s-nodes.txt", &["get", "nodes", "-o", "wide"])
         .await;
     let pods = kept
         .command("pods.txt", &["get", "pods", "-A", "-o", "wide"])
         .await;
+    let ours = |line: &&str| line.starts_with(system) || line.starts_with(namespace);
+    let pods = pods.lines().filter(ours).collect::<Vec<_>>().join("\n");
     let conditions = r#"{range .status.conditions[*]}{.type}={.status} {.reason}: {.message}{"\n"}{end}"#;
     let conditions = format!("jsonpath={conditions}");
     let conditions = kept
@@ -44,7 +47,7 @@ pub async fn keep(cluster: &Cluster, folder: &Path) {
             &["-n", namespace, "get", "dync", cluster.name, "-o", &conditions],
         )
         .await;
-    let mut shown = vec![("k8s nodes", nodes), ("pods", pods), ("conditions", conditions)];
+    let mut shown = vec![("pods", pods), ("conditions", conditions)];
     for (title, of) in [("events", namespace), ("events of the operator", system)] {
         let args = ["-n", of, "get", "events", "--sort-by=.metadata.creationTimestamp"];
         shown.push((
@@ -57,7 +60,9 @@ pub async fn keep(cluster: &Cluster, folder: &Path) {
     }
     for (title, text) in shown {
         println!("    --- {title}");
-        text.lines().for_each(|line| println!("    {line}"));
+        for line in text.lines() {
+            println!("    {}", line.chars().take(WIDTH).collect::<String>());
+        }
     }
     println!("    --- all of it is in {}", folder.display());
 }

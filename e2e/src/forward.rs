@@ -5,8 +5,8 @@ use std::{process::Stdio, time::Duration};
 use anyhow::Context as _;
 use dynamo_proto::admin::admin_client::AdminClient;
 use tokio::{
-    io::{AsyncBufReadExt as _, BufReader},
-    process::Child,
+    io::{AsyncBufReadExt as _, BufReader, Lines},
+    process::{Child, ChildStdout},
 };
 use tonic::transport::{Channel, Endpoint};
 
@@ -17,6 +17,8 @@ pub struct Forward {
     /// The port on loopback.
     pub port: u16,
     _child: Child,
+    // kubectl writes a line for every connection, and would end by a closed pipe.
+    _stdout: Lines<BufReader<ChildStdout>>,
 }
 
 impl Forward {
@@ -52,7 +54,11 @@ impl Forward {
             port.parse().ok()
         });
         let port = local.with_context(|| format!("kubectl says {line:?}, and no port"))?;
-        Ok(Self { port, _child: child })
+        Ok(Self {
+            port,
+            _child: child,
+            _stdout: lines,
+        })
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the tests on a real cluster stand on.
 //!
-//! The tests themselves are in `tests/cluster`, the checks of the repository in `tests/tidy.rs`. Modules in reading order:
+//! The tests themselves are in `tests/kubernetes`, the checks of the repository in `tests/tidy.rs`. Modules in reading order:
 //! [`command`] runs programs, [`wait`] waits for conditions, [`cluster`] is the Kubernetes under test, [`forward`] reaches
 //! a pod's port, [`evidence`] keeps what explains a failure; [`records`] are the real data, [`report`] the lines that
 //! the loader prints, [`workload`] what it does, [`loader`] runs it in the cluster.

@@ -164,9 +164,8 @@ async fn wait_for_crd(client: &Client, namespaces: &[String], readiness: &Readin
             Some(namespace) => Api::<DynamoCluster>::namespaced(client.clone(), namespace),
             None => Api::all(client.clone()),
         };
-        let error = match api.list(&ListParams::default().limit(1)).await {
-            Ok(_) => break,
-            Err(error) => error,
+        let Err(error) = api.list(&ListParams::default().limit(1)).await else {
+            break;
         };
         // Not `is_not_found()`: an unknown group is answered with plain text, which has no reason.
         let missing = matches!(&error, kube::Error::Api(status) if status.code == 404);

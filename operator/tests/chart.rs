@@ -1,4 +1,5 @@
 //! The Helm chart, rendered and linted by helm itself.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 use std::{
     path::{Path, PathBuf},
@@ -30,13 +31,12 @@ fn helm(args: &[&str]) -> Output {
 }
 
 fn tool(name: &str) -> PathBuf {
-    let cache = std::env::var_os("DYNAMO_CACHE")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| {
-            let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-            base.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache"))
-                .join("dynamo-kubernetes")
-        });
+    let per_user = || {
+        let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+        base.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache"))
+            .join("dynamo-kubernetes")
+    };
+    let cache = std::env::var_os("DYNAMO_CACHE").map_or_else(per_user, PathBuf::from);
     let path = cache.join("kube/bin").join(name);
     assert!(
         path.exists(),

@@ -1,5 +1,6 @@
 //! The generated `CustomResourceDefinition`: equal to the committed copies, fully described, bounded, and without names
 //! that kubectl and Helm would read as booleans.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 use std::path::{Path, PathBuf};
 

@@ -126,7 +126,7 @@ pub fn on_error<A: Admin>(
     let mut failures = context.failures.lock().unwrap_or_else(PoisonError::into_inner);
     let count = failures.entry(ObjectRef::from_obj(&*cluster)).or_insert(0);
     *count = count.saturating_add(1);
-    let pause = Duration::from_secs(1 << (*count).min(6)).min(Duration::from_secs(60));
+    let pause = Duration::from_secs(1 << (*count).min(6)).min(Duration::from_mins(1));
     tracing::warn!(
         cluster = cluster.name_any(),
         namespace = cluster.namespace(),

@@ -366,7 +366,10 @@ impl Planner<'_> {
             }
             _ => return None,
         };
-        Some(self.restart_step(next, format!("{} to go; {cost}", outdated.len())))
+        Some(Self::restart_step(
+            next,
+            &format!("{} to go; {cost}", outdated.len()),
+        ))
     }
 
     /// A pod whose container does not run, by the word of Kubernetes, loses nothing by being made again; and a bad image
@@ -378,10 +381,10 @@ impl Planner<'_> {
             .iter()
             .filter(stopped)
             .find(|member| self.outdated(member))?;
-        Some(self.restart_step(next, "it does not run".into()))
+        Some(Self::restart_step(next, "it does not run"))
     }
 
-    fn restart_step(&self, member: &MemberView, why: String) -> (Step, Stance) {
+    fn restart_step(member: &MemberView, why: &str) -> (Step, Stance) {
         let Some(pod) = member.pod else {
             return (Step::Rest, Stance::Steady);
         };
@@ -407,8 +410,8 @@ impl Planner<'_> {
             return false;
         };
         let wanted = self.desired.stateful_sets.iter();
-        let wanted = wanted.filter(|set| set.metadata.name.as_deref() == Some(member.stateful_set));
-        let Some(wanted) = wanted.filter_map(template_hash).next() else {
+        let mut wanted = wanted.filter(|set| set.metadata.name.as_deref() == Some(member.stateful_set));
+        let Some(wanted) = wanted.find_map(template_hash) else {
             return false;
         };
         set.current

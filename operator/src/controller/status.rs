@@ -367,8 +367,24 @@ fn quorum(cluster: &ValidatedCluster, plan: &Plan<'_>, old: &DynamoClusterStatus
             .iter()
             .any(|member| member.id == id && member.state == MemberState::Valid)
     };
+    // While the first members join, nothing that was there is lost.
+    let comes = |id: &str| {
+        let comes = [MemberState::Valid, MemberState::Unassigned, MemberState::Joining];
+        let member = plan.members.iter().find(|member| member.id == id);
+        member.is_some_and(|member| comes.contains(&member.state))
+    };
+    let known = conditions::find(&old.conditions, conditions::QUORUM_AVAILABLE)
+        .is_some_and(|condition| condition.status != Truth::Unknown.as_str());
     let total = placement.ring().partitions();
     match ring::partitions_without_quorum(placement, needed, serves) {
+        lost @ 1.. if !known && ring::partitions_without_quorum(placement, needed, comes) == 0 => finding(
+            Truth::Unknown,
+            "Joining",
+            format!(
+                "{lost} of {total} partitions wait for members to join: {}",
+                down()
+            ),
+        ),
         0 => finding(
             Truth::True,
             "EveryPartitionHasQuorum",

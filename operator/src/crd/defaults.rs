@@ -1,8 +1,7 @@
 //! What a field is when it is left out. The same values are defaults in the CRD's schema.
 
 use super::{
-    Durability, Limits, Placement, Quantity, Replication, ResourceAmounts, Resources, Ring, Storage,
-    WhenDeleted,
+    Durability, Limits, Quantity, Replication, ResourceAmounts, Resources, Ring, Storage, WhenDeleted,
 };
 
 /// Members of a cluster.
@@ -109,16 +108,6 @@ impl Default for Resources {
         Self {
             requests: requests(),
             limits: ResourceAmounts::default(),
-        }
-    }
-}
-
-impl Default for Placement {
-    fn default() -> Self {
-        Self {
-            host_anti_affinity: super::HostAntiAffinity::default(),
-            tolerations: Vec::new(),
-            node_selector: std::collections::BTreeMap::new(),
         }
     }
 }

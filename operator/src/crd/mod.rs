@@ -3,6 +3,10 @@
 //! Types only. What a field is when left out stands in [`defaults`], conditions in [`conditions`], the generated
 //! `CustomResourceDefinition` in [`definition`]. A doc comment of a field is what `kubectl explain` prints.
 #![allow(
+    clippy::struct_field_names,
+    reason = "they are named as the node's own settings"
+)]
+#![allow(
     unreachable_pub,
     reason = "the derive makes a public twin of each type inside a function"
 )]
@@ -366,7 +370,7 @@ pub struct ResourceAmounts {
 }
 
 /// Which k8s nodes may run a member.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Placement {
     /// Whether two members may share a k8s node. Required: never, a member waits for a k8s node of its own. Preferred:

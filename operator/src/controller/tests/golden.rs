@@ -39,13 +39,15 @@ fn text(desired: build::Desired) -> String {
         stateful_sets,
     } = desired;
     let mut text = String::new();
-    let mut add = |object: String| text.push_str(&format!("---\n{object}"));
+    let mut add = |object: String| text.extend(["---\n", &object]);
     add(yaml(&service_account));
     add(yaml(&config_map));
     add(yaml(&nodes_service));
     add(yaml(&client_service));
     add(yaml(&pdb));
-    stateful_sets.iter().for_each(|set| add(yaml(set)));
+    for set in stateful_sets {
+        add(yaml(&set));
+    }
     text
 }
 

@@ -34,7 +34,7 @@ fn defaults() -> Defaults {
     }
 }
 
-fn cluster(spec: Value) -> DynamoCluster {
+fn cluster(spec: &Value) -> DynamoCluster {
     serde_json::from_value(json!({
         "apiVersion": "dynamo.rs/v1alpha1",
         "kind": "DynamoCluster",
@@ -68,13 +68,14 @@ struct World {
 
 impl World {
     /// Nothing is there yet but k8s nodes in zones a, b and c.
+    #[allow(clippy::needless_pass_by_value, reason = "takes what json! makes")]
     fn new(spec: Value) -> Self {
         let observed = Observed {
             k8s_nodes: Some(k8s_nodes(&["a", "b", "c"])),
             ..Observed::default()
         };
         Self {
-            source: cluster(spec),
+            source: cluster(&spec),
             observed,
         }
     }

@@ -71,7 +71,7 @@ fn k2_the_first_ring_waits_for_every_member() {
     check(&world, "rest: WaitingForPods");
     let mut world = start();
     world.pod("demo-c-0", |pod| {
-        pod.container = Container::Stopped("ImagePullBackOff".into())
+        pod.container = Container::Stopped("ImagePullBackOff".into());
     });
     check(&world, "rest: WaitingForPods");
     let mut world = start();
@@ -319,7 +319,7 @@ fn a_pod_stuck_on_a_bad_image_is_made_again_from_the_good_one() {
     world.silence("demo-a-0");
     world.observed.answers.remove("demo-b-0");
     world.pod("demo-b-0", |pod| {
-        pod.container = Container::Stopped("ErrImagePull".into())
+        pod.container = Container::Stopped("ErrImagePull".into());
     });
     check(&world, "restart demo-b-0: RollingRestart");
     // But not one that runs and only does not answer.

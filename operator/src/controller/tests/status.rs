@@ -67,10 +67,21 @@ fn k1_conditions_along_the_way_of_an_install() {
         &World::started(json!({})),
         "False True False Unknown Unknown Bootstrapping",
     );
+    // The first member has the ring, the others are still to be told: no quorum is lost, for none was there.
+    check(&first(), "False True False Unknown True Joining");
     check(
         &World::serving(json!({})),
         "True False False True True AllMembersValid",
     );
+}
+
+/// As after the bootstrap.
+fn first() -> World {
+    let mut world = World::serving(json!({}));
+    for member in ["demo-b-0", "demo-c-0"] {
+        world.say(member, Ok(unassigned()));
+    }
+    world
 }
 
 #[test]
@@ -230,6 +241,10 @@ fn events_tell_the_story_and_a_steady_cluster_is_silent() {
     let bootstrapped = [Done::Bootstrapped("demo-a-0".into())];
     assert_eq!(
         told(&founded(), &mut World::started(json!({})), &bootstrapped),
+        ["Bootstrapped"]
+    );
+    assert_eq!(
+        told(&World::started(json!({})), &mut first(), &bootstrapped),
         ["Bootstrapped"]
     );
     let joined = [Done::Joined("demo-b-0".into(), "b".into())];

@@ -7,7 +7,8 @@ use dynamo_e2e::{
     loader::{Loader, RECORDS},
     wait::{self, Look},
 };
-use kube::ResourceExt as _;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{Api, ResourceExt as _};
 
 use crate::{Suite, data, seconds, told};
 
@@ -18,6 +19,7 @@ const RELEASE: &str = "dynamo";
 pub(crate) async fn helm_installs_the_operator(suite: &Suite) -> anyhow::Result<()> {
     let cluster = &suite.cluster;
     for namespace in [cluster.system, cluster.namespace] {
+        vanished(suite, namespace).await?;
         let manifest = format!(
             "{{apiVersion: v1, kind: Namespace, metadata: {{name: {namespace}, labels: {{\
              pod-security.kubernetes.io/enforce: restricted}}}}}}"
@@ -71,6 +73,20 @@ pub(crate) async fn k1_ten_lines_become_a_ready_cluster(suite: &Suite) -> anyhow
     ] {
         ensure!(wide.contains(column), "a column {column} is missing: {wide}");
     }
+    let lost = [
+        "-n",
+        cluster.namespace,
+        "get",
+        "events",
+        "--field-selector=reason=QuorumLost",
+        "-o",
+        "name",
+    ];
+    let lost = cluster.kubectl(&lost).await?;
+    ensure!(
+        lost.is_empty(),
+        "a quorum was lost while none had been there: {lost}"
+    );
     let now = cluster.dynamo_cluster().await?;
     let status = now.status.context("it is Ready without a status")?;
     ensure!(
@@ -170,6 +186,21 @@ pub(crate) async fn k15_uninstall_leaves_the_volumes(suite: &Suite) -> anyhow::R
         .kubectl(&["delete", "crd", "dynamoclusters.dynamo.rs", "--wait=false"])
         .await?;
     Ok(())
+}
+
+/// Waits for a namespace that a run before this one has deleted.
+async fn vanished(suite: &Suite, namespace: &str) -> anyhow::Result<()> {
+    let namespaces: Api<Namespace> = Api::all(suite.cluster.client.clone());
+    wait::until("the old namespace is gone", seconds(90), || async {
+        let found = namespaces.get_opt(namespace).await?;
+        Ok(match found {
+            Some(found) if found.metadata.deletion_timestamp.is_some() => {
+                Look::NotYet("it is terminating".into())
+            }
+            _ => Look::Done(()),
+        })
+    })
+    .await
 }
 
 /// Applies the sample; seconds until it is Ready.
