@@ -71,7 +71,7 @@ const EXAMPLES: &str = "\
 Examples:
   A single node for a look around, then its first ring:
     dynamo-node --data-dir /tmp/dynamo --log-format text
-    dynamoctl bootstrap --member node-1 --factor 1
+    dynamoctl bootstrap --member-id node-1 --member node-1 --factor 1
 
   A node of a larger cluster:
     dynamo-node --data-dir /var/lib/dynamo --advertise-host n1.example.net --seed n2.example.net:7701

@@ -32,7 +32,11 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(run(config, terminated())) {
+    let ended = runtime.block_on(async {
+        let stop = terminated()?;
+        run(config, stop).await
+    });
+    match ended {
         Ok(End::Stopped) => ExitCode::SUCCESS,
         Ok(End::StorageFailed(reason)) => {
             tracing::error!(reason, "the store failed; ending, so that it is opened anew");
@@ -58,15 +62,15 @@ fn print_config(config: &Config) -> ExitCode {
     }
 }
 
-/// Completes on SIGTERM or SIGINT.
-async fn terminated() {
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        tracing::error!("cannot listen for signals; stop with SIGKILL only");
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = term.recv() => tracing::info!("SIGTERM: stopping"),
-        _ = int.recv() => tracing::info!("SIGINT: stopping"),
-    }
+/// Completes on SIGTERM or SIGINT. Listens from the call on, not only once it is waited for: a signal that comes while the
+/// node starts must stop it cleanly, too.
+fn terminated() -> std::io::Result<impl Future<Output = ()>> {
+    let mut term = signal(SignalKind::terminate())?;
+    let mut int = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = term.recv() => tracing::info!("SIGTERM: stopping"),
+            _ = int.recv() => tracing::info!("SIGINT: stopping"),
+        }
+    })
 }

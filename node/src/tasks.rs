@@ -17,6 +17,8 @@ use crate::{
 
 /// Time between gossip exchanges that this node begins.
 const GOSSIP_INTERVAL: Duration = Duration::from_secs(1);
+/// The same while it waits for its first ring: seeds may still wait for theirs.
+const JOINING_INTERVAL: Duration = Duration::from_millis(200);
 /// How often the failure detector is asked for due probes; it spaces them itself.
 const PROBE_CHECK_INTERVAL: Duration = Duration::from_millis(250);
 /// How often the store is asked for its condition.
@@ -26,9 +28,14 @@ const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) fn start(node: &Arc<Node>, tracker: &TaskTracker, shutdown: &CancellationToken) {
     let gossip_node = Arc::clone(node);
     tracker.spawn(shutdown.clone().run_until_cancelled_owned(async move {
-        let mut rounds = every(GOSSIP_INTERVAL);
         loop {
-            rounds.tick().await;
+            let joining = gossip_node.membership().ring().is_none();
+            tokio::time::sleep(if joining {
+                JOINING_INTERVAL
+            } else {
+                GOSSIP_INTERVAL
+            })
+            .await;
             gossip_round(&gossip_node).await;
         }
     }));

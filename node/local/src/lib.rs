@@ -16,7 +16,7 @@
 //!
 //! In reading order: `layout` is how many nodes in how many zones, `ports` where they listen, `stored` what outlives
 //! the processes; `process` is one child, `watchdog` what ends children whose parent was killed, `admin` what is asked
-//! of a node; [`LocalRing`] puts them together.
+//! of a node; `settings` and `node` are what [`LocalRing`] is made of, which puts all together.
 
 mod layout;
 
@@ -30,11 +30,17 @@ mod watchdog;
 
 mod admin;
 
+mod settings;
+
+mod node;
+
 mod ring;
 
 mod error;
 
 pub use error::Error;
 pub use layout::{Layout, LayoutError, Planned, Wanted};
+pub use node::{Node, Running};
 pub use ports::{Addresses, PortError};
-pub use ring::{LocalRing, Node, Running, Settings, program};
+pub use ring::LocalRing;
+pub use settings::{Settings, program};

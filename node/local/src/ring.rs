@@ -1,21 +1,21 @@
 //! [`LocalRing`]: starts the processes, makes them one ring, and takes single nodes and zones away and back.
 
-use std::{
-    path::{Path, PathBuf},
-    process::ExitStatus,
-    time::Duration,
-};
+mod admit;
 
-use dynamo_proto::admin::{BootstrapRequest, Member, StatusResponse, status_response::State};
+use std::{path::Path, process::ExitStatus, time::Duration};
+
+use dynamo_proto::admin::StatusResponse;
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep};
 
 use crate::{
     admin,
     error::Error,
-    layout::{Layout, Wanted},
-    ports::{Addresses, Block},
+    layout::Layout,
+    node::Node,
+    ports::Block,
     process::{Process, Start, log_path, log_tail},
+    settings::Settings,
     stored::{Description, Directory},
     watchdog::Watchdog,
 };
@@ -29,29 +29,6 @@ const STOP_LIMIT: Duration = Duration::from_secs(25);
 /// Each node is told so many others: the first ones, because node 1 is where the ring begins.
 const SEEDS: usize = 2;
 
-/// How a ring is run. What is not fixed with its data may differ from start to start.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Where data, logs and the ring's description are.
-    pub dir: PathBuf,
-    /// The shape; must agree with what `dir` holds.
-    pub wanted: Wanted,
-    /// The program `dynamo-node`: see [`program`].
-    pub node_program: PathBuf,
-    /// First port of the ring's block; None: the stored one, or the first free block.
-    pub port_base: Option<u16>,
-    /// R of requests that name none; None: a majority.
-    pub read_quorum: Option<u32>,
-    /// W of requests that name none; None: a majority.
-    pub write_quorum: Option<u32>,
-    /// `every` or `interval`; None: the node's default.
-    pub durability: Option<String>,
-    /// Log filter of the nodes.
-    pub log_level: String,
-    /// Told what is going on, in a line at a time.
-    pub progress: fn(&str),
-}
-
 /// A ring of child processes. Dropped, it kills them.
 #[derive(Debug)]
 pub struct LocalRing {
@@ -63,76 +40,6 @@ pub struct LocalRing {
     // Before the watchdog: children go first.
     nodes: Vec<Node>,
     watchdog: Watchdog,
-}
-
-/// One member of the ring.
-#[derive(Debug)]
-pub struct Node {
-    member: String,
-    zone: String,
-    addresses: Addresses,
-    dir: PathBuf,
-    process: Option<Process>,
-}
-
-/// What a node's process does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Running {
-    /// It runs.
-    Yes {
-        /// Its process id.
-        pid: u32,
-    },
-    /// It is stopped by SIGSTOP.
-    Paused {
-        /// Its process id.
-        pid: u32,
-    },
-    /// There is none.
-    No,
-}
-
-impl Settings {
-    /// The default shape and settings.
-    pub fn new(dir: impl Into<PathBuf>, node_program: impl Into<PathBuf>) -> Self {
-        Self {
-            dir: dir.into(),
-            wanted: Wanted::default(),
-            node_program: node_program.into(),
-            port_base: None,
-            read_quorum: None,
-            write_quorum: None,
-            durability: None,
-            log_level: "info".to_owned(),
-            progress: |_| {},
-        }
-    }
-}
-
-/// One of the workspace's programs: in `folder` if one is named, else beside the running program, or, for a test, one
-/// level above it.
-///
-/// # Errors
-/// If it is not there; the message names the command that builds it.
-pub fn program(name: &str, folder: Option<&Path>) -> Result<PathBuf, Error> {
-    let beside = std::env::current_exe().map_err(Error::process("find", "the running program"))?;
-    let folders: Vec<&Path> = match folder {
-        Some(folder) => vec![folder],
-        None => beside.ancestors().skip(1).take(2).collect(),
-    };
-    let found = folders
-        .iter()
-        .map(|folder| folder.join(name))
-        .find(|path| path.is_file());
-    let places = folders
-        .iter()
-        .map(|folder| folder.display().to_string())
-        .collect::<Vec<_>>()
-        .join(" and ");
-    found.ok_or_else(|| Error::NoProgram {
-        name: name.to_owned(),
-        places,
-    })
 }
 
 impl LocalRing {
@@ -357,71 +264,6 @@ impl LocalRing {
         }
     }
 
-    /// One look at all running nodes: tells those without an identity what they are, and returns who is not valid yet.
-    async fn admit(&mut self) -> Result<Vec<(usize, String)>, Error> {
-        let mut answers = Vec::new();
-        let mut waiting = Vec::new();
-        for index in 0..self.nodes.len() {
-            if let Some(error) = self.ended_node(index) {
-                return Err(error);
-            }
-            if !matches!(self.nodes[index].running(), Running::Yes { .. }) {
-                continue;
-            }
-            match admin::status(self.nodes[index].addresses.admin).await {
-                Ok(status) if status.state() == State::Valid => answers.push((index, status)),
-                Ok(status) => {
-                    waiting.push((index, format!("{:?} {}", status.state(), status.not_ready_reason)));
-                    answers.push((index, status));
-                }
-                Err(failure) => waiting.push((index, failure)),
-            }
-        }
-        let rings = answers.iter().filter(|(_, status)| status.ring_epoch > 0).count();
-        for (index, status) in &answers {
-            if status.state() != State::Unassigned {
-                continue;
-            }
-            // The first ring is minted only where every node has said that it knows none.
-            if *index == 0 && rings == 0 {
-                if answers.len() == self.nodes.len() {
-                    self.bootstrap().await?;
-                }
-            } else {
-                self.join(*index).await?;
-            }
-        }
-        Ok(waiting)
-    }
-
-    async fn bootstrap(&self) -> Result<(), Error> {
-        let Layout {
-            partitions, factor, ..
-        } = self.layout();
-        let request = BootstrapRequest {
-            cluster_id: self.cluster_id().into(),
-            member_id: self.nodes[0].member.clone(),
-            members: self.nodes.iter().map(Node::to_member).collect(),
-            partitions,
-            factor,
-        };
-        (self.settings.progress)("minting the ring");
-        let answer = admin::bootstrap(self.nodes[0].addresses.admin, request).await;
-        answer.map_err(|reason| self.refused(0, "Bootstrap", reason))
-    }
-
-    async fn join(&self, index: usize) -> Result<(), Error> {
-        let node = &self.nodes[index];
-        let answer = admin::join(
-            node.addresses.admin,
-            &self.cluster_id(),
-            &node.to_member(),
-            &self.seeds(index),
-        )
-        .await;
-        answer.map_err(|reason| self.refused(index, "Join", reason))
-    }
-
     fn launch_node(&mut self, index: usize) -> Result<(), Error> {
         let (seeds, options) = (self.seeds(index), self.options());
         let node = &mut self.nodes[index];
@@ -464,10 +306,6 @@ impl LocalRing {
             .take(SEEDS)
             .map(|(_, node)| node.addresses.peer.to_string())
             .collect()
-    }
-
-    fn cluster_id(&self) -> Vec<u8> {
-        self.description.cluster_id.as_bytes().to_vec()
     }
 
     fn resolve(&self, target: &str) -> Result<Vec<usize>, Error> {
@@ -574,14 +412,6 @@ impl LocalRing {
             log,
         }
     }
-
-    fn refused(&self, index: usize, what: &'static str, reason: String) -> Error {
-        Error::Refused {
-            member: self.nodes[index].member.clone(),
-            what,
-            reason,
-        }
-    }
 }
 
 impl Drop for LocalRing {
@@ -591,46 +421,6 @@ impl Drop for LocalRing {
                 process.kill_now();
                 self.watchdog.remove(process.id);
             }
-        }
-    }
-}
-
-impl Node {
-    /// Its identity: `node-1`, ...
-    pub fn member(&self) -> &str {
-        &self.member
-    }
-
-    /// Its zone: `zone-a`, ...
-    pub fn zone(&self) -> &str {
-        &self.zone
-    }
-
-    /// Where it listens.
-    pub fn addresses(&self) -> Addresses {
-        self.addresses
-    }
-
-    /// Its log file.
-    pub fn log(&self) -> PathBuf {
-        log_path(&self.dir)
-    }
-
-    /// What its process does.
-    pub fn running(&self) -> Running {
-        match &self.process {
-            Some(process) if process.paused => Running::Paused { pid: process.id },
-            Some(process) => Running::Yes { pid: process.id },
-            None => Running::No,
-        }
-    }
-
-    fn to_member(&self) -> Member {
-        Member {
-            member_id: self.member.clone(),
-            zone: self.zone.clone(),
-            weight: 1,
-            peer_address: self.addresses.peer.to_string(),
         }
     }
 }

@@ -3,6 +3,8 @@
 pub(crate) mod http;
 pub(crate) mod metrics;
 
+use std::io::IsTerminal as _;
+
 use anyhow::Context as _;
 use tracing_subscriber::EnvFilter;
 
@@ -28,7 +30,7 @@ pub fn init_logging(log: &Log) -> anyhow::Result<()> {
             .flatten_event(true)
             .with_current_span(false)
             .try_init(),
-        LogFormat::Text => builder.try_init(),
+        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
     };
     started.map_err(|error| anyhow::anyhow!("cannot start logging: {error}"))
 }

@@ -62,7 +62,7 @@ async fn k33_killed_at_every_write_of_an_install_the_end_is_the_same() {
     let expected = end_state(&whole).await;
     assert_eq!(expected["rings"], 1);
     assert!(writes.len() > 20, "{writes:#?}");
-    for at in 0..writes.len() {
+    for (at, write) in writes.iter().enumerate() {
         for when in [When::Before, When::After] {
             let (world, done) = install(Faults::dying_at(at, when)).await;
             assert!(
@@ -70,7 +70,7 @@ async fn k33_killed_at_every_write_of_an_install_the_end_is_the_same() {
                 "the operator was to die at write {at} and did not"
             );
             let end = end_state(&world).await;
-            assert_eq!(end, expected, "killed {when:?} write {at}: {}", writes[at]);
+            assert_eq!(end, expected, "killed {when:?} write {at}: {write}");
         }
     }
 }

@@ -9,7 +9,7 @@ use k8s_openapi::api::{
     core::v1::{Service, ServiceAccount},
     policy::v1::PodDisruptionBudget,
 };
-use kube::{Api, ResourceExt as _, api::ListParams};
+use kube::{Api, ResourceExt, api::ListParams};
 use serde_json::json;
 
 use super::world::{World, message, ready_reason, truth};
@@ -43,7 +43,7 @@ async fn k1_k2_k4_k32_the_sample_comes_to_ready() {
         .await
         .unwrap()
         .iter()
-        .map(|s| s.name_any())
+        .map(ResourceExt::name_any)
         .collect();
     assert_eq!(sets, ["demo-a", "demo-b", "demo-c"]);
     for pod in world.pods().await {
@@ -65,7 +65,7 @@ async fn k1_k2_k4_k32_the_sample_comes_to_ready() {
         .await
         .unwrap()
         .iter()
-        .map(|s| s.name_any())
+        .map(ResourceExt::name_any)
         .collect();
     assert_eq!(services, ["demo-client", "demo-nodes"]);
     let budget = world.api::<PodDisruptionBudget>().get("demo").await.unwrap();
@@ -265,7 +265,7 @@ async fn k34_decisions_upon_old_versions_change_nothing() {
     let (world, operator) = World::serving("stale", json!({})).await;
     let old = world.get("demo").await;
     world
-        .api::<dynamo_operator::crd::DynamoCluster>()
+        .api::<DynamoCluster>()
         .delete("demo", &Default::default())
         .await
         .unwrap();

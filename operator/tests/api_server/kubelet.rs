@@ -134,9 +134,10 @@ impl Kubelet {
             self.nodes.start(ip, &claim.uid().unwrap());
         }
         let ready = !bad && self.nodes.valid(ip);
-        let state = match bad {
-            true => json!({"waiting": {"reason": "ErrImagePull", "message": "no such image"}}),
-            false => json!({"running": {}}),
+        let state = if bad {
+            json!({"waiting": {"reason": "ErrImagePull", "message": "no such image"}})
+        } else {
+            json!({"running": {}})
         };
         let status = json!({"status": {
             "phase": if bad { "Pending" } else { "Running" },

@@ -2,6 +2,14 @@
 //!
 //! Only etcd and kube-apiserver run; StatefulSets are made pods by a small script ([`kubelet`]), and nodes are fakes that
 //! keep their volumes ([`nodes`]). The operator acts under the very RBAC rules of the chart.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::large_futures,
+    reason = "a failed test panics, and its futures are few"
+)]
 #![allow(unreachable_pub, reason = "modules of one test")]
 
 mod faults;

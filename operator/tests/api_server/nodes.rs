@@ -193,9 +193,10 @@ impl Admin for Reached {
             let volume = state.volume(node)?;
             let cluster = ClusterId(request.cluster_id.as_ref().try_into().unwrap());
             if let Some((found, ..)) = &volume.identity {
-                return match *found == cluster {
-                    true => Ok(false),
-                    false => Err(refused(node, "Bootstrap", "another cluster")),
+                return if *found == cluster {
+                    Ok(false)
+                } else {
+                    Err(refused(node, "Bootstrap", "another cluster"))
                 };
             }
             let members = request.members.iter().map(|member| Member {

@@ -1,4 +1,5 @@
-//! The operator as a process, with the rights of the chart's ServiceAccount: waits for its CRD, leads by a lease, hands it over, stops on SIGTERM.
+//! The operator as a process, with the rights of the chart's ServiceAccount: waits for its CRD, leads by a lease, hands
+//! it over, stops on SIGTERM.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},

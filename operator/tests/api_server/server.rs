@@ -71,13 +71,12 @@ pub fn tool(name: &str) -> PathBuf {
 }
 
 fn bin() -> PathBuf {
-    let cache = std::env::var_os("DYNAMO_CACHE")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| {
-            let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-            base.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache"))
-                .join("dynamo-kubernetes")
-        });
+    let set = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let cache = set("DYNAMO_CACHE").or_else(|| {
+        let base = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
+        base.map(|base| base.join("dynamo-kubernetes"))
+    });
+    let cache = cache.unwrap();
     cache.join("kube/bin")
 }
 
