@@ -28,6 +28,15 @@ usage() { sed -n '2,/^[^#]/{/^# shellcheck/!s/^# \{0,1\}//p}' "$0"; }
 # The workspace's version.
 version() { sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml; }
 
+# Takes over the shared target directory for this checkout. Cargo judges by the age of files, not by where they are: what another
+# checkout has built since would pass for built from here. So its own crates are built anew when the checkout is another one.
+claim_target() {
+    local owner=$CARGO_TARGET_DIR/checkout
+    [[ -d $CARGO_TARGET_DIR/release && $(cat "$owner" 2>/dev/null) != "$ROOT" ]] && cargo clean --quiet --release --workspace
+    mkdir -p "$CARGO_TARGET_DIR"
+    echo "$ROOT" >"$owner"
+}
+
 # A run of its own for every command that takes long, so that a signal to this script reaches all of it at once; bash alone would
 # wait for the command to end first. stdin is closed: such a group must not read from the terminal.
 GROUP=

@@ -9,7 +9,10 @@ use k8s_openapi::api::{
     core::v1::{Service, ServiceAccount},
     policy::v1::PodDisruptionBudget,
 };
-use kube::{Api, ResourceExt, api::ListParams};
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, ListParams, PatchParams, PostParams},
+};
 use serde_json::json;
 
 use super::world::{World, message, ready_reason, truth};
@@ -124,7 +127,7 @@ async fn drift_is_put_right_and_additions_are_left() {
     let (world, operator) = World::serving("drift", json!({})).await;
     let sets = world.api::<StatefulSet>();
     let drift = json!({"metadata": {"annotations": {"example.net/mine": "x"}}, "spec": {"replicas": 5}});
-    sets.patch("demo-a", &Default::default(), &kube::api::Patch::Merge(drift))
+    sets.patch("demo-a", &PatchParams::default(), &kube::api::Patch::Merge(drift))
         .await
         .unwrap();
     operator.pass(&world.get("demo").await).await.unwrap();
@@ -133,7 +136,7 @@ async fn drift_is_put_right_and_additions_are_left() {
     assert_eq!(set.annotations()["example.net/mine"], "x");
     world
         .api::<Service>()
-        .delete("demo-client", &Default::default())
+        .delete("demo-client", &DeleteParams::default())
         .await
         .unwrap();
     operator.pass(&world.get("demo").await).await.unwrap();
@@ -226,7 +229,7 @@ async fn objects_of_others_are_not_taken() {
     let service = json!({"metadata": {"name": "demo-client"}, "spec": {"ports": [{"port": 1}]}});
     let services: Api<Service> = world.api();
     services
-        .create(&Default::default(), &serde_json::from_value(service).unwrap())
+        .create(&PostParams::default(), &serde_json::from_value(service).unwrap())
         .await
         .unwrap();
     let operator = world.operator();
@@ -266,7 +269,7 @@ async fn k34_decisions_upon_old_versions_change_nothing() {
     let old = world.get("demo").await;
     world
         .api::<DynamoCluster>()
-        .delete("demo", &Default::default())
+        .delete("demo", &DeleteParams::default())
         .await
         .unwrap();
     world.kubelet.collect_garbage(&old.uid().unwrap()).await;

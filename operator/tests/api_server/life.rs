@@ -4,7 +4,7 @@ use dynamo_operator::{controller::names, crd::DynamoCluster};
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
 use kube::{
     ResourceExt as _,
-    api::{DeleteParams, ListParams},
+    api::{DeleteParams, ListParams, PatchParams},
 };
 use serde_json::json;
 
@@ -360,7 +360,7 @@ async fn k4_zones_are_remembered() {
     // The annotation is lost: it is found again from the StatefulSets.
     let lost = json!({"metadata": {"annotations": {names::LAYOUT: null, names::CLUSTER_ID: null}}});
     let api = world.api::<DynamoCluster>();
-    api.patch("demo", &Default::default(), &kube::api::Patch::Merge(lost))
+    api.patch("demo", &PatchParams::default(), &kube::api::Patch::Merge(lost))
         .await
         .unwrap();
     pass(&world, &operator).await;

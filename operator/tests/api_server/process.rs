@@ -63,7 +63,7 @@ impl Process {
 
     /// The next log line with this message.
     fn log(&self, message: &str) -> Value {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_mins(1);
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let line = self

@@ -1,5 +1,6 @@
 //! etcd and kube-apiserver on free loopback ports, with the CRD and the chart's RBAC. They end, and their folder goes,
-//! when this process does, however it ends: a shell that waits for the end of its standard input stops them.
+//! when this process does, however it ends: a shell that waits for the end of its standard input kills them. (Asked to end
+//! in good order, kube-apiserver waits for minutes for an etcd that has ended sooner; nothing here is worth keeping.)
 
 use std::{
     net::TcpListener,
@@ -32,7 +33,7 @@ pub struct Server {
 }
 
 const SCRIPT: &str = r#"
-trap 'kill $api $etcd 2>/dev/null; wait; rm -rf "$DIR"' EXIT
+trap 'kill -9 $api $etcd 2>/dev/null; wait 2>/dev/null; rm -rf "$DIR"' EXIT
 trap 'exit 0' INT TERM
 "$BIN/etcd" --data-dir "$DIR/etcd" --listen-client-urls "$ETCD" --advertise-client-urls "$ETCD" \
     --listen-peer-urls "$PEER" --initial-advertise-peer-urls "$PEER" --initial-cluster "default=$PEER" \
