@@ -187,8 +187,6 @@ pub struct Log {
 
 /// Keys are at most this long, in bytes.
 pub const KEY_BYTES_MAX: usize = 4096;
-/// Contexts are at most this long, in bytes.
-pub const CONTEXT_BYTES_MAX: usize = 64 * 1024;
 /// The longest deadline that a client's request gets, in milliseconds.
 pub const REQUEST_TIMEOUT_MS_MAX: u64 = 30_000;
 /// Siblings beyond which a put that would add one is refused.

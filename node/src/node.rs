@@ -19,7 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     clock,
-    config::Config,
+    config::{Config, PAGE_KEYS_MAX},
     grpc::status::{Failure, Reason},
     membership::Membership,
     peers::Peers,
@@ -271,7 +271,7 @@ impl Node {
             range = range.after(&after);
         }
         let limit = ScanLimit {
-            entries: request.limit.clamp(1, 1000) as usize,
+            entries: request.limit.clamp(1, PAGE_KEYS_MAX) as usize,
             bytes: SCAN_BYTES_MAX,
         };
         let store = Arc::clone(&self.store);

@@ -18,7 +18,7 @@ use dynamo_core::{
     coordinator::{Ack, FailureKind, ReplicaFailure},
     membership::Detector,
     types::MemberId,
-    version::KeyState,
+    version::{KeyState, STATE_FORMAT_VERSION},
 };
 use dynamo_proto::peer::{
     CoordinateRequest, CoordinateResponse, GossipRequest, GossipResponse, HandshakeRequest, Header,
@@ -36,8 +36,6 @@ use crate::{
 
 /// The oldest and newest peer protocol that this release speaks.
 pub(crate) const PROTOCOL_VERSIONS: (u32, u32) = (1, 1);
-/// The format of key states that this release writes.
-pub(crate) const STATE_FORMAT_VERSION: u32 = 1;
 
 /// How a call to a peer failed.
 #[derive(Debug, Clone)]
@@ -287,7 +285,7 @@ async fn greet(peer: &Peer, header: &Header) -> Result<(), Status> {
         header: Some(header.clone()),
         protocol_version_min: PROTOCOL_VERSIONS.0,
         protocol_version_max: PROTOCOL_VERSIONS.1,
-        state_format_version: STATE_FORMAT_VERSION,
+        state_format_version: STATE_FORMAT_VERSION.into(),
         release: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let answer = peer.client.clone().handshake(request).await?.into_inner();

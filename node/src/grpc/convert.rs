@@ -10,7 +10,7 @@ use dynamo_core::{
 use dynamo_proto::v1;
 
 use crate::{
-    config::{CONTEXT_BYTES_MAX, KEY_BYTES_MAX},
+    config::KEY_BYTES_MAX,
     grpc::status::{Failure, Reason},
     storage::DataKey,
 };
@@ -86,15 +86,6 @@ pub(crate) fn op_id(bytes: &Bytes) -> Result<Option<OpId>, Failure> {
 pub(crate) fn context(bytes: &Bytes, cluster: ClusterId, hash: KeyHash) -> Result<Seen, Failure> {
     if bytes.is_empty() {
         return Ok(Seen::new());
-    }
-    if bytes.len() > CONTEXT_BYTES_MAX {
-        return Err(Failure::new(
-            Reason::InvalidContext,
-            format!(
-                "the context has {} bytes but may have at most {CONTEXT_BYTES_MAX}",
-                bytes.len()
-            ),
-        ));
     }
     match Context::decode(bytes, cluster, hash) {
         Ok(context) => Ok(context.seen),

@@ -329,10 +329,10 @@ async fn run(
     command: Command,
     deadline: Deadline,
 ) -> Result<(Written, Seen), Failure> {
-    let mut context = command.context.clone();
+    let covered = command.context.clone();
     let written = put::coordinate(node, placed, command, deadline).await?;
-    context.insert(written.dot);
-    Ok((written, context))
+    let context = Context::of_reply(&covered, written.dot);
+    Ok((written, context.seen))
 }
 
 fn put_response(placed: &Placed, hash: KeyHash, written: &Written, context: Seen) -> v1::PutResponse {

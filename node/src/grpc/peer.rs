@@ -6,7 +6,7 @@ use bytes::Bytes;
 use dynamo_core::{
     membership::{Delta, Digest, MemberDigest, MemberEntry, RingVersion},
     types::{ClusterId, Incarnation, MemberId, NameError, Zone},
-    version::KeyState,
+    version::{KeyState, STATE_FORMAT_VERSION},
 };
 use dynamo_proto::peer::{
     self, CoordinateRequest, CoordinateResponse, GossipDelta, GossipDigest, GossipRequest, GossipResponse,
@@ -19,13 +19,7 @@ use super::{
     convert, kv,
     status::{Failure, Reason},
 };
-use crate::{
-    node::Node,
-    peers::{PROTOCOL_VERSIONS, STATE_FORMAT_VERSION},
-    request::not_ready,
-    storage::writer::WriteError,
-    tasks,
-};
+use crate::{node::Node, peers::PROTOCOL_VERSIONS, request::not_ready, storage::writer::WriteError, tasks};
 
 /// The peer service.
 pub(crate) struct PeerService {
@@ -92,7 +86,7 @@ impl Peer for PeerService {
         Ok(Response::new(HandshakeResponse {
             header: Some(mine),
             protocol_version: version,
-            state_format_version: STATE_FORMAT_VERSION,
+            state_format_version: STATE_FORMAT_VERSION.into(),
             release: env!("CARGO_PKG_VERSION").to_owned(),
         }))
     }

@@ -21,7 +21,6 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use crate::{
-    config::PAGE_KEYS_MAX,
     grpc::status::{Failure, Reason},
     node::{Node, Placed},
     telemetry::metrics::Operation,
@@ -230,7 +229,7 @@ async fn fetch(
             .after
             .map(|position| position.as_bytes().clone())
             .unwrap_or_default(),
-        limit: SCAN_KEYS.min(PAGE_KEYS_MAX),
+        limit: SCAN_KEYS,
     };
     let response = if request.member == *placed.me() {
         node.scan_local(message).await.map_err(|failure| {
