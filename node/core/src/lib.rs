@@ -26,9 +26,23 @@ pub mod replica;
 
 pub mod ring;
 
+pub mod bucket;
+
+pub mod crdt;
+
 pub mod quorum;
 
 pub mod coordinator;
+
+pub mod handoff;
+
+pub mod entropy;
+
+pub mod recovery;
+
+pub mod reap;
+
+pub mod admission;
 
 pub mod listing;
 

@@ -1,0 +1,1 @@
+//! What holds for the keys of one bucket: replicas, conflicts, expiry.

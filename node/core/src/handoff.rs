@@ -1,0 +1,1 @@
+//! Where hints go. Paper: §4.6.

@@ -1,0 +1,1 @@
+//! How a store that cannot be trusted becomes whole again.
