@@ -4,11 +4,14 @@ use std::{env, fs, path::PathBuf};
 use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = [
+    let mut files = vec![
         "dynamo/v1/kv.proto",
         "dynamo/peer/v1/peer.proto",
         "dynamo/admin/v1/admin.proto",
     ];
+    if env::var_os("CARGO_FEATURE_FAULTS").is_some() {
+        files.push("dynamo/fault/v1/fault.proto");
+    }
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(files, ["proto"])?;
     let path = PathBuf::from(env::var("OUT_DIR")?).join("descriptors.bin");

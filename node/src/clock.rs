@@ -7,6 +7,8 @@ use std::{
 
 use tokio::time::Instant;
 
+use crate::faults;
+
 /// Milliseconds since the process first asked, from a clock that never goes back. Orders causes and time-outs.
 pub(crate) fn monotonic_ms() -> u64 {
     static START: OnceLock<Instant> = OnceLock::new();
@@ -15,10 +17,11 @@ pub(crate) fn monotonic_ms() -> u64 {
 
 /// Milliseconds since 1970, from a clock that people and time servers move. Orders `lww` writes and expiry, nothing else.
 pub(crate) fn wall_ms() -> u64 {
-    SystemTime::now()
+    let now_ms = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or(Duration::ZERO)
-        .as_millis() as u64
+        .as_millis() as u64;
+    faults::skewed(now_ms)
 }
 
 /// 64 random bits.

@@ -7,13 +7,15 @@
 //!   kubelet ─▶ telemetry::http
 //! ```
 //!
-//! Modules in reading order: [`config`]; `clock`; [`storage`] and [`durable`], what survives a restart; `membership`, who
+//! Modules in reading order: [`config`]; `clock`; `faults`, on demand; [`storage`] and [`durable`], what survives a restart; `membership`, who
 //! this node is and whom it knows; `node`, what the parts share; `peers`; `request`; `grpc`; `tasks`; `telemetry`; `server`,
 //! the order of start and stop.
 
 pub mod config;
 
 mod clock;
+
+mod faults;
 
 pub mod storage;
 

@@ -26,14 +26,23 @@ mod dynamo {
             tonic::include_proto!("dynamo.admin.v1");
         }
     }
+    #[cfg(feature = "faults")]
+    pub mod fault {
+        pub mod v1 {
+            tonic::include_proto!("dynamo.fault.v1");
+        }
+    }
 }
 
 /// Administrators: package `dynamo.admin.v1`.
 pub use dynamo::admin::v1 as admin;
+/// Faults on demand: package `dynamo.fault.v1`.
+#[cfg(feature = "faults")]
+pub use dynamo::fault::v1 as fault;
 /// Nodes: package `dynamo.peer.v1`.
 pub use dynamo::peer::v1 as peer;
 /// Clients: package `dynamo.v1`.
 pub use dynamo::v1;
 
-/// The encoded descriptors of all three packages, for gRPC reflection.
+/// The encoded descriptors of all packages, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

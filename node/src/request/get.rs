@@ -1,9 +1,11 @@
-//! Gets: coordinated by whoever receives them. Paper: §4.5, §5.
+//! Gets: coordinated by whoever receives them, with read repair behind the answer. Paper: §4.5, §4.6, §5.
 
 use std::sync::Arc;
 
 use dynamo_core::{
-    coordinator::{FailureKind, GetCoordinator, GetEffect, GetEvent, GetOutcome, ReplicaFailure},
+    coordinator::{
+        FailureKind, GetCoordinator, GetEffect, GetEvent, GetOutcome, ReadRepair, ReplicaFailure,
+    },
     quorum::Quorum,
     types::MemberId,
     version::KeyState,
@@ -12,66 +14,151 @@ use tokio::sync::mpsc;
 
 use super::{ARRIVALS_MAX, Deadline, Served};
 use crate::{
+    clock,
     node::{Node, Placed},
+    peers::Replication,
     storage::DataKey,
 };
 
-type Answer = (MemberId, Result<Option<KeyState>, ReplicaFailure>);
+/// A get, checked.
+#[derive(Debug, Clone)]
+pub(crate) struct Query {
+    pub(crate) key: DataKey,
+    pub(crate) quorum: Quorum,
+    pub(crate) read_repair: ReadRepair,
+}
 
-/// Reads a key from its primaries until the quorum is met or cannot be met any more.
+/// How many calls' time a get goes on after its reply: the slowest answer, and the repairs.
+const FOLLOW_UP_CALLS: u32 = 2;
+
+/// Reads a key from its primaries, and fallbacks for those that fail, until the quorum is met or cannot be met any more.
+/// Late answers and repairs go on by themselves after the reply.
 pub(crate) async fn coordinate(
     node: &Arc<Node>,
-    placed: &Placed,
-    key: &DataKey,
-    quorum: Quorum,
+    placed: &Arc<Placed>,
+    query: Query,
     deadline: Deadline,
 ) -> (GetOutcome, Served) {
-    let mut machine = GetCoordinator::new(quorum, node.candidates(placed, key));
-    let (answers_in, mut answers) = mpsc::channel::<Answer>(ARRIVALS_MAX);
-    let mut effects = Vec::new();
-    machine.step(GetEvent::Start, &mut effects);
-    loop {
-        // The local read comes after the requests to peers have left, since it may have to wait for the disk.
-        let mut local = false;
-        for effect in std::mem::take(&mut effects) {
-            match effect {
-                GetEffect::Read { member } if member == *placed.me() => local = true,
-                GetEffect::Read { member } => spawn_read(node, key, member, answers_in.clone()),
-                GetEffect::Reply(outcome) => {
-                    let served = placed.served(&quorum, outcome.acks);
-                    return (outcome, served);
+    let candidates = node.candidates(placed, &query.key);
+    let (events_in, events) = mpsc::channel(ARRIVALS_MAX);
+    let quorum = query.quorum;
+    let mut read = Read {
+        machine: GetCoordinator::new(quorum, query.read_repair, candidates, clock::wall_ms()),
+        node: Arc::clone(node),
+        me: placed.me().clone(),
+        key: query.key,
+        events_in,
+        events,
+    };
+    let outcome = read.until_reply(deadline).await;
+    if !read.machine.finished() {
+        tokio::spawn(read.follow_up());
+    }
+    let served = placed.served(&quorum, outcome.acks);
+    (outcome, served)
+}
+
+/// One get while it runs.
+struct Read {
+    node: Arc<Node>,
+    me: MemberId,
+    key: DataKey,
+    machine: GetCoordinator,
+    events_in: mpsc::Sender<GetEvent>,
+    events: mpsc::Receiver<GetEvent>,
+}
+
+impl Read {
+    async fn until_reply(&mut self, deadline: Deadline) -> GetOutcome {
+        let mut effects = Vec::new();
+        self.machine.step(GetEvent::Start, &mut effects);
+        loop {
+            while !effects.is_empty() {
+                if let Some(outcome) = self.perform(&mut effects).await {
+                    return outcome;
                 }
             }
+            let event = tokio::select! {
+                event = self.events.recv() => event.unwrap_or(GetEvent::DeadlineReached),
+                () = deadline.reached() => GetEvent::DeadlineReached,
+            };
+            self.machine.step(event, &mut effects);
         }
-        if local {
-            let (member, result) = (placed.me().clone(), node.read_local(key).await);
-            machine.step(GetEvent::ReplicaDone { member, result }, &mut effects);
+    }
+
+    /// After the reply: who lacks something of what was found gets it.
+    async fn follow_up(mut self) {
+        let deadline = Deadline::after(self.node.peers().call_timeout() * FOLLOW_UP_CALLS);
+        let mut effects = Vec::new();
+        while !self.machine.finished() {
+            let event = tokio::select! {
+                event = self.events.recv() => event.unwrap_or(GetEvent::DeadlineReached),
+                () = deadline.reached() => GetEvent::DeadlineReached,
+            };
+            let last = matches!(event, GetEvent::DeadlineReached);
+            self.machine.step(event, &mut effects);
+            while !effects.is_empty() {
+                self.perform(&mut effects).await;
+            }
+            if last {
+                return;
+            }
         }
-        if !effects.is_empty() {
-            continue;
+    }
+
+    /// Carries out all effects, which may cause new ones; gives the outcome if one of them is the reply.
+    async fn perform(&mut self, effects: &mut Vec<GetEffect>) -> Option<GetOutcome> {
+        // The local read comes after the requests to peers have left, since it may have to wait for the disk.
+        let (mut local, mut outcome) = (false, None);
+        for effect in std::mem::take(effects) {
+            match effect {
+                GetEffect::Read { member, .. } if member == self.me => local = true,
+                GetEffect::Read { member, fallback } => self.spawn_read(member, fallback),
+                GetEffect::Repair { member, state } => self.spawn_repair(member, &state),
+                GetEffect::Reply(reply) => outcome = Some(reply),
+            }
         }
-        tokio::select! {
-            answer = answers.recv() => match answer {
-                Some((member, result)) => machine.step(GetEvent::ReplicaDone { member, result }, &mut effects),
-                None => machine.step(GetEvent::DeadlineReached, &mut effects),
-            },
-            () = deadline.reached() => machine.step(GetEvent::DeadlineReached, &mut effects),
+        if local && outcome.is_none() {
+            let (member, result) = (self.me.clone(), self.node.read_local(&self.key).await);
+            self.machine.step(GetEvent::ReplicaDone { member, result }, effects);
         }
+        outcome
+    }
+
+    fn spawn_read(&self, member: MemberId, fallback: bool) {
+        let to = self.node.membership().to(&member);
+        let (node, key, events) = (Arc::clone(&self.node), self.key.clone(), self.events_in.clone());
+        tokio::spawn(async move {
+            let result = match to {
+                Some(to) => node.peers().read(&to, &key, fallback).await,
+                None => Err(UNKNOWN_ADDRESS),
+            };
+            // A request that is answered already no longer listens.
+            let _ = events.send(GetEvent::ReplicaDone { member, result }).await;
+        });
+    }
+
+    fn spawn_repair(&self, member: MemberId, state: &KeyState) {
+        let to = self.node.membership().to(&member);
+        let (node, key, events) = (Arc::clone(&self.node), self.key.clone(), self.events_in.clone());
+        let (local, state) = (member == self.me, state.clone());
+        node.metrics().read_repair();
+        tokio::spawn(async move {
+            let result = if local {
+                node.merge_local(key, state, false).await
+            } else if let Some(to) = to {
+                let written = node.peers().write(&to, &key, state.encode(), Replication::default());
+                written.await
+            } else {
+                Err(UNKNOWN_ADDRESS)
+            };
+            let result = result.map(drop);
+            let _ = events.send(GetEvent::RepairDone { member, result }).await;
+        });
     }
 }
 
-fn spawn_read(node: &Arc<Node>, key: &DataKey, member: MemberId, answers: mpsc::Sender<Answer>) {
-    let to = node.membership().to(&member);
-    let (node, key) = (Arc::clone(node), key.clone());
-    tokio::spawn(async move {
-        let result = match to {
-            Some(to) => node.peers().read(&to, &key).await,
-            None => Err(ReplicaFailure {
-                sent: false,
-                kind: FailureKind::Unreachable,
-            }),
-        };
-        // A request that is answered already no longer listens.
-        let _ = answers.send((member, result)).await;
-    });
-}
+const UNKNOWN_ADDRESS: ReplicaFailure = ReplicaFailure {
+    sent: false,
+    kind: FailureKind::Unreachable,
+};

@@ -35,6 +35,11 @@ impl Deadline {
         Self(Instant::now() + waits.saturating_sub((waits / 10).min(ANSWER_MARGIN)))
     }
 
+    /// So long from now.
+    pub(crate) fn after(time: Duration) -> Self {
+        Self(Instant::now() + time)
+    }
+
     pub(crate) fn remaining(self) -> Duration {
         self.0.saturating_duration_since(Instant::now())
     }
@@ -50,6 +55,7 @@ pub(crate) struct Served {
     pub(crate) ring_epoch: u64,
     pub(crate) coordinator: MemberId,
     pub(crate) acks: u32,
+    pub(crate) fallbacks_counted: u32,
     pub(crate) quorum: Quorum,
 }
 

@@ -1,16 +1,17 @@
-//! Puts and deletes: run by one of the key's primaries, forwarded to one by everybody else. Paper: §4.5, §5, §6.4.
+//! Puts and deletes: run by one of the key's first N reachable nodes, forwarded to one by everybody
+//! else. Paper: §4.5, §4.6, §5, §6.4.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use dynamo_core::{
     coordinator::{
-        Ack, Candidate, FailureKind, PutCoordinator, PutEffect, PutEvent, ReplicaFailure, WriteFailure,
+        Ack, FailureKind, PutCoordinator, PutEffect, PutEvent, ReplicaFailure, WriteFailure,
         WriteOutcome, WriteState,
     },
     quorum::Quorum,
     replica::Update,
-    types::OpId,
+    types::{MemberId, OpId},
     version::{Content, Dot, Seen},
 };
 use dynamo_proto::v1;
@@ -20,7 +21,7 @@ use super::{ARRIVALS_MAX, Deadline, Served, who_failed};
 use crate::{
     grpc::status::{Failure, Reason},
     node::{Node, Placed},
-    peers::To,
+    peers::{Replication, To},
     storage::{DataKey, writer::WriteError},
 };
 
@@ -31,6 +32,8 @@ pub(crate) struct Command {
     pub(crate) content: Content,
     pub(crate) context: Seen,
     pub(crate) op_id: Option<OpId>,
+    /// Milliseconds since 1970.
+    pub(crate) expires_at_ms: Option<u64>,
     pub(crate) quorum: Quorum,
 }
 
@@ -41,6 +44,9 @@ pub(crate) struct Written {
     pub(crate) outcome: v1::WriteOutcome,
     pub(crate) served: Served,
 }
+
+/// How many calls' time a write goes on after its reply: a failing primary, its stand-in, and the next one.
+const FOLLOW_UP_CALLS: u32 = 3;
 
 /// What arrives while a write runs.
 enum Arrival {
@@ -54,133 +60,202 @@ enum Arrival {
     Event(PutEvent),
 }
 
-/// Coordinates a write as one of the key's primaries.
+/// Coordinates a write as one of the key's first N reachable nodes. What is still under way after the reply goes on by
+/// itself: slow primaries may yet need a stand-in that keeps a hint for them.
 ///
 /// # Errors
 /// With the truth about what may have been applied.
 pub(crate) async fn coordinate(
     node: &Arc<Node>,
-    placed: &Placed,
+    placed: &Arc<Placed>,
     command: Command,
     deadline: Deadline,
 ) -> Result<Written, Failure> {
     let candidates = node.candidates(placed, &command.key);
-    let mut machine = PutCoordinator::new(command.quorum, placed.me().clone(), candidates);
-    let (arrivals_in, mut arrivals) = mpsc::channel(ARRIVALS_MAX);
+    let (arrivals_in, arrivals) = mpsc::channel(ARRIVALS_MAX);
+    let mut write = Write {
+        machine: PutCoordinator::new(command.quorum, placed.me().clone(), candidates),
+        node: Arc::clone(node),
+        command,
+        prepared: None,
+        arrivals_in,
+        arrivals,
+    };
     let mut effects = Vec::new();
-    let mut prepared: Option<(Dot, Bytes)> = None;
-    machine.step(PutEvent::Start, &mut effects);
-    loop {
-        for effect in std::mem::take(&mut effects) {
-            match effect {
-                PutEffect::WriteLocal => spawn_local(node, &command, arrivals_in.clone()),
-                PutEffect::Send { member } => {
-                    let (Some(to), Some((_, delta))) = (node.membership().to(&member), &prepared) else {
-                        let failure = ReplicaFailure {
-                            sent: false,
-                            kind: FailureKind::Unreachable,
-                        };
-                        machine.step(
-                            PutEvent::PeerDone {
-                                member,
-                                result: Err(failure),
-                            },
-                            &mut effects,
-                        );
-                        continue;
-                    };
-                    spawn_send(node, &command, to, delta.clone(), arrivals_in.clone());
-                }
-                PutEffect::Reply(outcome) => {
-                    let served = placed.served(&command.quorum, outcome.acks);
-                    return finish(&command, prepared.map(|(dot, _)| dot), outcome, served);
+    write.machine.step(PutEvent::Start, &mut effects);
+    let outcome = write.until_reply(effects, deadline).await?;
+    let served = Served {
+        fallbacks_counted: outcome.fallbacks_counted,
+        ..placed.served(&write.command.quorum, outcome.acks)
+    };
+    let dot = write.prepared.as_ref().map(|(dot, _)| *dot);
+    node.metrics().fallbacks_counted(outcome.fallbacks_counted);
+    let written = finish(&write.command, dot, outcome, served);
+    if write.machine.waiting() {
+        tokio::spawn(write.follow_up());
+    }
+    written
+}
+
+/// One write while it runs.
+struct Write {
+    node: Arc<Node>,
+    command: Command,
+    machine: PutCoordinator,
+    /// The dot and the encoded delta, once the local replica has given them.
+    prepared: Option<(Dot, Bytes)>,
+    arrivals_in: mpsc::Sender<Arrival>,
+    arrivals: mpsc::Receiver<Arrival>,
+}
+
+impl Write {
+    async fn until_reply(
+        &mut self,
+        mut effects: Vec<PutEffect>,
+        deadline: Deadline,
+    ) -> Result<WriteOutcome, Failure> {
+        loop {
+            while !effects.is_empty() {
+                if let Some(outcome) = self.perform(&mut effects) {
+                    return Ok(outcome);
                 }
             }
+            tokio::select! {
+                arrival = self.arrivals.recv() => match arrival {
+                    Some(Arrival::Prepared { dot, delta }) => {
+                        self.prepared = Some((dot, delta));
+                        self.machine.step(PutEvent::LocalPrepared, &mut effects);
+                    }
+                    Some(Arrival::Refused(failure)) => return Err(failure.not_applied()),
+                    Some(Arrival::Event(event)) => self.machine.step(event, &mut effects),
+                    None => self.machine.step(PutEvent::DeadlineReached, &mut effects),
+                },
+                () = deadline.reached() => self.machine.step(PutEvent::DeadlineReached, &mut effects),
+            }
         }
-        if !effects.is_empty() {
-            continue;
+    }
+
+    /// After the reply: stand-ins for primaries that fail now. Bounded by the time of a few calls.
+    async fn follow_up(mut self) {
+        let deadline = Deadline::after(self.node.peers().call_timeout() * FOLLOW_UP_CALLS);
+        let mut effects = Vec::new();
+        while self.machine.waiting() {
+            while !effects.is_empty() {
+                self.perform(&mut effects);
+            }
+            tokio::select! {
+                arrival = self.arrivals.recv() => match arrival {
+                    Some(Arrival::Event(event)) => self.machine.step(event, &mut effects),
+                    Some(_) => {}
+                    None => return,
+                },
+                () = deadline.reached() => return,
+            }
         }
-        tokio::select! {
-            arrival = arrivals.recv() => match arrival {
-                Some(Arrival::Prepared { dot, delta }) => {
-                    prepared = Some((dot, delta));
-                    machine.step(PutEvent::LocalPrepared, &mut effects);
+        // The last answer may have been a failure, whose stand-in is still to be asked.
+        while !effects.is_empty() {
+            self.perform(&mut effects);
+        }
+    }
+
+    /// Carries out all effects, which may cause new ones; gives the outcome if one of them is the reply.
+    fn perform(&mut self, effects: &mut Vec<PutEffect>) -> Option<WriteOutcome> {
+        let mut outcome = None;
+        for effect in std::mem::take(effects) {
+            match effect {
+                PutEffect::WriteLocal { hint_for } => self.spawn_local(hint_for),
+                PutEffect::Send { member, hint_for } => self.send(member, hint_for, effects),
+                PutEffect::Reply(reply) => outcome = Some(reply),
+            }
+        }
+        outcome
+    }
+
+    fn send(&mut self, member: MemberId, hint_for: Option<MemberId>, effects: &mut Vec<PutEffect>) {
+        if let (Some(to), Some((_, delta))) = (self.node.membership().to(&member), &self.prepared) {
+            let delta = delta.clone();
+            self.spawn_send(to, delta, hint_for);
+            return;
+        }
+        let failure = ReplicaFailure {
+            sent: false,
+            kind: FailureKind::Unreachable,
+        };
+        let result = Err(failure);
+        self.machine.step(PutEvent::PeerDone { member, result }, effects);
+    }
+
+    /// The local half: the writer mints the dot, which may leave at once (a node that loses it to a crash comes back as
+    /// another incarnation), then commits. It runs on when the request is gone.
+    fn spawn_local(&self, hint_for: Option<MemberId>) {
+        let command = &self.command;
+        let update = Update {
+            content: command.content.clone(),
+            context: command.context.clone(),
+            op_id: command.op_id,
+            stamp: self.node.stamp(),
+            expires_at_ms: command.expires_at_ms,
+        };
+        let (key, sync) = (command.key.clone(), command.quorum.dw > 0);
+        let (node, arrivals) = (Arc::clone(&self.node), self.arrivals_in.clone());
+        tokio::spawn(async move {
+            let prepared = match hint_for {
+                None => node.writer().coordinate(key.clone(), update, sync).await,
+                Some(owner) => node.hints().coordinate(owner, key.clone(), update, sync).await,
+            };
+            let result = match prepared {
+                Ok(prepared) => {
+                    let (dot, delta) = (prepared.dot, prepared.delta.encode());
+                    // A request that is gone no longer listens; the write goes on.
+                    let _ = arrivals.send(Arrival::Prepared { dot, delta }).await;
+                    prepared.committed().await.map(|committed| Ack {
+                        durable: committed.durable,
+                    })
                 }
-                Some(Arrival::Refused(failure)) => return Err(failure.not_applied()),
-                Some(Arrival::Event(event)) => machine.step(event, &mut effects),
-                None => machine.step(PutEvent::DeadlineReached, &mut effects),
-            },
-            () = deadline.reached() => machine.step(PutEvent::DeadlineReached, &mut effects),
-        }
+                Err(error) => Err(error),
+            };
+            let _ = arrivals.send(local_done(&key, result)).await;
+        });
+    }
+
+    /// Sends the delta to a peer, on and beyond the request's life: a replica more than W is wanted, too.
+    fn spawn_send(&self, to: To, delta: Bytes, hint_for: Option<MemberId>) {
+        let (key, sync) = (self.command.key.clone(), self.command.quorum.dw > 0);
+        let (node, arrivals) = (Arc::clone(&self.node), self.arrivals_in.clone());
+        tokio::spawn(async move {
+            let result = node.peers().write(&to, &key, delta, Replication { sync, hint_for }).await;
+            let member = to.member;
+            let _ = arrivals
+                .send(Arrival::Event(PutEvent::PeerDone { member, result }))
+                .await;
+        });
     }
 }
 
-/// The local half: the writer mints the dot, which may leave at once (a node that loses it to a crash comes back as
-/// another incarnation), then commits. It runs on when the request is gone.
-fn spawn_local(node: &Arc<Node>, command: &Command, arrivals: mpsc::Sender<Arrival>) {
-    let update = Update {
-        content: command.content.clone(),
-        context: command.context.clone(),
-        op_id: command.op_id,
-        stamp: node.stamp(),
-        expires_at_ms: None,
+fn local_done(key: &DataKey, result: Result<Ack, WriteError>) -> Arrival {
+    let error = match result {
+        Ok(ack) => return Arrival::Event(PutEvent::LocalDone(Ok(ack))),
+        Err(error) => error,
     };
-    let (key, sync) = (command.key.clone(), command.quorum.dw > 0);
-    let node = Arc::clone(node);
-    tokio::spawn(async move {
-        let result = match node.writer().coordinate(key.clone(), update, sync).await {
-            Ok(prepared) => {
-                let delta = prepared.delta.encode();
-                // A request that is gone no longer listens; the write goes on.
-                let _ = arrivals
-                    .send(Arrival::Prepared {
-                        dot: prepared.dot,
-                        delta,
-                    })
-                    .await;
-                prepared.committed().await.map(|committed| Ack {
-                    durable: committed.durable,
-                })
-            }
-            Err(error) => Err(error),
-        };
-        let arrival = match result {
-            Err(WriteError::Refused(refused)) => Arrival::Refused(Failure::new(
-                Reason::TooManySiblings,
-                format!(
-                    "the put of the key with hash {} is refused: {refused}",
-                    key.hash()
-                ),
-            )),
-            Err(WriteError::Overloaded) => Arrival::Refused(Failure::new(
-                Reason::Overloaded,
-                "this node's queue of writes is full; try another node",
-            )),
-            other => Arrival::Event(PutEvent::LocalDone(other.map_err(|error| {
-                tracing::warn!(key_hash = %key.hash(), %error, "the local write failed");
-                ReplicaFailure {
-                    sent: matches!(error, WriteError::Storage(_)),
-                    kind: FailureKind::Storage,
-                }
-            }))),
-        };
-        let _ = arrivals.send(arrival).await;
-    });
-}
-
-/// Sends the delta to a peer, on and beyond the request's life: a replica more than W is wanted, too.
-fn spawn_send(node: &Arc<Node>, command: &Command, to: To, delta: Bytes, arrivals: mpsc::Sender<Arrival>) {
-    let (key, sync) = (command.key.clone(), command.quorum.dw > 0);
-    let node = Arc::clone(node);
-    tokio::spawn(async move {
-        let result = node.peers().write(&to, &key, delta, sync).await;
-        let _ = arrivals
-            .send(Arrival::Event(PutEvent::PeerDone {
-                member: to.member,
-                result,
-            }))
-            .await;
-    });
+    let refused = |reason, why: String| {
+        let message = format!("the put of the key with hash {} is refused: {why}", key.hash());
+        Arrival::Refused(Failure::new(reason, message))
+    };
+    match error {
+        WriteError::Refused(why) => refused(Reason::TooManySiblings, why.to_string()),
+        WriteError::Overloaded => refused(
+            Reason::Overloaded,
+            "this node's queue of writes is full; try another node".to_owned(),
+        ),
+        WriteError::DiskFull(_) => refused(Reason::DiskFull, error.to_string()),
+        error => {
+            tracing::warn!(key_hash = %key.hash(), %error, "the local write failed");
+            Arrival::Event(PutEvent::LocalDone(Err(ReplicaFailure {
+                sent: matches!(error, WriteError::Storage(_)),
+                kind: FailureKind::Storage,
+            })))
+        }
+    }
 }
 
 fn finish(
@@ -236,10 +311,7 @@ fn outcome_message(outcome: &WriteOutcome) -> v1::WriteOutcome {
         acks: outcome.acks,
         primaries: outcome.primaries,
         durable: outcome.durable,
+        fallbacks_counted: outcome.fallbacks_counted,
+        zones: outcome.zones,
     }
-}
-
-/// The primaries to forward to, the reachable ones first to last in the list's order.
-pub(crate) fn forward_targets(candidates: &[Candidate]) -> impl Iterator<Item = &Candidate> {
-    candidates.iter().filter(|candidate| candidate.reachable)
 }
