@@ -37,7 +37,7 @@ pub struct Due {
     pub peer: MemberId,
 }
 
-/// About 50 bytes a pair: 16,384 partitions with two co-replicas each take less than 2 MiB.
+/// About 80 bytes a pair: 16,384 partitions with two co-replicas each take less than 3 MiB.
 #[derive(Debug, Default)]
 struct Peer {
     /// By the moment they are due.
@@ -48,6 +48,7 @@ struct Peer {
 #[derive(Debug, Clone, Copy)]
 struct Pair {
     due_ms: u64,
+    since_ms: u64,
     /// When the last finished exchange began.
     last_ms: Option<u64>,
 }
@@ -96,7 +97,12 @@ impl Schedule {
         for (member, partition) in pairs {
             let peer = self.peers.entry(member.clone()).or_default();
             if !peer.pairs.contains_key(partition) {
-                peer.put(*partition, now_ms + random.up_to(spread_ms), None);
+                let pair = Pair {
+                    due_ms: now_ms + random.up_to(spread_ms),
+                    since_ms: now_ms,
+                    last_ms: None,
+                };
+                peer.put(*partition, pair);
             }
         }
     }
@@ -135,14 +141,18 @@ impl Schedule {
         let Some(pair) = peer.pairs.get(&due.partition).copied() else {
             return;
         };
-        let jitter_ms = |spread_ms| Randoms(random).up_to(spread_ms);
-        if finished {
-            let due_ms = began_ms + first_ms + jitter_ms(spread_ms);
-            peer.put(due.partition, due_ms, Some(began_ms));
+        let mut random = Randoms(random);
+        let pair = if finished {
+            Pair {
+                due_ms: began_ms + first_ms + random.up_to(spread_ms),
+                last_ms: Some(began_ms),
+                ..pair
+            }
         } else {
-            let due_ms = now_ms + part_ms / 2 + jitter_ms(part_ms / 2);
-            peer.put(due.partition, due_ms.max(now_ms + 1), pair.last_ms);
-        }
+            let due_ms = now_ms + 1 + part_ms / 2 + random.up_to(part_ms / 2);
+            Pair { due_ms, ..pair }
+        };
+        peer.put(due.partition, pair);
     }
 
     /// Stops giving out exchanges; those under way are the caller's to stop.
@@ -166,7 +176,7 @@ impl Schedule {
             if let Some(pair) = peer.pairs.get(&partition).copied()
                 && peer.queue.contains(&(pair.due_ms, partition))
             {
-                peer.put(partition, 0, pair.last_ms);
+                peer.put(partition, Pair { due_ms: 0, ..pair });
             }
         }
     }
@@ -189,11 +199,13 @@ impl Schedule {
         })
     }
 
-    /// Pairs whose last exchange began more than a period ago, never exchanged ones among them: 0 is what D39 asks for.
+    /// Pairs that had no exchange for more than a period, counted from the moment they became pairs: 0 is what row D39
+    /// asks for while all peers answer.
     pub fn overdue(&self, now_ms: u64) -> usize {
-        let old = |last_ms: u64| now_ms.saturating_sub(last_ms) > self.period_ms;
-        self.pairs()
-            .filter(|(_, _, last_ms)| last_ms.is_none_or(old))
+        let pairs = self.peers.values().flat_map(|peer| peer.pairs.values());
+        let latest_ms = |pair: &Pair| pair.last_ms.unwrap_or(pair.since_ms);
+        pairs
+            .filter(|pair| now_ms.saturating_sub(latest_ms(pair)) > self.period_ms)
             .count()
     }
 
@@ -203,11 +215,11 @@ impl Schedule {
 }
 
 impl Peer {
-    fn put(&mut self, partition: PartitionId, due_ms: u64, last_ms: Option<u64>) {
-        if let Some(pair) = self.pairs.insert(partition, Pair { due_ms, last_ms }) {
-            self.queue.remove(&(pair.due_ms, partition));
+    fn put(&mut self, partition: PartitionId, pair: Pair) {
+        if let Some(before) = self.pairs.insert(partition, pair) {
+            self.queue.remove(&(before.due_ms, partition));
         }
-        self.queue.insert((due_ms, partition));
+        self.queue.insert((pair.due_ms, partition));
     }
 }
 
