@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use super::{ARRIVALS_MAX, Deadline, Served};
 use crate::{
+    clock::wall_ms,
     node::{Node, Placed},
     storage::DataKey,
 };
@@ -26,7 +27,7 @@ pub(crate) async fn coordinate(
     quorum: Quorum,
     deadline: Deadline,
 ) -> (GetOutcome, Served) {
-    let mut machine = GetCoordinator::new(quorum, node.candidates(placed, key));
+    let mut machine = GetCoordinator::new(quorum, node.candidates(placed, key), wall_ms());
     let (answers_in, mut answers) = mpsc::channel::<Answer>(ARRIVALS_MAX);
     let mut effects = Vec::new();
     machine.step(GetEvent::Start, &mut effects);
