@@ -71,6 +71,8 @@ pub struct GetCoordinator {
     replicas: BTreeMap<MemberId, Replica>,
     /// The candidates in preference order: the order of asking.
     order: Vec<MemberId>,
+    /// When the get began: what has expired by then is absent.
+    wall_ms: u64,
     /// What the answers come to; `None`: no replica holds a record.
     merged: Option<KeyState>,
     phase: Phase,
@@ -92,8 +94,9 @@ enum Replica {
 }
 
 impl GetCoordinator {
-    /// A get that any node coordinates. `candidates` are all N primaries in preference order.
-    pub fn new(quorum: Quorum, candidates: Vec<Candidate>) -> Self {
+    /// A get that any node coordinates. `candidates` are all N primaries in preference order; values that have
+    /// expired by `wall_ms` count as absent.
+    pub fn new(quorum: Quorum, candidates: Vec<Candidate>, wall_ms: u64) -> Self {
         let mut replicas = BTreeMap::new();
         let mut order = Vec::with_capacity(candidates.len());
         for Candidate { member, reachable } in candidates {
@@ -110,6 +113,7 @@ impl GetCoordinator {
             quorum,
             replicas,
             order,
+            wall_ms,
             merged: None,
             phase: Phase::New,
         }
@@ -173,7 +177,10 @@ impl GetCoordinator {
     fn decide(&mut self, effects: &mut Vec<GetEffect>) {
         let answered = self.count(|replica| replica == Replica::Answered);
         let open = self.count(|replica| replica == Replica::Open);
-        let found = self.merged.as_ref().is_some_and(|merged| !merged.is_deleted());
+        let found = self
+            .merged
+            .as_ref()
+            .is_some_and(|merged| !merged.is_deleted(self.wall_ms));
         if found && answered >= self.needed_to_find() {
             if let Some(merged) = self.merged.take() {
                 self.reply(GetResult::Found(merged), effects);
