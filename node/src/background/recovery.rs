@@ -1,0 +1,57 @@
+//! Makes a suspect store whole again, partition by partition, from the other primaries. Paper: §4.7.
+//!
+//! The store was emptied, put back in time, or repaired: it takes writes, but answers no read quorum and is no source
+//! until it has pulled what it may have lost.
+
+use std::sync::Arc;
+
+use dynamo_core::entropy::Mode;
+
+use super::{Task, exchange};
+use crate::{clock, durable, node::Node};
+
+/// Runs the next exchange that is needed, if one can begin now. False: there is nothing to do.
+pub(crate) async fn step(node: &Arc<Node>) -> bool {
+    let now_ms = clock::monotonic_ms();
+    let next = node.recovery(|recovery| {
+        recovery.next(now_ms, &|member| node.peers().reachable(member), clock::random_u64())
+    });
+    let Some(Some((partition, source))) = next else {
+        return false;
+    };
+    let report = exchange::run(node, Task::Recovery, partition, &source, Mode::PullOnly).await;
+    let report = report.unwrap_or_default();
+    // What was equal may have come by a write that is not synced yet.
+    let synced = !report.complete || node.sync().await;
+    let counts = synced
+        && node
+            .recovery(|recovery| recovery.ended(partition, &source, now_ms, &report))
+            .unwrap_or(false);
+    if !synced {
+        node.recovery(|recovery| recovery.ended(partition, &source, now_ms, &Default::default()));
+    }
+    if counts {
+        keep(node).await;
+    }
+    counts
+}
+
+/// Persists how far it has come; forgets the suspicion once everything is whole.
+async fn keep(node: &Arc<Node>) {
+    let Some(kept) = node.recovery(|recovery| (!recovery.is_whole()).then(|| recovery.encode())) else {
+        return;
+    };
+    let whole = kept.is_none();
+    let batch = match kept {
+        Some(bytes) => durable::suspect(&bytes),
+        None => durable::trusted(),
+    };
+    match node.writer().meta(batch, true).await {
+        Ok(_) if whole => {
+            node.recovered();
+            tracing::info!("the store is whole again");
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "cannot keep how far the recovery has come"),
+    }
+}
