@@ -173,7 +173,10 @@ impl RangeListing {
     pub fn new(candidates: Vec<Candidate>, needed: u32, after: Option<Position>, wall_ms: u64) -> Self {
         let mut spares = Vec::with_capacity(candidates.len());
         let mut failed = Vec::new();
-        for Candidate { member, reachable } in candidates.into_iter().rev() {
+        for Candidate {
+            member, reachable, ..
+        } in candidates.into_iter().rev()
+        {
             if reachable {
                 spares.push(member);
             } else {
