@@ -7,11 +7,13 @@ use std::sync::{
 
 use arc_swap::ArcSwapOption;
 use dynamo_core::{
-    coordinator::{Candidate, FailureKind, ReplicaFailure},
+    bucket::BucketPolicy,
+    coordinator::{Candidate, Candidates},
     quorum::Quorum,
+    recovery::Recovery,
     ring::Placement,
     types::{ClusterId, MemberId, PartitionId},
-    version::{Hlc, KeyState, Stamp},
+    version::{Hlc, Stamp},
 };
 use dynamo_proto::peer;
 use parking_lot::Mutex;
@@ -35,12 +37,22 @@ use crate::{
 
 /// Bytes of records that one page of a scan reads.
 const SCAN_BYTES_MAX: usize = 4 << 20;
+/// Reachable fallbacks that one request may try.
+const FALLBACKS_MAX: usize = 16;
+/// The lowest W that a request may ask for.
+const LOWEST_W: u32 = 1;
 
 /// One node, while it runs.
 pub(crate) struct Node {
     config: Config,
     store: Arc<dyn Store>,
     writer: Writer,
+    hints: HintStore,
+    trees: Arc<PartitionTrees>,
+    /// While the store may have lost writes.
+    recovery: Mutex<Option<Recovery>>,
+    quiet: Arc<Mutex<QuietTable>>,
+    background: Background,
     membership: Membership,
     placed: ArcSwapOption<Placed>,
     peers: Peers,
@@ -51,22 +63,38 @@ pub(crate) struct Node {
     started_ms: u64,
 }
 
+/// What a node keeps on disk and knows about it.
+pub(crate) struct Held {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) writer: Writer,
+    pub(crate) hints: HintStore,
+    pub(crate) trees: Arc<PartitionTrees>,
+    /// Present while the store may have lost writes.
+    pub(crate) recovery: Option<Recovery>,
+    pub(crate) quiet: Arc<Mutex<QuietTable>>,
+}
+
 /// This node's place in a ring: what every request works with.
 pub(crate) struct Placed {
     placement: Placement,
+    /// By partition; worked out when one is first needed.
+    fallbacks: Vec<OnceLock<Box<[u16]>>>,
     me: MemberId,
     me_index: u16,
     quorum: Quorum,
 }
 
+mod replica;
+
 impl Node {
-    pub(crate) fn new(
-        config: Config,
-        store: Arc<dyn Store>,
-        writer: Writer,
-        membership: Membership,
-    ) -> anyhow::Result<Arc<Self>> {
+    pub(crate) fn new(config: Config, held: Held, membership: Membership) -> anyhow::Result<Arc<Self>> {
+        let Held { store, writer, hints, trees, recovery, quiet } = held;
         let node = Self {
+            background: Background::new(&config),
+            hints,
+            trees,
+            recovery: Mutex::new(recovery),
+            quiet,
             peers: Peers::new(&config),
             metrics: Metrics::new()?,
             hlc: Mutex::new(Hlc::default()),
@@ -101,6 +129,16 @@ impl Node {
 
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    pub(crate) fn background(&self) -> &Background {
+        &self.background
+    }
+
+    /// Notes how a client's request went, and how long it took: background work keeps out of the way of the next ones.
+    pub(crate) fn foreground(&self, operation: Operation, word: &'static str, latency: Duration) {
+        self.metrics.request(operation, word, latency);
+        self.background.foreground(latency);
     }
 
     pub(crate) fn store(&self) -> &Arc<dyn Store> {
@@ -185,12 +223,26 @@ impl Node {
             "ring in use"
         );
         let placement = Placement::new(ring);
+        self.hold(&placement, &me);
+        let partitions = placement.ring().partitions() as usize;
         self.placed.store(Some(Arc::new(Placed {
             placement,
+            fallbacks: std::iter::repeat_with(OnceLock::new).take(partitions).collect(),
             me,
             me_index: me_index as u16,
             quorum,
         })));
+    }
+
+    /// What this node keeps for the ring: trees, exchanges, and what a suspect store has to get back.
+    fn hold(&self, placement: &Placement, me: &MemberId) {
+        let index = placement.ring().index_of(me);
+        let partitions = index.map(|index| placement.partitions_of(index).collect());
+        self.trees.keep(placement.ring().partitions(), &partitions.unwrap_or_default());
+        let (now_ms, random) = (clock::monotonic_ms(), clock::random_u64());
+        self.background
+            .with_schedule(|schedule| schedule.place(placement, me, now_ms, random));
+        self.recovery(|recovery| recovery.place(placement, me, LOWEST_W));
     }
 
     /// Refuses new requests from now on.
@@ -220,46 +272,39 @@ impl Node {
             .map(|entry| entry.client_address)
     }
 
-    /// The key's primaries in preference order, with what this node knows of them.
-    pub(crate) fn candidates(&self, placed: &Placed, key: &DataKey) -> Vec<Candidate> {
-        self.candidates_of(placed, placed.placement.ring().partition_of(key.hash()))
+    /// The key's preference list with what this node knows of its members: as many primaries as the bucket has
+    /// replicas, and fallbacks.
+    pub(crate) fn candidates(&self, placed: &Placed, key: &DataKey) -> Candidates {
+        let n = self.bucket(key.bucket()).n;
+        self.candidates_of(placed, placed.partition_of(key), n)
     }
 
-    pub(crate) fn candidates_of(&self, placed: &Placed, partition: PartitionId) -> Vec<Candidate> {
-        let members = placed.placement.ring().members();
-        let primaries = placed.placement.primaries(partition).iter();
-        primaries
-            .map(|index| {
-                let member = &members[usize::from(*index)];
-                Candidate {
-                    member: member.id.clone(),
-                    zone: member.zone.clone(),
-                    reachable: *index == placed.me_index || self.peers.reachable(&member.id),
-                }
-            })
-            .collect()
+    pub(crate) fn candidates_of(
+        &self,
+        placed: &Placed,
+        partition: PartitionId,
+        replicas: Option<u32>,
+    ) -> Candidates {
+        let primaries = placed.placement.primaries(partition);
+        let n = replicas.map_or(primaries.len(), |n| primaries.len().min(n as usize));
+        let (primaries, rest) = primaries.split_at(n);
+        let candidate = |index: &u16| self.candidate(placed, *index);
+        let fallbacks = rest.iter().chain(placed.fallbacks(partition)).map(candidate);
+        Candidates {
+            primaries: primaries.iter().map(candidate).collect(),
+            fallbacks: fallbacks
+                .filter(|candidate| candidate.reachable)
+                .take(FALLBACKS_MAX)
+                .collect(),
+        }
     }
 
-    /// The local copy of a key; never an error taken for an absence.
-    pub(crate) async fn read_local(&self, key: &DataKey) -> Result<Option<KeyState>, ReplicaFailure> {
-        self.load(key).await.map_err(|error| {
-            tracing::warn!(key_hash = %key.hash(), %error, "the local read failed");
-            ReplicaFailure {
-                sent: false,
-                kind: FailureKind::Storage,
-            }
-        })
-    }
-
-    /// Like [`Self::read_local`], with the store's own words. What the block cache holds is read in place; the disk only
-    /// by a thread that may wait.
-    pub(crate) async fn load(&self, key: &DataKey) -> Result<Option<KeyState>, StoreError> {
-        match records::read_cached(self.store.as_ref(), key)? {
-            CachedState::Known(state) => Ok(state),
-            CachedState::OnDisk => {
-                let (store, key) = (Arc::clone(&self.store), key.clone());
-                blocking("reading a record", move || records::read(store.as_ref(), &key)).await
-            }
+    fn candidate(&self, placed: &Placed, index: u16) -> Candidate {
+        let member = &placed.placement.ring().members()[usize::from(index)];
+        Candidate {
+            member: member.id.clone(),
+            zone: member.zone.clone(),
+            reachable: index == placed.me_index || self.peers.reachable(&member.id),
         }
     }
 
@@ -353,9 +398,34 @@ impl Placed {
         self.me_index.into()
     }
 
-    /// The quorum of requests that name none.
-    pub(crate) fn quorum(&self) -> &Quorum {
-        &self.quorum
+    /// The quorum of requests in a bucket that name none.
+    ///
+    /// # Errors
+    /// If the bucket's numbers do not fit this ring.
+    pub(crate) fn quorum_of(&self, policy: &BucketPolicy) -> Result<Quorum, Failure> {
+        policy.quorum(&self.quorum).map_err(|error| {
+            Failure::invalid(format!("the policy of bucket {:?} does not fit the ring: {error}", policy.name))
+        })
+    }
+
+    pub(crate) fn partition_of(&self, key: &DataKey) -> PartitionId {
+        self.placement.ring().partition_of(key.hash())
+    }
+
+    /// The partitions whose first primary this node is.
+    pub(crate) fn first_of(&self) -> impl Iterator<Item = PartitionId> {
+        let first = |partition: &PartitionId| self.placement.primaries(*partition).first() == Some(&self.me_index);
+        (0..self.placement.ring().partitions()).map(PartitionId).filter(first)
+    }
+
+    fn fallbacks(&self, partition: PartitionId) -> &[u16] {
+        let Some(cell) = self.fallbacks.get(partition.0 as usize) else {
+            return &[];
+        };
+        cell.get_or_init(|| {
+            let list = self.placement.preference_list(partition);
+            list.fallbacks.into_iter().map(|index| index as u16).collect()
+        })
     }
 
     pub(crate) fn cluster_id(&self) -> ClusterId {
@@ -371,6 +441,7 @@ impl Placed {
             ring_epoch: self.placement.ring().epoch(),
             coordinator: self.me.clone(),
             acks,
+            fallbacks_counted: 0,
             quorum: *quorum,
         }
     }

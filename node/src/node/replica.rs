@@ -1,0 +1,312 @@
+//! What this node holds: its copies of records, hints for others, trees, and how far all of it can be trusted.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use dynamo_core::{
+    bucket::BucketPolicy,
+    coordinator::{Ack, FailureKind, ReplicaFailure, ReplicaRead},
+    entropy::{KeyPage, KeySummary, Tree, exchange::KEYS_PER_MESSAGE},
+    listing::Position,
+    reap::{self, Holdings, Mark, ReapParties, Standing},
+    recovery::Recovery,
+    types::{MemberId, PartitionId},
+    version::{Actor, KeyState},
+};
+
+use super::{Node, Placed, SCAN_BYTES_MAX, blocking};
+use crate::{
+    clock,
+    storage::{
+        DataKey, HintStore, ScanLimit, StoreError,
+        keys::HashRange,
+        records::{self, CachedState, Records},
+        trees::{PartitionTrees, leaf_keys},
+        writer::WriteError,
+    },
+};
+
+impl Node {
+    pub(crate) fn hints(&self) -> &HintStore {
+        &self.hints
+    }
+
+    pub(crate) fn trees(&self) -> &Arc<PartitionTrees> {
+        &self.trees
+    }
+
+    /// What holds for a bucket: its policy, or the default.
+    pub(crate) fn bucket(&self, name: &str) -> BucketPolicy {
+        self.membership.bucket(name)
+    }
+
+    /// The local copy of a key as a coordinator counts it; never an error taken for an absence.
+    pub(crate) async fn read_local(&self, key: &DataKey) -> Result<ReplicaRead, ReplicaFailure> {
+        self.read_replica(key).await.map_err(|error| {
+            tracing::warn!(key_hash = %key.hash(), %error, "the local read failed");
+            ReplicaFailure {
+                sent: false,
+                kind: FailureKind::Storage,
+            }
+        })
+    }
+
+    /// This node's copy of a key, hints for others included, and whether it fills a quorum.
+    ///
+    /// # Errors
+    /// If either store cannot be read.
+    pub(crate) async fn read_replica(&self, key: &DataKey) -> Result<ReplicaRead, StoreError> {
+        let stored = self.load(key).await?;
+        let hinted = self.hints.read(key).await?;
+        let state = match (stored, hinted) {
+            (Some(mut stored), Some(hinted)) => {
+                stored.merge(&hinted);
+                Some(stored)
+            }
+            (stored, hinted) => stored.or(hinted),
+        };
+        let partition = self.ring_in_use().map(|placed| placed.partition_of(key));
+        Ok(ReplicaRead {
+            state,
+            suspect: partition.is_some_and(|partition| self.is_suspect(partition)),
+        })
+    }
+
+    /// The record of a key in this node's own data. What the block cache holds is read in place; the disk only by a
+    /// thread that may wait.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub(crate) async fn load(&self, key: &DataKey) -> Result<Option<KeyState>, StoreError> {
+        match records::read_cached(self.store.as_ref(), key)? {
+            CachedState::Known(state) => Ok(state),
+            CachedState::OnDisk => {
+                let (store, key) = (Arc::clone(&self.store), key.clone());
+                blocking("reading a record", move || records::read(store.as_ref(), &key)).await
+            }
+        }
+    }
+
+    /// The record as exchanges see it: one that is marked to be removed is not there.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub(crate) async fn load_unmarked(&self, key: &DataKey) -> Result<Option<KeyState>, StoreError> {
+        if self.mark(key).await?.is_some() {
+            return Ok(None);
+        }
+        self.load(key).await
+    }
+
+    /// Merges a state into this node's own record.
+    ///
+    /// # Errors
+    /// As a replica's failure.
+    pub(crate) async fn merge_local(
+        &self,
+        key: DataKey,
+        state: KeyState,
+        sync: bool,
+    ) -> Result<Ack, ReplicaFailure> {
+        let hash = key.hash();
+        let merged = self.writer.merge(key, state, sync).await;
+        merged
+            .map(|committed| Ack {
+                durable: committed.durable,
+            })
+            .map_err(|error| {
+                tracing::warn!(key_hash = %hash, %error, "the local merge failed");
+                ReplicaFailure {
+                    sent: matches!(error, WriteError::Storage(_)),
+                    kind: FailureKind::Storage,
+                }
+            })
+    }
+
+    /// Makes everything written so far durable.
+    pub(crate) async fn sync(&self) -> bool {
+        let batch = crate::storage::Batch::new();
+        self.writer.meta(batch, true).await.is_ok()
+    }
+
+    /// A copy of a partition's tree; none while it is being made.
+    pub(crate) fn tree(&self, partition: PartitionId) -> Option<Tree> {
+        self.trees.snapshot(partition)
+    }
+
+    /// The next keys of some leaves, ascending, and their hashes.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub(crate) async fn keys_of_leaves(
+        &self,
+        partition: PartitionId,
+        leaves: Vec<u32>,
+        after: Option<Position>,
+    ) -> Result<KeyPage, StoreError> {
+        let after = after.and_then(|after| DataKey::parse(after.as_bytes().clone()).ok());
+        let (store, shape) = (Arc::clone(&self.store), self.trees.shape());
+        blocking("listing the keys of a partition", move || {
+            let mut page = KeyPage {
+                keys: Vec::new(),
+                more: false,
+            };
+            let Some(shape) = shape else { return Ok(page) };
+            for leaf in leaves {
+                let range = shape.leaf_range(partition, leaf);
+                if after.as_ref().is_some_and(|after| after.hash().0 > *range.end()) {
+                    continue;
+                }
+                let limit = ScanLimit {
+                    entries: KEYS_PER_MESSAGE - page.keys.len(),
+                    bytes: SCAN_BYTES_MAX,
+                };
+                let after = after.as_ref().filter(|after| range.contains(&after.hash().0));
+                let found = leaf_keys(store.as_ref(), &range, after, limit)?;
+                page.keys.extend(found.keys.into_iter().map(|(key, hash)| KeySummary {
+                    position: key.position(),
+                    hash,
+                }));
+                // A page that shows no key at all could not be gone on from; the leaf is read to its end then.
+                if page.keys.len() >= KEYS_PER_MESSAGE || found.next.is_some() {
+                    page.more = true;
+                    return Ok(page);
+                }
+            }
+            Ok(page)
+        })
+        .await
+    }
+
+    /// The next records of a partition, ascending, with their values.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub(crate) async fn page(
+        &self,
+        partition: PartitionId,
+        after: Option<DataKey>,
+        entries: usize,
+    ) -> Result<Records, StoreError> {
+        let Some(placed) = self.ring_in_use() else {
+            return Ok(Records {
+                entries: Vec::new(),
+                done: true,
+            });
+        };
+        let hashes = placed.placement().ring().range(partition);
+        let store = Arc::clone(&self.store);
+        blocking("looking through a partition", move || {
+            let mut range = HashRange::all(&hashes);
+            if let Some(after) = &after {
+                range = range.after(after);
+            }
+            let limit = ScanLimit {
+                entries,
+                bytes: SCAN_BYTES_MAX,
+            };
+            records::scan(store.as_ref(), &range, limit)
+        })
+        .await
+    }
+
+    /// Whether this node's copy of a partition fills no quorum, since its store may have lost writes.
+    pub(crate) fn is_suspect(&self, partition: PartitionId) -> bool {
+        let recovery = self.recovery.lock();
+        recovery.as_ref().is_some_and(|recovery| !recovery.answers_reads(partition))
+    }
+
+    pub(crate) fn is_suspect_anywhere(&self) -> bool {
+        self.recovery.lock().is_some()
+    }
+
+    /// Works with the recovery, while there is one.
+    pub(crate) fn recovery<T>(&self, with: impl FnOnce(&mut Recovery) -> T) -> Option<T> {
+        self.recovery.lock().as_mut().map(with)
+    }
+
+    /// The store is whole.
+    pub(crate) fn recovered(&self) {
+        *self.recovery.lock() = None;
+    }
+
+    /// How this node stands when it is asked whether records may go.
+    pub(crate) fn standing(&self, partition: PartitionId) -> Standing {
+        Standing {
+            epoch: self
+                .ring_in_use()
+                .map_or(0, |placed| placed.placement().ring().epoch()),
+            transition: false,
+            suspect: self.is_suspect(partition),
+        }
+    }
+
+    /// What this node keeps of a partition on behalf of others.
+    ///
+    /// # Errors
+    /// If a store cannot be read.
+    pub(crate) async fn holdings(&self, partition: PartitionId) -> Result<Holdings, StoreError> {
+        let Some(placed) = self.ring_in_use() else {
+            return Ok(Holdings::default());
+        };
+        let hashes = placed.placement().ring().range(partition);
+        let hints = self.hints.any_in(&hashes).await?;
+        let primary = placed.placement().holds(partition, placed.me_index());
+        let strays = !primary && !self.page(partition, None, 1).await?.entries.is_empty();
+        Ok(Holdings {
+            hints,
+            strays,
+            handoff: false,
+        })
+    }
+
+    /// A record as the removal of tombstones sees it.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub(crate) async fn reap_replica(&self, key: &DataKey) -> Result<reap::Replica, StoreError> {
+        let mark = self.mark(key).await?;
+        let state = self.load(key).await?;
+        Ok(reap::Replica {
+            digest: state.as_ref().map(KeyState::digest),
+            reapable: state
+                .as_ref()
+                .is_some_and(|state| state.is_reapable(clock::wall_ms())),
+            mark,
+            quiet_ms: self
+                .quiet
+                .lock()
+                .quiet_ms(key.as_bytes(), clock::monotonic_ms()),
+        })
+    }
+
+    /// Who is asked before something is removed.
+    pub(crate) fn reap_parties(&self, placed: &Placed, partition: PartitionId) -> ReapParties {
+        let ring = placed.placement().ring();
+        let name = |index: &u16| ring.members()[usize::from(*index)].id.clone();
+        let mut members: BTreeSet<MemberId> = ring.members().iter().map(|member| member.id.clone()).collect();
+        members.extend(self.membership.entries().into_iter().map(|entry| entry.member));
+        ReapParties {
+            me: placed.me().clone(),
+            primaries: placed.placement().primaries(partition).iter().map(name).collect(),
+            members: members.into_iter().collect(),
+            force: false,
+        }
+    }
+
+    /// Tells whether an actor gives no dots any more, as far as this node knows: its life is over.
+    pub(crate) fn retired_actors(&self) -> impl Fn(Actor) -> bool + use<> {
+        let entries = self.membership.entries();
+        let alive: BTreeSet<u64> = entries.iter().map(|entry| entry.incarnation.id).collect();
+        move |actor: Actor| !alive.contains(&actor.incarnation)
+    }
+
+    async fn mark(&self, key: &DataKey) -> Result<Option<Mark>, StoreError> {
+        let (store, key) = (Arc::clone(&self.store), key.clone());
+        let mark = blocking("reading a mark", move || {
+            records::read_mark(store.as_ref(), &(&key).into())
+        })
+        .await?;
+        // A mark that cannot be read keeps its record out of exchanges no longer than until the next write.
+        Ok(mark.and_then(|bytes| Mark::decode(bytes).ok()))
+    }
+}
