@@ -25,9 +25,10 @@ use crate::{
     peers::Peers,
     request::{Served, not_ready},
     storage::{
-        DataKey, ScanLimit, Store, StoreError,
+        DataKey, HintStore, ScanLimit, Store, StoreError,
         keys::HashRange,
         records::{self, CachedState},
+        trees::PartitionTrees,
         writer::Writer,
     },
     telemetry::metrics::{Metrics, Snapshot},
@@ -41,6 +42,8 @@ pub(crate) struct Node {
     config: Config,
     store: Arc<dyn Store>,
     writer: Writer,
+    hints: HintStore,
+    trees: Arc<PartitionTrees>,
     membership: Membership,
     placed: ArcSwapOption<Placed>,
     peers: Peers,
@@ -49,6 +52,18 @@ pub(crate) struct Node {
     in_flight: Arc<Semaphore>,
     draining: AtomicBool,
     started_ms: u64,
+}
+
+/// What a node keeps on disk, and what follows it.
+pub(crate) struct Storage {
+    /// Its own data.
+    pub(crate) store: Arc<dyn Store>,
+    /// The only one that changes it.
+    pub(crate) writer: Writer,
+    /// What it keeps for others.
+    pub(crate) hints: HintStore,
+    /// The hash trees of its partitions.
+    pub(crate) trees: Arc<PartitionTrees>,
 }
 
 /// This node's place in a ring: what every request works with.
@@ -60,12 +75,13 @@ pub(crate) struct Placed {
 }
 
 impl Node {
-    pub(crate) fn new(
-        config: Config,
-        store: Arc<dyn Store>,
-        writer: Writer,
-        membership: Membership,
-    ) -> anyhow::Result<Arc<Self>> {
+    pub(crate) fn new(config: Config, storage: Storage, membership: Membership) -> anyhow::Result<Arc<Self>> {
+        let Storage {
+            store,
+            writer,
+            hints,
+            trees,
+        } = storage;
         let node = Self {
             peers: Peers::new(&config),
             metrics: Metrics::new()?,
@@ -77,6 +93,8 @@ impl Node {
             config,
             store,
             writer,
+            hints,
+            trees,
             membership,
         };
         node.ring_changed();
@@ -89,6 +107,17 @@ impl Node {
 
     pub(crate) fn writer(&self) -> &Writer {
         &self.writer
+    }
+
+    /// What this node keeps for others.
+    pub(crate) fn hints(&self) -> &HintStore {
+        &self.hints
+    }
+
+    /// The hash trees of its partitions.
+    #[expect(dead_code, reason = "for the exchanges, which are not there yet")]
+    pub(crate) fn trees(&self) -> &Arc<PartitionTrees> {
+        &self.trees
     }
 
     pub(crate) fn membership(&self) -> &Membership {

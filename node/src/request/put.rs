@@ -156,6 +156,9 @@ fn spawn_local(node: &Arc<Node>, command: &Command, arrivals: mpsc::Sender<Arriv
                 Reason::Overloaded,
                 "this node's queue of writes is full; try another node",
             )),
+            Err(full @ WriteError::DiskFull { .. }) => {
+                Arrival::Refused(Failure::new(Reason::Overloaded, full.to_string()))
+            }
             other => Arrival::Event(PutEvent::LocalDone(other.map_err(|error| {
                 tracing::warn!(key_hash = %key.hash(), %error, "the local write failed");
                 ReplicaFailure {
