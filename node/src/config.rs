@@ -50,7 +50,7 @@ pub struct Flags {
     /// When a write counts as accepted [default: every].
     #[arg(long, env = "DYNAMO_DURABILITY")]
     pub durability: Option<DurabilityMode>,
-    /// Time between syncs with `--durability interval`, in milliseconds, 1..=60000 [default: 1000].
+    /// Time between syncs with every `--durability` but `every`, in milliseconds, 1..=60000 [default: 1000].
     #[arg(long, env = "DYNAMO_DURABILITY_INTERVAL_MS", value_name = "MS")]
     pub durability_interval_ms: Option<u64>,
     /// Form of the log on standard error [default: json].
@@ -79,7 +79,7 @@ Examples:
 Ports: 7700 clients, 7701 peers, 7702 administrators, 9700 probes (/livez, /readyz) and /metrics.
 Exit codes: 0 clean stop, 1 configuration or start error, 75 storage failure (start again).";
 
-/// When a write counts as accepted by a replica.
+/// When a write counts as accepted by a replica. A write that asks for durable replicas (DW) gets them in every mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum DurabilityMode {
@@ -87,6 +87,12 @@ pub enum DurabilityMode {
     Every,
     /// In the write-ahead log, synced on a timer: survives a killed process, may lose the last interval with the power.
     Interval,
+    /// Synced on the node that coordinates it, as `interval` on the others: survives the loss of power on all nodes, unless
+    /// that one node's disk is lost as well before the others' next sync.
+    OneOfN,
+    /// In memory, written to the log and synced on a timer: a killed process or the loss of power loses the last interval
+    /// on that node; W nodes that fail within one interval lose acknowledged writes.
+    Buffered,
 }
 
 /// Form of the log.
@@ -115,6 +121,10 @@ pub struct Config {
     pub replication: Replication,
     /// When a write counts as accepted.
     pub durability: Durability,
+    /// The disk.
+    pub storage: Storage,
+    /// What is kept for other nodes.
+    pub hints: Hints,
     /// Bounds.
     pub limits: Limits,
     /// Logging.
@@ -153,8 +163,27 @@ pub struct Replication {
 pub struct Durability {
     /// The mode.
     pub mode: DurabilityMode,
-    /// Milliseconds between syncs in mode `interval`, 1..=60000.
+    /// Milliseconds between syncs in every mode but `every`, 1..=60000: what may be lost.
     pub interval_ms: u64,
+    /// Bytes that wait in memory at most in mode `buffered`, 64 KiB..=1 GiB; beyond, they are written to the log earlier.
+    pub buffer_bytes_max: usize,
+}
+
+/// The disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Storage {
+    /// Free bytes of the disk below which writes are refused with RESOURCE_EXHAUSTED, until there are more again; 0: never.
+    /// Left out: 5 % of the disk; 64 MiB at least, but never more than a quarter of the disk; 1 GiB at most.
+    pub free_bytes_min: Option<u64>,
+}
+
+/// What is kept for other nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Hints {
+    /// Bytes of hints on this node, 0..=1 TiB; beyond, hints are declined and anti-entropy brings what they would have.
+    pub bytes_max: u64,
 }
 
 /// Bounds; each has a range that [`Config::validate`] holds to.
@@ -208,6 +237,8 @@ impl Default for Config {
             seeds: Vec::new(),
             replication: Replication::default(),
             durability: Durability::default(),
+            storage: Storage::default(),
+            hints: Hints::default(),
             limits: Limits::default(),
             log: Log::default(),
             shutdown_grace_s: 20,
@@ -232,7 +263,14 @@ impl Default for Durability {
         Self {
             mode: DurabilityMode::Every,
             interval_ms: 1000,
+            buffer_bytes_max: 32 << 20,
         }
+    }
+}
+
+impl Default for Hints {
+    fn default() -> Self {
+        Self { bytes_max: 1 << 30 }
     }
 }
 
@@ -345,6 +383,13 @@ impl Config {
             }
         };
         range("durability.intervalMs", self.durability.interval_ms, 1, 60_000);
+        range(
+            "durability.bufferBytesMax",
+            self.durability.buffer_bytes_max as u64,
+            64 << 10,
+            1 << 30,
+        );
+        range("hints.bytesMax", self.hints.bytes_max, 0, 1 << 40);
         range(
             "limits.valueBytesMax",
             self.limits.value_bytes_max as u64,

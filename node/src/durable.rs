@@ -16,7 +16,7 @@
 //!   incarnation  generation ‖ id, 8 bytes big-endian
 //!   starts       number
 //!   clean-stop   incarnation ‖ starts ‖ next epoch
-//!   view, seeds: opaque
+//!   view, seeds, suspect: opaque
 //! ```
 //! Each in the envelope of [`format`](crate::storage::format); numbers without a width are varints, names carry their
 //! length.
@@ -61,6 +61,14 @@ pub struct Started {
     pub starts: u64,
     /// Whether the life is another one.
     pub life: Life,
+    /// The life before this start, the same one if it goes on; none in an empty store.
+    pub previous: Option<Incarnation>,
+    /// [`Store::sequence`] as the start found it: peers who remember that `previous` had more synced know that this disk
+    /// lost some of it.
+    pub recovered: u64,
+    /// There if the store is suspect, that is may lack what it once acknowledged: how far it has been filled again.
+    /// Empty right after a store was set aside.
+    pub suspect: Option<Bytes>,
     /// The gossip view, if one was kept.
     pub view: Option<Bytes>,
     /// Seeds that an administrator named, if any, joined by commas.
@@ -114,6 +122,7 @@ pub enum DurableError {
 /// # Errors
 /// If a record cannot be read or written, or records contradict each other. Then nothing may be served.
 pub fn start(store: &dyn Store, random_id: u64) -> Result<Started, DurableError> {
+    let recovered = store.sequence();
     let identity = read(store, "identity", meta::IDENTITY, read_identity)?;
     let last = last_life(store)?;
     let (incarnation, next_epoch, life) = match last {
@@ -140,6 +149,9 @@ pub fn start(store: &dyn Store, random_id: u64) -> Result<Started, DurableError>
         next_epoch,
         starts,
         life,
+        previous: last.map(|last| last.incarnation),
+        recovered,
+        suspect: opaque(store, meta::SUSPECT, "reading the suspect record")?,
         view: opaque(store, meta::VIEW, "reading the gossip view")?,
         seeds: opaque(store, meta::SEEDS, "reading the seeds")?,
     };
@@ -201,6 +213,19 @@ pub fn view(bytes: &[u8]) -> Batch {
 /// Stores the addresses of seeds, joined by commas.
 pub fn seeds(bytes: &[u8]) -> Batch {
     one(meta::SEEDS, bytes)
+}
+
+/// Stores that this store is suspect, and how far it has been filled again. It survives every restart until
+/// [`trusted`] is stored.
+pub fn suspect(progress: &[u8]) -> Batch {
+    one(meta::SUSPECT, progress)
+}
+
+/// Stores that this store lacks nothing any more that it once acknowledged.
+pub fn trusted() -> Batch {
+    let mut batch = Batch::new();
+    batch.delete(Space::Meta, meta::SUSPECT);
+    batch
 }
 
 impl Started {

@@ -19,15 +19,18 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use crate::{
     clock,
     config::{Config, DurabilityMode, KEEPALIVE, SIBLINGS_MAX},
-    durable,
+    durable::{self, Started},
     grpc::{admin::AdminService, kv::KvService, peer::PeerService},
     membership::{Addresses, Membership},
     net::{Incoming, bind},
-    node::Node,
+    node::{Node, Storage},
     storage::{
-        Store,
+        HintStore, Store,
+        buffered::BufferedStore,
         rocks::{RocksOptions, RocksStore},
-        writer::{Durability, Writer, WriterOptions},
+        set_aside::{self, Part},
+        trees::PartitionTrees,
+        writer::{Durability, Failure, Mint, Writer, WriterOptions},
     },
     tasks,
     telemetry::http,
@@ -39,6 +42,10 @@ const STREAMS_MAX: u32 = 1024;
 const HEADER_BYTES_MAX: u32 = 16 << 10;
 /// Name of the health service's entry for clients.
 const KV_SERVICE: &str = "dynamo.v1.KeyValue";
+/// RocksDB's block cache for hints, which are mostly read once, in order.
+const HINT_CACHE_BYTES: usize = 4 << 20;
+/// RocksDB's write buffers for hints.
+const HINT_BUFFER_BYTES: usize = 8 << 20;
 /// How often the health service is brought up to date.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -63,7 +70,8 @@ pub struct Running {
     pub http: SocketAddr,
     node: Arc<Node>,
     store: Arc<dyn Store>,
-    failure: crate::storage::writer::Failure,
+    failure: Failure,
+    hints_failure: Failure,
     /// Ends listening and background tasks.
     shutdown: CancellationToken,
     tracker: TaskTracker,
@@ -99,38 +107,17 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         admin: advertised(&config, &admin)?,
     };
 
-    let data_dir = config.data_dir.join("data");
-    let options = RocksOptions {
-        block_cache_bytes: config.limits.block_cache_bytes,
-        ..RocksOptions::default()
-    };
-    let opened = tokio::task::spawn_blocking(move || {
-        let store = RocksStore::open(&data_dir, options)?;
-        let started = durable::start(&store, clock::random_u64())?;
-        anyhow::Ok((store, started))
-    });
-    let (store, started) = opened.await??;
-    let store: Arc<dyn Store> = Arc::new(store);
-    tracing::info!(
-        incarnation = %started.incarnation,
-        starts = started.starts,
-        life = ?started.life,
-        member = started.identity.as_ref().map(|identity| identity.member.to_string()),
-        "store open"
-    );
-    let durability = match config.durability.mode {
-        DurabilityMode::Every => Durability::Every,
-        DurabilityMode::Interval => {
-            Durability::Interval(Duration::from_millis(config.durability.interval_ms))
-        }
-    };
-    let writer_options = WriterOptions {
-        durability,
-        siblings_max: SIBLINGS_MAX,
-    };
-    let (writer, failure) = Writer::start(Arc::clone(&store), started.minter(), writer_options)?;
+    let opening = config.clone();
+    let opened = tokio::task::spawn_blocking(move || open_storage(&opening)).await??;
+    let Opened {
+        storage,
+        started,
+        failure,
+        hints_failure,
+    } = opened;
+    let store = Arc::clone(&storage.store);
     let membership = Membership::new(&started, addresses, &config.seeds)?;
-    let node = Node::new(config, Arc::clone(&store), writer, membership)?;
+    let node = Node::new(config, storage, membership)?;
 
     let running = Running {
         client: client.local_addr()?,
@@ -140,6 +127,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         node,
         store,
         failure,
+        hints_failure,
         shutdown: CancellationToken::new(),
         tracker: TaskTracker::new(),
         health: HealthReporter::new(),
@@ -152,6 +140,90 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     })?;
     running.announce()?;
     Ok(running)
+}
+
+struct Opened {
+    storage: Storage,
+    started: Started,
+    failure: Failure,
+    hints_failure: Failure,
+}
+
+/// Opens both stores, decides on the life of the data, and starts their writers. Blocks on the disk.
+fn open_storage(config: &Config) -> anyhow::Result<Opened> {
+    let data = open_part(&config.data_dir, Part::Data, config.limits.block_cache_bytes)?;
+    let hints = open_part(&config.data_dir, Part::Hints, HINT_CACHE_BYTES)?;
+    let started = durable::start(&data, clock::random_u64())?;
+    tracing::info!(
+        incarnation = %started.incarnation,
+        starts = started.starts,
+        life = ?started.life,
+        recovered = started.recovered,
+        suspect = started.suspect.is_some(),
+        member = started.identity.as_ref().map(|identity| identity.member.to_string()),
+        "store open"
+    );
+    let options = writer_options(config);
+    let mint = Mint::new(started.minter());
+    let (store, hints) = (buffered(data, config), buffered(hints, config));
+    let trees = PartitionTrees::new();
+    let follower = Arc::clone(&trees) as _;
+    let (writer, failure) = Writer::start_with(Arc::clone(&store), mint.clone(), options, Some(follower))?;
+    let (hints, hints_failure) = HintStore::start(hints, mint, options, config.hints.bytes_max)?;
+    let storage = Storage {
+        store,
+        writer,
+        hints,
+        trees,
+    };
+    Ok(Opened {
+        storage,
+        started,
+        failure,
+        hints_failure,
+    })
+}
+
+fn open_part(data_dir: &Path, part: Part, block_cache_bytes: usize) -> anyhow::Result<RocksStore> {
+    let mut options = RocksOptions {
+        block_cache_bytes,
+        ..RocksOptions::default()
+    };
+    if part == Part::Hints {
+        options.write_buffer_bytes = HINT_BUFFER_BYTES;
+    }
+    let (store, aside) = set_aside::open(data_dir, part, options)?;
+    if let Some(aside) = aside {
+        tracing::error!(
+            ?part,
+            path = %aside.path.display(),
+            because = aside.because,
+            carried = ?aside.carried,
+            "the store was set aside; going on with an empty one"
+        );
+    }
+    Ok(store)
+}
+
+fn writer_options(config: &Config) -> WriterOptions {
+    let interval = Duration::from_millis(config.durability.interval_ms);
+    let durability = match config.durability.mode {
+        DurabilityMode::Every => Durability::Every,
+        DurabilityMode::Interval | DurabilityMode::Buffered => Durability::Interval(interval),
+        DurabilityMode::OneOfN => Durability::OneOfN(interval),
+    };
+    WriterOptions {
+        durability,
+        siblings_max: SIBLINGS_MAX,
+        free_bytes_min: config.storage.free_bytes_min,
+    }
+}
+
+fn buffered(store: RocksStore, config: &Config) -> Arc<dyn Store> {
+    match config.durability.mode {
+        DurabilityMode::Buffered => Arc::new(BufferedStore::new(store, config.durability.buffer_bytes_max)),
+        _ => Arc::new(store),
+    }
 }
 
 struct Listeners {
@@ -272,6 +344,7 @@ impl Running {
     pub async fn storage_failed(&mut self) -> String {
         tokio::select! {
             error = self.failure.failed() => error.to_string(),
+            error = self.hints_failure.failed() => format!("hints: {error}"),
             reason = tasks::store_failed(&self.node) => reason,
         }
     }
@@ -293,6 +366,10 @@ impl Running {
                 grace_s = grace.as_secs(),
                 "the grace is over; requests in flight are dropped"
             );
+        }
+        // Hints first: their dots, too, must be on disk before the stop is called clean.
+        if let Err(error) = self.node.hints().stop().await {
+            return Ok(End::StorageFailed(format!("hints: {error}")));
         }
         let minter = match self.node.writer().stop().await {
             Ok(minter) => minter,

@@ -54,8 +54,13 @@ pub(crate) async fn store_failed(node: &Arc<Node>) -> String {
     let mut checks = every(HEALTH_INTERVAL);
     loop {
         checks.tick().await;
-        let store = Arc::clone(node.store());
-        match tokio::task::spawn_blocking(move || store.health()).await {
+        let (store, hints) = (Arc::clone(node.store()), node.hints().clone());
+        let both = move || {
+            let (mut health, hints) = (store.health()?, hints.health()?);
+            health.background_errors += hints.background_errors;
+            Ok::<_, crate::storage::StoreError>(health)
+        };
+        match tokio::task::spawn_blocking(both).await {
             Ok(Ok(health)) if health.failed() => {
                 return format!("{} background errors of the store", health.background_errors);
             }

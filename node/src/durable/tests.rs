@@ -67,6 +67,8 @@ fn the_layouts_never_change() {
         b"\x01~%\xea\xe9\x01\x01\x02\x03\x04\x05\x06\x07\x08\x01\xac\x02",
     );
     check(meta::VIEW, b"\x01\x5cAJ\xe8view bytes");
+    write(&store, suspect(b"progress"));
+    check(meta::SUSPECT, b"\x01\xbb\x67\xc1\xc4progress");
     check(meta::SEEDS, b"\x01\xf4\xe2\xf2]a:7701,b:7701");
 }
 
@@ -89,9 +91,44 @@ on_both! {
     a_kill_begins_another_life
     a_start_is_on_disk_before_it_returns
     who_the_node_is_survives
+    a_start_reports_what_it_recovered
+    a_suspect_store_stays_suspect_until_it_is_trusted
+}
+
+/// What peers compare with what they remember.
+fn a_start_reports_what_it_recovered(subject: &mut impl Subject) {
+    let first = start(subject.store(), 7).unwrap();
+    write(subject.store(), view(b"1"));
+    write(subject.store(), view(b"2"));
+    let synced = subject.store().sequence();
+    subject.kill();
+    let second = start(subject.store(), 8).unwrap();
+    assert_eq!(
+        (second.previous, second.recovered),
+        (Some(first.incarnation), synced)
+    );
+    assert!(first.recovered < synced);
+    stop_after(subject.store(), &second, 0);
+    let third = start(subject.store(), 9).unwrap();
+    assert_eq!(third.previous, Some(third.incarnation));
+    assert!(third.recovered > second.recovered);
+}
+
+fn a_suspect_store_stays_suspect_until_it_is_trusted(subject: &mut impl Subject) {
+    let suspicion = |subject: &dyn Store| start(subject, 7).unwrap().suspect;
+    write(subject.store(), suspect(b""));
+    subject.kill();
+    assert_eq!(suspicion(subject.store()).as_deref(), Some(&b""[..]));
+    write(subject.store(), suspect(b"half"));
+    subject.kill();
+    assert_eq!(suspicion(subject.store()).as_deref(), Some(&b"half"[..]));
+    write(subject.store(), trusted());
+    subject.kill();
+    assert_eq!(suspicion(subject.store()), None);
 }
 
 fn an_empty_directory_begins_the_first_life(subject: &mut impl Subject) {
+    let found = subject.store().sequence();
     let started = start(subject.store(), 7).unwrap();
     let expected = Started {
         identity: None,
@@ -99,6 +136,9 @@ fn an_empty_directory_begins_the_first_life(subject: &mut impl Subject) {
         next_epoch: 1,
         starts: 1,
         life: Life::First,
+        previous: None,
+        recovered: found,
+        suspect: None,
         view: None,
         seeds: None,
     };

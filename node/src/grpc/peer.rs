@@ -144,7 +144,7 @@ impl Peer for PeerService {
             Ok(committed) => Ok(Response::new(WriteResponse {
                 durable: committed.durable,
             })),
-            Err(error @ WriteError::Overloaded) => {
+            Err(error @ (WriteError::Overloaded | WriteError::DiskFull { .. })) => {
                 Err(Failure::new(Reason::Overloaded, error.to_string()).into())
             }
             Err(error @ WriteError::Stopped) => Err(not_ready(&error.to_string()).into()),

@@ -63,8 +63,8 @@ pub(crate) struct Node {
     started_ms: u64,
 }
 
-/// What a node keeps on disk and knows about it.
-pub(crate) struct Held {
+/// What a node keeps on disk, and what follows it.
+pub(crate) struct Storage {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) writer: Writer,
     pub(crate) hints: HintStore,
@@ -87,8 +87,8 @@ pub(crate) struct Placed {
 mod replica;
 
 impl Node {
-    pub(crate) fn new(config: Config, held: Held, membership: Membership) -> anyhow::Result<Arc<Self>> {
-        let Held { store, writer, hints, trees, recovery, quiet } = held;
+    pub(crate) fn new(config: Config, storage: Storage, membership: Membership) -> anyhow::Result<Arc<Self>> {
+        let Storage { store, writer, hints, trees, recovery, quiet } = storage;
         let node = Self {
             background: Background::new(&config),
             hints,

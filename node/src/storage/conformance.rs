@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::{
     Batch, Cached, Health, KeyRange, Page, ScanLimit, Space, Store,
+    buffered::BufferedStore,
     memory::MemoryStore,
     rocks::{RocksOptions, RocksStore},
 };
@@ -28,6 +29,46 @@ pub(crate) struct Rocks {
     pub(crate) store: Arc<RocksStore>,
     directory: tempfile::TempDir,
 }
+
+/// A buffer in front of each of them that is flushed now and then. It gives up what a kill takes, and nothing else.
+pub(crate) struct Buffered<S> {
+    store: BufferedStore<S>,
+    _directory: Option<tempfile::TempDir>,
+}
+
+impl Subject for Buffered<MemoryStore> {
+    fn create() -> Self {
+        Self {
+            store: BufferedStore::new(MemoryStore::new(), BUFFER_BYTES),
+            _directory: None,
+        }
+    }
+
+    fn store(&self) -> &dyn Store {
+        &self.store
+    }
+
+    fn kill(&mut self) {}
+}
+
+impl Subject for Buffered<RocksStore> {
+    fn create() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        Self {
+            store: BufferedStore::new(open(directory.path()), BUFFER_BYTES),
+            _directory: Some(directory),
+        }
+    }
+
+    fn store(&self) -> &dyn Store {
+        &self.store
+    }
+
+    fn kill(&mut self) {}
+}
+
+/// So small that some writes of every test are flushed, and some are not.
+const BUFFER_BYTES: usize = 16;
 
 impl Subject for Memory {
     fn create() -> Self {
@@ -103,8 +144,8 @@ macro_rules! suite {
             }
 
             #[test]
-            fn a_killed_process_loses_nothing() {
-                super::a_killed_process_loses_nothing(&mut <$subject>::create());
+            fn the_sequence_counts_changes() {
+                super::the_sequence_counts_changes(&<$subject>::create());
             }
 
             #[test]
@@ -132,6 +173,27 @@ macro_rules! suite {
 
 suite!(memory, Memory);
 suite!(rocks, Rocks);
+suite!(buffered_memory, Buffered<MemoryStore>);
+suite!(buffered_rocks, Buffered<RocksStore>);
+
+#[test]
+fn a_killed_process_loses_nothing_of_the_stores_without_a_buffer() {
+    a_killed_process_loses_nothing(&mut Memory::create());
+    a_killed_process_loses_nothing(&mut Rocks::create());
+}
+
+fn the_sequence_counts_changes(subject: &impl Subject) {
+    let store = subject.store();
+    let before = store.sequence();
+    put(store, Space::Data, "a", "1");
+    let mut batch = Batch::new();
+    batch.put(Space::Data, &b"a"[..], &b"2"[..]);
+    batch.delete(Space::Marks, &b"never there"[..]);
+    store.write(batch, true).unwrap();
+    assert_eq!(store.sequence(), before + 3);
+    store.sync().unwrap();
+    assert_eq!(store.sequence(), before + 3, "a sync is no change");
+}
 
 const ALL: KeyRange<'static> = (Bound::Unbounded, Bound::Unbounded);
 const NO_LIMIT: ScanLimit = ScanLimit {
@@ -268,7 +330,13 @@ fn a_killed_process_loses_nothing(subject: &mut impl Subject) {
         Some("1")
     );
     put(subject.store(), Space::Epochs, "unsynced", "2");
+    let sequence = subject.store().sequence();
     subject.kill();
+    assert_eq!(
+        subject.store().sequence(),
+        sequence,
+        "counting goes on where it was"
+    );
     subject.kill();
     assert_eq!(
         get(subject.store(), Space::Data, "unsynced").as_deref(),
@@ -319,11 +387,18 @@ fn a_new_store_is_healthy_and_counts_its_keys(subject: &impl Subject) {
     assert_eq!(
         Health {
             memory_bytes: 0,
+            disk: None,
             ..health
         },
         Health::default()
     );
     assert!(health.memory_bytes < 16 << 20, "{health:?}");
+    if let Some(disk) = health.disk {
+        assert!(
+            0 < disk.free_bytes && disk.free_bytes <= disk.total_bytes,
+            "{disk:?}"
+        );
+    }
     assert_eq!(store.estimate().unwrap().keys, 0);
     for key in 0..100 {
         put(store, Space::Data, &format!("{key}"), "value");

@@ -12,8 +12,8 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use super::{Batch, ScanLimit, Space, Store, StoreError, keys::meta};
 
 /// Version of the layout of the store as a whole: its spaces, keys and envelopes. Grows when an older release could no
-/// longer read it.
-pub const STORE_FORMAT: u8 = 1;
+/// longer read it: 2 has the space `marks`, without which a store of format 1 is one of format 2.
+pub const STORE_FORMAT: u8 = 2;
 
 const HEADER_BYTES: usize = 5;
 
@@ -105,7 +105,7 @@ pub fn open(
     }
 }
 
-/// Checks that an open store is of a format this release knows; marks one that is empty.
+/// Checks that an open store is of a format this release knows; marks one that is empty or of an older format.
 ///
 /// # Errors
 /// If it is newer, or holds data without a marker, or cannot be read or written.
@@ -115,13 +115,10 @@ pub fn claim(store: &dyn Store) -> Result<(), FormatError> {
             "reading the format marker".to_owned()
         })?;
         let known = STORE_FORMAT;
-        return if opened.version > known {
-            Err(FormatError::Newer {
-                found: opened.version,
-                known,
-            })
-        } else {
-            Ok(())
+        return match opened.version {
+            found if found > known => Err(FormatError::Newer { found, known }),
+            found if found < known => mark(store),
+            _ => Ok(()),
         };
     }
     for space in Space::ALL {
@@ -138,6 +135,10 @@ pub fn claim(store: &dyn Store) -> Result<(), FormatError> {
             return Err(FormatError::Foreign);
         }
     }
+    mark(store)
+}
+
+fn mark(store: &dyn Store) -> Result<(), FormatError> {
     let mut batch = Batch::new();
     batch.put(Space::Meta, meta::FORMAT, marker(STORE_FORMAT));
     Ok(store.write(batch, true)?)
@@ -227,6 +228,20 @@ mod tests {
             Some(marker(STORE_FORMAT))
         );
         claim(&store).unwrap();
+    }
+
+    #[test]
+    fn an_older_store_is_marked_anew() {
+        let store = MemoryStore::new();
+        let mut batch = Batch::new();
+        batch.put(Space::Meta, meta::FORMAT, marker(1));
+        store.write(batch, true).unwrap();
+        claim(&store).unwrap();
+        store.crash();
+        assert_eq!(
+            store.get(Space::Meta, meta::FORMAT).unwrap(),
+            Some(marker(STORE_FORMAT))
+        );
     }
 
     #[test]

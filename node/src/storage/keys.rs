@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   data key   key hash, 8 bytes big-endian ‖ length of the bucket's name, 1 byte ‖ bucket ‖ key
+//!   hint key   length of the owner's id, 1 byte ‖ owner ‖ data key: one owner's hints are one range, in its order
 //!   meta key   an ASCII name
 //! ```
 //!
@@ -14,7 +15,7 @@ use std::{
 };
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use dynamo_core::types::KeyHash;
+use dynamo_core::types::{KeyHash, MemberId};
 
 use super::KeyRange;
 
@@ -40,6 +41,9 @@ pub enum KeyError {
     /// The bucket's name is not text.
     #[error("a data key's bucket is not UTF-8")]
     BucketNotText,
+    /// A hint's key begins with something else than the id of a member.
+    #[error("a hint's owner is not the id of a member")]
+    OwnerNotAMember,
     /// The hash is not that of bucket and key.
     #[error("a data key's hash is {found}, that of its bucket and key is {expected}")]
     WrongHash {
@@ -168,6 +172,135 @@ impl HashRange {
     }
 }
 
+/// Where a writer keeps a record: at its data key; in the store of hints, below the owner's id.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    bytes: Bytes,
+    /// Where the data key begins.
+    key_at: usize,
+}
+
+impl Place {
+    /// Of the hint that is kept for a member.
+    pub fn hint(owner: &MemberId, key: &DataKey) -> Self {
+        let mut bytes = owner_prefix(owner);
+        let key_at = bytes.len();
+        bytes.put_slice(key.as_bytes());
+        Self {
+            bytes: bytes.freeze(),
+            key_at,
+        }
+    }
+
+    /// Takes the key of a stored hint apart.
+    ///
+    /// # Errors
+    /// If it does not begin with a member's id, or no data key follows.
+    pub fn parse_hint(bytes: &Bytes) -> Result<(MemberId, DataKey), KeyError> {
+        let truncated = || KeyError::Truncated(bytes.len());
+        let length = usize::from(*bytes.first().ok_or_else(truncated)?);
+        let owner = bytes.get(1..=length).ok_or_else(truncated)?;
+        let owner = std::str::from_utf8(owner).map_err(|_| KeyError::OwnerNotAMember)?;
+        let owner = MemberId::new(owner).map_err(|_| KeyError::OwnerNotAMember)?;
+        Ok((owner, DataKey::parse(bytes.slice(1 + length..))?))
+    }
+
+    /// As stored.
+    pub fn as_bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// The hash of the record's key.
+    pub fn hash(&self) -> KeyHash {
+        hash_of(&self.bytes[self.key_at..])
+    }
+}
+
+impl From<DataKey> for Place {
+    fn from(key: DataKey) -> Self {
+        Self {
+            bytes: key.0,
+            key_at: 0,
+        }
+    }
+}
+
+impl From<&DataKey> for Place {
+    fn from(key: &DataKey) -> Self {
+        key.clone().into()
+    }
+}
+
+impl fmt::Debug for Place {
+    /// The hash alone, as for a data key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.hash())
+    }
+}
+
+/// All hints of one owner, or those of a hash range, as [`Store::scan`](super::Store::scan) takes them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HintRange {
+    lower: Bound<Bytes>,
+    upper: Bound<Bytes>,
+}
+
+impl HintRange {
+    /// One owner's hints, those alone that follow a key of an earlier page if one is given.
+    pub fn of(owner: &MemberId, after: Option<&DataKey>) -> Self {
+        let hashes = Self::hashes(owner, &(0..=u64::MAX));
+        match after {
+            Some(key) => Self {
+                lower: Bound::Excluded(Place::hint(owner, key).bytes),
+                ..hashes
+            },
+            None => hashes,
+        }
+    }
+
+    /// One owner's hints for keys in a range of hashes, such as a partition.
+    pub fn hashes(owner: &MemberId, hashes: &RangeInclusive<u64>) -> Self {
+        let edge = |hash: u64| {
+            let mut bytes = owner_prefix(owner);
+            bytes.put_u64(hash);
+            bytes.freeze()
+        };
+        let next = hashes.end().checked_add(1);
+        let upper = next.map_or_else(|| successor(owner), edge);
+        Self {
+            lower: Bound::Included(edge(*hashes.start())),
+            upper: Bound::Excluded(upper),
+        }
+    }
+
+    /// As [`Store::scan`](super::Store::scan) takes it.
+    pub fn as_range(&self) -> KeyRange<'_> {
+        (
+            self.lower.as_ref().map(AsRef::as_ref),
+            self.upper.as_ref().map(AsRef::as_ref),
+        )
+    }
+}
+
+/// The first key that sorts behind all hints of an owner. The last byte of an id is no 0xff, so it exists.
+fn successor(owner: &MemberId) -> Bytes {
+    let mut bytes = owner_prefix(owner);
+    if let Some(last) = bytes.last_mut() {
+        *last += 1;
+    }
+    bytes.freeze()
+}
+
+fn owner_prefix(owner: &MemberId) -> BytesMut {
+    let name = owner.as_str().as_bytes();
+    // Ids have 63 characters at most.
+    let length = u8::try_from(name.len()).unwrap_or(u8::MAX);
+    let mut bytes = BytesMut::with_capacity(1 + name.len() + HASH_BYTES);
+    bytes.put_u8(length);
+    bytes.put_slice(name);
+    bytes
+}
+
 /// Keys of [`Space::Meta`](super::Space::Meta).
 pub mod meta {
     /// Version of everything else's layout.
@@ -184,6 +317,8 @@ pub mod meta {
     pub const VIEW: &[u8] = b"view";
     /// Seeds that an administrator named, joined by commas.
     pub const SEEDS: &[u8] = b"seeds";
+    /// There while the store may lack what it once acknowledged.
+    pub const SUSPECT: &[u8] = b"suspect";
 }
 
 /// The hash that a data key, or what claims to be one, begins with.
@@ -224,9 +359,13 @@ mod tests {
             meta::CLEAN_STOP,
             meta::VIEW,
             meta::SEEDS,
+            meta::SUSPECT,
         ];
         let text = names.map(|name| std::str::from_utf8(name).unwrap()).join(" ");
-        assert_eq!(text, "format identity incarnation starts clean-stop view seeds");
+        assert_eq!(
+            text,
+            "format identity incarnation starts clean-stop view seeds suspect"
+        );
     }
 
     #[test]
@@ -247,6 +386,52 @@ mod tests {
             DataKey::new(&"b".repeat(256), b"k"),
             Err(KeyError::BucketTooLong(256))
         );
+    }
+
+    /// The layout is on users' disks: this test may grow, never change.
+    #[test]
+    fn the_layout_of_a_hint_key_never_changes() {
+        let (owner, key) = (
+            MemberId::new("node-1").unwrap(),
+            DataKey::new("cart", b"user-7").unwrap(),
+        );
+        let place = Place::hint(&owner, &key);
+        assert_eq!(hex(place.as_bytes()), format!("06{}{GOLDEN}", hex(b"node-1")));
+        assert_eq!(place.hash(), key.hash());
+        assert_eq!(Place::parse_hint(place.as_bytes()), Ok((owner, key.clone())));
+        for bytes in [&b""[..], b"\x06node", b"\x06NODE-1", b"\x06node-1\x01"] {
+            Place::parse_hint(&Bytes::copy_from_slice(bytes)).unwrap_err();
+        }
+        assert_eq!(Place::from(&key).as_bytes(), key.as_bytes());
+    }
+
+    /// Owners whose ids begin alike, or have every length, keep their hints apart.
+    #[test]
+    fn one_owners_hints_are_one_range_and_nobody_elses() {
+        use std::ops::RangeBounds as _;
+        let owners = ["a", "a-", "aa", "b", "node-1", "node-10", "z"].map(|id| MemberId::new(id).unwrap());
+        let keys: Vec<DataKey> = (0..200u32)
+            .map(|number| DataKey::new("b", &number.to_be_bytes()).unwrap())
+            .collect();
+        for owner in &owners {
+            let all = HintRange::of(owner, None);
+            for other in &owners {
+                for key in &keys {
+                    let place = Place::hint(other, key);
+                    let inside = (all.lower.clone(), all.upper.clone()).contains(place.as_bytes());
+                    assert_eq!(inside, owner == other, "{owner} {other}");
+                }
+            }
+            let middle = u64::MAX / 2;
+            for (hashes, low) in [(0..=middle, true), (middle + 1..=u64::MAX, false)] {
+                let range = HintRange::hashes(owner, &hashes);
+                for key in &keys {
+                    let inside = (range.lower.clone(), range.upper.clone())
+                        .contains(Place::hint(owner, key).as_bytes());
+                    assert_eq!(inside, (key.hash().0 <= middle) == low);
+                }
+            }
+        }
     }
 
     #[test]

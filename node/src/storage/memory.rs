@@ -23,6 +23,8 @@ struct State {
     written: Contents,
     durable: Contents,
     unsynced: VecDeque<Batch>,
+    /// Changes of all that is written.
+    sequence: u64,
 }
 
 type Contents = BTreeMap<(Space, Bytes), Bytes>;
@@ -43,6 +45,9 @@ impl MemoryStore {
     pub fn crash_keeping(&self, kept: usize) -> usize {
         let mut state = self.state.lock();
         let count = state.unsynced.len();
+        let lost = state.unsynced.iter().skip(kept);
+        let lost: usize = lost.map(|batch| batch.changes().len()).sum();
+        state.sequence -= lost as u64;
         state.unsynced.truncate(kept);
         state.sync();
         state.written = state.durable.clone();
@@ -86,6 +91,7 @@ impl Store for MemoryStore {
     fn write(&self, batch: Batch, sync: bool) -> Result<(), StoreError> {
         let mut state = self.state.lock();
         apply(&mut state.written, batch.changes());
+        state.sequence += batch.changes().len() as u64;
         state.unsynced.push_back(batch);
         if sync {
             state.sync();
@@ -137,6 +143,10 @@ impl Store for MemoryStore {
 
     fn health(&self) -> Result<Health, StoreError> {
         Ok(Health::default())
+    }
+
+    fn sequence(&self) -> u64 {
+        self.state.lock().sequence
     }
 }
 

@@ -4,10 +4,14 @@
 //!   request ──▶ writer (queue, one thread, group commit) ──▶ Store ◀── reads, scans (any thread)
 //!                 reads, coordinates or merges, seals         rocks: RocksDB, one write-ahead log
 //!                                                             memory: its twin, for tests
+//!                                                             buffered: either, behind a buffer in memory
 //! ```
 //!
+//! A node has two of each: the store of its own data, and one of [`hints`] that it keeps for others.
+//!
 //! Modules in reading order: [`keys`] and [`format`](mod@format), the only files that know byte layouts; [`records`],
-//! reading key states; [`rocks`] and [`memory`]; [`writer`].
+//! reading key states; [`rocks`], [`memory`] and [`buffered`]; [`writer`]; [`hints`]; [`trees`], which follow what is
+//! written; [`set_aside`], for stores that can no longer be used.
 
 use std::ops::{Bound, RangeBounds};
 
@@ -23,11 +27,20 @@ pub mod rocks;
 
 pub mod memory;
 
+pub mod buffered;
+
 pub mod writer;
+
+pub mod hints;
+
+pub mod trees;
+
+pub mod set_aside;
 
 #[cfg(test)]
 pub(crate) mod conformance;
 
+pub use hints::HintStore;
 pub use keys::DataKey;
 pub use rocks::RocksStore;
 pub use writer::Writer;
@@ -65,8 +78,13 @@ pub trait Store: Send + Sync + 'static {
     /// Rough sizes of [`Space::Data`].
     fn estimate(&self) -> Result<Estimate, StoreError>;
 
-    /// What the store says about its own condition; cheap enough to ask once a second.
+    /// What the store says about its own condition; cheap enough to ask some times a second.
     fn health(&self) -> Result<Health, StoreError>;
+
+    /// How many changes have been written in the life of this store, over all its openings. Two openings of one store
+    /// compare: one that finds less than an earlier one knew to be synced has lost some of it. A change counts once, and
+    /// a batch's changes are counted when its `write` has returned.
+    fn sequence(&self) -> u64;
 }
 
 /// A key space of its own, in the same log.
@@ -78,11 +96,13 @@ pub enum Space {
     Epochs,
     /// A few named records: format, identity, incarnation, gossip view.
     Meta,
+    /// Marks of records that are about to be reaped, by the same data key.
+    Marks,
 }
 
 impl Space {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Data, Self::Epochs, Self::Meta];
+    pub const ALL: [Self; 4] = [Self::Data, Self::Epochs, Self::Meta, Self::Marks];
 
     /// A word for messages and labels.
     pub const fn name(self) -> &'static str {
@@ -90,6 +110,7 @@ impl Space {
             Self::Data => "data",
             Self::Epochs => "epochs",
             Self::Meta => "meta",
+            Self::Marks => "marks",
         }
     }
 }
@@ -217,6 +238,17 @@ pub struct Health {
     pub delayed_write_bytes_per_s: u64,
     /// Bytes that the store's caches and write buffers hold in memory.
     pub memory_bytes: u64,
+    /// The disk below it; none where there is none, as in memory.
+    pub disk: Option<Disk>,
+}
+
+/// Room on a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Disk {
+    /// Bytes that this process may still write.
+    pub free_bytes: u64,
+    /// Bytes of the whole file system.
+    pub total_bytes: u64,
 }
 
 impl Health {

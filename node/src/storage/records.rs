@@ -7,7 +7,7 @@ use dynamo_core::{replica::EpochEntry, version::KeyState, wire::DecodeError};
 
 use super::{
     Cached, ScanLimit, Space, Store, StoreError,
-    keys::{DataKey, HashRange, KeyError},
+    keys::{DataKey, HashRange, KeyError, Place},
 };
 
 /// A page of records.
@@ -35,8 +35,16 @@ pub enum CachedState {
 pub fn read(store: &dyn Store, key: &DataKey) -> Result<Option<KeyState>, StoreError> {
     store
         .get(Space::Data, key.as_bytes())?
-        .map(|value| open_state(key, value))
+        .map(|value| decode(&key.into(), value))
         .transpose()
+}
+
+/// A key state out of its stored bytes.
+///
+/// # Errors
+/// `Damaged` if they are not what was written.
+pub fn decode(place: &Place, value: Bytes) -> Result<KeyState, StoreError> {
+    KeyState::decode(value).map_err(|error| damaged("record", place, &error))
 }
 
 /// Like [`read`] without the disk.
@@ -45,22 +53,32 @@ pub fn read(store: &dyn Store, key: &DataKey) -> Result<Option<KeyState>, StoreE
 /// As [`read`].
 pub fn read_cached(store: &dyn Store, key: &DataKey) -> Result<CachedState, StoreError> {
     Ok(match store.get_cached(Space::Data, key.as_bytes())? {
-        Cached::Known(value) => CachedState::Known(value.map(|value| open_state(key, value)).transpose()?),
+        Cached::Known(value) => {
+            CachedState::Known(value.map(|value| decode(&key.into(), value)).transpose()?)
+        }
         Cached::OnDisk => CachedState::OnDisk,
     })
 }
 
-/// The epoch entry of a key, if this node ever coordinated it.
+/// The epoch entry of a record, if this node ever coordinated it.
 ///
 /// # Errors
 /// As [`read`].
-pub fn read_epoch(store: &dyn Store, key: &DataKey) -> Result<Option<EpochEntry>, StoreError> {
-    let Some(value) = store.get(Space::Epochs, key.as_bytes())? else {
+pub fn read_epoch(store: &dyn Store, place: &Place) -> Result<Option<EpochEntry>, StoreError> {
+    let Some(value) = store.get(Space::Epochs, place.as_bytes())? else {
         return Ok(None);
     };
     EpochEntry::decode(value)
         .map(Some)
-        .map_err(|error| damaged("epoch", key, &error))
+        .map_err(|error| damaged("epoch", place, &error))
+}
+
+/// The mark of a record that is about to be reaped.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_mark(store: &dyn Store, place: &Place) -> Result<Option<Bytes>, StoreError> {
+    store.get(Space::Marks, place.as_bytes())
 }
 
 /// One page of a range. May block on the disk.
@@ -71,7 +89,7 @@ pub fn scan(store: &dyn Store, range: &HashRange, limit: ScanLimit) -> Result<Re
     let page = store.scan(Space::Data, range.as_range(), limit)?;
     let record = |(key, value): (Bytes, Bytes)| {
         let key = DataKey::parse(key).map_err(|error| not_a_key(&error))?;
-        let state = open_state(&key, value)?;
+        let state = decode(&(&key).into(), value)?;
         Ok((key, state))
     };
     let entries = page
@@ -85,10 +103,6 @@ pub fn scan(store: &dyn Store, range: &HashRange, limit: ScanLimit) -> Result<Re
     })
 }
 
-fn open_state(key: &DataKey, value: Bytes) -> Result<KeyState, StoreError> {
-    KeyState::decode(value).map_err(|error| damaged("record", key, &error))
-}
-
 fn not_a_key(error: &KeyError) -> StoreError {
     StoreError::Damaged {
         attempted: "listing records".to_owned(),
@@ -96,9 +110,9 @@ fn not_a_key(error: &KeyError) -> StoreError {
     }
 }
 
-fn damaged(what: &str, key: &DataKey, error: &DecodeError) -> StoreError {
+fn damaged(what: &str, place: &Place, error: &DecodeError) -> StoreError {
     StoreError::Damaged {
-        attempted: format!("reading the {what} of the key with hash {}", key.hash()),
+        attempted: format!("reading the {what} of the key with hash {}", place.hash()),
         reason: error.to_string(),
     }
 }

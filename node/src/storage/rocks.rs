@@ -15,15 +15,15 @@ use rocksdb::{
 };
 
 use super::{
-    Batch, Cached, Estimate, Health, KeyRange, Page, ScanLimit, Space, Store, StoreError, format, inside,
-    keys,
+    Batch, Cached, Disk, Estimate, Health, KeyRange, Page, ScanLimit, Space, Store, StoreError, format,
+    inside, keys,
 };
 
 mod open;
 
 mod options;
 
-pub use open::OpenError;
+pub use open::{MetaReader, OpenError};
 pub use options::RocksOptions;
 
 use open::{open_error, prepare_directory, refuse_unknown_spaces};
@@ -65,6 +65,12 @@ impl RocksStore {
             source,
         })?;
         Ok(store)
+    }
+
+    /// Opens the named records alone, to read them, of a store that no longer opens as a whole; none if not even that is
+    /// possible. Changes nothing.
+    pub fn read_meta_only(path: &Path) -> Option<MetaReader> {
+        MetaReader::open(path)
     }
 
     fn family(&self, space: Space) -> Result<&ColumnFamily, StoreError> {
@@ -175,6 +181,7 @@ impl Store for RocksStore {
     fn health(&self) -> Result<Health, StoreError> {
         let mut health = Health {
             memory_bytes: self.cache.get_usage() as u64,
+            disk: Some(disk(self.db.path())?),
             ..Health::default()
         };
         // Errors and stops are those of the database, whichever family is asked.
@@ -186,6 +193,23 @@ impl Store for RocksStore {
         }
         Ok(health)
     }
+
+    fn sequence(&self) -> u64 {
+        self.db.latest_sequence_number()
+    }
+}
+
+/// Room on the disk that holds a path.
+fn disk(path: &Path) -> Result<Disk, StoreError> {
+    let found = rustix::fs::statvfs(path).map_err(|error| StoreError::Io {
+        attempted: format!("asking for the room on the disk of {}", path.display()),
+        reason: error.to_string(),
+    })?;
+    Ok(Disk {
+        // `f_bavail` leaves out what is reserved for root.
+        free_bytes: found.f_bavail.saturating_mul(found.f_frsize),
+        total_bytes: found.f_blocks.saturating_mul(found.f_frsize),
+    })
 }
 
 impl Debug for RocksStore {
@@ -199,7 +223,7 @@ impl Debug for RocksStore {
 fn reading(space: Space, key: &[u8]) -> String {
     match space {
         // Clients' keys do not belong in logs; the hash is enough to find the record.
-        Space::Data | Space::Epochs => {
+        Space::Data | Space::Epochs | Space::Marks => {
             format!("reading space {} at hash {}", space.name(), keys::hash_of(key))
         }
         Space::Meta => format!("reading the {} record", String::from_utf8_lossy(key)),

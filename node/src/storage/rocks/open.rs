@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use bytes::Bytes;
 use rocksdb::{DB, ErrorKind, Options};
 
 use super::options::family_name;
@@ -161,6 +162,27 @@ fn marker_alone(path: &Path) -> FormatError {
             })
         }
         _ => FormatError::Foreign,
+    }
+}
+
+/// Named records of a damaged store.
+#[derive(Debug)]
+pub struct MetaReader {
+    db: DB,
+}
+
+impl MetaReader {
+    pub(super) fn open(path: &Path) -> Option<Self> {
+        let mut options = Options::default();
+        // What cannot be read is left out, instead of keeping the rest from being read.
+        options.set_paranoid_checks(false);
+        let db = DB::open_cf_for_read_only(&options, path, [family_name(Space::Meta)], false).ok()?;
+        Some(Self { db })
+    }
+
+    /// The value of a named record, if it is there and can be read.
+    pub fn get(&self, key: &[u8]) -> Option<Bytes> {
+        self.db.get(key).ok().flatten().map(Bytes::from)
     }
 }
 

@@ -33,6 +33,7 @@ pub(super) fn family_name(space: Space) -> &'static str {
     match space {
         Space::Data => "data",
         Space::Epochs => "epochs",
+        Space::Marks => "marks",
         // Every database has this one; nothing else would use it.
         Space::Meta => "default",
     }
@@ -90,7 +91,7 @@ pub(super) fn family_options(space: Space, options: RocksOptions, cache: &Cache)
     let buffer_bytes = match space {
         Space::Data => options.write_buffer_bytes / 2,
         Space::Epochs => options.write_buffer_bytes / 8,
-        Space::Meta => 1 << 20,
+        Space::Meta | Space::Marks => 1 << 20,
     };
     family.set_write_buffer_size(buffer_bytes);
     family.set_max_write_buffer_number(3);

@@ -1,322 +1,157 @@
-//! The writer's thread: takes a group of operations, works out what it changes, commits it, answers.
+//! What a group of operations comes to: records as they will be, and one batch of all that changed.
 
-use std::{
-    collections::{BTreeMap, btree_map::Entry},
-    sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
-};
+use std::collections::BTreeMap;
 
-use dynamo_core::{
-    replica::{self, Coordinated, EpochEntry, Minter, Update},
-    version::KeyState,
-};
-use tokio::sync::oneshot;
+use bytes::Bytes;
+use dynamo_core::{replica::EpochEntry, version::KeyState};
 
 use super::{
-    Announced, Committed, Done, Durability, Operation, Preparation, Shared, WriteError, WriterOptions,
-    queue::Taken,
+    WriteError,
+    follow::{Before, RecordChange},
+    operation::{Done, Expected, Swap},
 };
-use crate::{
-    clock,
-    storage::{Batch, DataKey, Space, Store, StoreError, records},
-};
-
-pub(super) struct Thread {
-    store: Arc<dyn Store>,
-    minter: Minter,
-    options: WriterOptions,
-    shared: Arc<Shared>,
-    /// When the oldest write was made that no sync covers.
-    unsynced_since_ms: Option<u64>,
-}
-
-/// Runs until the queue is closed and empty, or the store fails.
-pub(super) fn run(mut thread: Thread, failed: oneshot::Sender<StoreError>, ended: oneshot::Sender<Minter>) {
-    let mut verdict = Verdict {
-        shared: Arc::clone(&thread.shared),
-        failed: Some(failed),
-    };
-    match thread.serve() {
-        Ok(()) => {
-            verdict.failed = None;
-            let Thread { store, minter, .. } = thread;
-            // Whoever waits for the end may open the store again.
-            drop(store);
-            let _ = ended.send(minter);
-        }
-        Err(error) => verdict.reach(error),
-    }
-}
-
-/// Reports the failure, also if the thread panics.
-struct Verdict {
-    shared: Arc<Shared>,
-    failed: Option<oneshot::Sender<StoreError>>,
-}
-
-impl Verdict {
-    fn reach(&mut self, error: StoreError) {
-        self.shared.queue.fail(error.clone());
-        if let Some(failed) = self.failed.take() {
-            let _ = failed.send(error);
-        }
-    }
-}
-
-impl Drop for Verdict {
-    fn drop(&mut self) {
-        if self.failed.is_some() {
-            let (attempted, reason) = ("writing".to_owned(), "the writer's thread panicked".to_owned());
-            self.reach(StoreError::Io { attempted, reason });
-        }
-    }
-}
-
-impl Thread {
-    pub(super) fn new(
-        store: Arc<dyn Store>,
-        minter: Minter,
-        options: WriterOptions,
-        shared: Arc<Shared>,
-    ) -> Self {
-        Self {
-            store,
-            minter,
-            options,
-            shared,
-            unsynced_since_ms: None,
-        }
-    }
-
-    fn serve(&mut self) -> Result<(), StoreError> {
-        loop {
-            match self.shared.queue.take(self.wait()) {
-                Taken::Group(operations) => self.commit(operations)?,
-                Taken::TimedOut => self.sync()?,
-                Taken::Closed => return self.sync(),
-            }
-        }
-    }
-
-    /// How long the oldest unsynced write may still wait.
-    fn wait(&self) -> Option<Duration> {
-        let since = self.unsynced_since_ms?;
-        let Durability::Interval(interval) = self.options.durability else {
-            return Some(Duration::ZERO);
-        };
-        Some(interval.saturating_sub(Duration::from_millis(clock::monotonic_ms().saturating_sub(since))))
-    }
-
-    fn commit(&mut self, operations: Vec<Operation>) -> Result<(), StoreError> {
-        let count = operations.len() as u64;
-        let mut group = Group::default();
-        for operation in operations {
-            self.prepare(operation, &mut group);
-        }
-        let result = self.write(&mut group);
-        if let Err(error) = &result {
-            // Before the group's waiters are dropped, who then ask for the reason.
-            self.shared.queue.fail(error.clone());
-            return result;
-        }
-        let tally = &self.shared.tally;
-        tally.groups.fetch_add(1, Relaxed);
-        tally.operations.fetch_add(count, Relaxed);
-        let committed = Committed {
-            durable: self.unsynced_since_ms.is_none(),
-        };
-        for waiter in group.waiters {
-            let _ = waiter.send(Ok(committed));
-        }
-        Ok(())
-    }
-
-    /// Writes the group's changes, and syncs if the mode, one of the group, or time demands it.
-    fn write(&mut self, group: &mut Group) -> Result<(), StoreError> {
-        let batch = group.changes();
-        let sync = group.sync
-            || self.options.durability == Durability::Every
-            || self.wait().is_some_and(|wait| wait.is_zero());
-        if batch.is_empty() {
-            return if sync { self.sync() } else { Ok(()) };
-        }
-        let tally = &self.shared.tally;
-        tally.bytes.fetch_add(batch.bytes() as u64, Relaxed);
-        self.store.write(batch, sync)?;
-        if sync {
-            tally.syncs.fetch_add(1, Relaxed);
-            self.unsynced_since_ms = None;
-        } else {
-            self.unsynced_since_ms.get_or_insert_with(clock::monotonic_ms);
-        }
-        Ok(())
-    }
-
-    fn sync(&mut self) -> Result<(), StoreError> {
-        if self.unsynced_since_ms.is_some() {
-            self.store.sync()?;
-            self.shared.tally.syncs.fetch_add(1, Relaxed);
-            self.unsynced_since_ms = None;
-        }
-        Ok(())
-    }
-
-    fn prepare(&mut self, operation: Operation, group: &mut Group) {
-        match operation {
-            Operation::Coordinate {
-                key,
-                update,
-                sync,
-                prepared,
-            } => {
-                let preparation = self.coordinate(&key, update, group);
-                group.sync |= sync && preparation.is_ok();
-                // A request that is gone no longer listens; its write goes on.
-                let _ = prepared.send(preparation);
-            }
-            Operation::Merge {
-                key,
-                delta,
-                sync,
-                done,
-            } => match self.merge(&key, &delta, group) {
-                Ok(()) => {
-                    group.sync |= sync;
-                    group.waiters.push(done);
-                }
-                Err(error) => drop(done.send(Err(error))),
-            },
-            Operation::Meta {
-                batch,
-                sync,
-                minter,
-                done,
-            } => {
-                group.meta.append(batch);
-                group.sync |= sync;
-                group.waiters.push(done);
-                if let Some(minter) = minter {
-                    self.minter = minter;
-                }
-            }
-        }
-    }
-
-    fn coordinate(&mut self, key: &DataKey, update: Update, group: &mut Group) -> Preparation {
-        let record = self.record(key, group)?;
-        if matches!(record.epoch, Epoch::NotRead) {
-            let stored = records::read_epoch(&*self.store, key).map_err(|error| self.read_failed(error))?;
-            record.epoch = Epoch::Stored(stored);
-        }
-        let (state, entry) = (record.state.as_ref(), record.epoch.entry());
-        let siblings_max = self.options.siblings_max;
-        let coordinated = replica::coordinate(state, entry, &mut self.minter, update, siblings_max)
-            .map_err(WriteError::Refused)?;
-        let Coordinated {
-            state,
-            entry,
-            dot,
-            delta,
-            replayed,
-        } = coordinated;
-        match entry {
-            Some(entry) => {
-                record.state = Some(state);
-                record.state_changed = true;
-                record.epoch = Epoch::Given(entry);
-            }
-            None => self.count_unchanged(),
-        }
-        let (done, committed) = oneshot::channel();
-        group.waiters.push(done);
-        Ok((Announced { dot, delta, replayed }, committed))
-    }
-
-    fn merge(&self, key: &DataKey, delta: &KeyState, group: &mut Group) -> Result<(), WriteError> {
-        let record = self.record(key, group)?;
-        let merged = replica::merge(record.state.take(), delta);
-        record.state = Some(merged.state);
-        record.state_changed |= merged.changed;
-        if !merged.changed {
-            self.count_unchanged();
-        }
-        Ok(())
-    }
-
-    /// The record as the group has left it so far; read from the store at its first use.
-    fn record<'a>(&self, key: &DataKey, group: &'a mut Group) -> Result<&'a mut Record, WriteError> {
-        match group.records.entry(key.clone()) {
-            Entry::Occupied(known) => Ok(known.into_mut()),
-            Entry::Vacant(place) => {
-                let state = records::read(&*self.store, key).map_err(|error| self.read_failed(error))?;
-                Ok(place.insert(Record {
-                    state,
-                    ..Record::default()
-                }))
-            }
-        }
-    }
-
-    fn read_failed(&self, error: StoreError) -> WriteError {
-        self.shared.tally.read_errors.fetch_add(1, Relaxed);
-        WriteError::Read(error)
-    }
-
-    fn count_unchanged(&self) {
-        self.shared.tally.unchanged.fetch_add(1, Relaxed);
-    }
-}
+use crate::storage::{Batch, Space, keys::Place};
 
 /// What a group of operations has come to so far.
 #[derive(Default)]
-struct Group {
-    records: BTreeMap<DataKey, Record>,
-    meta: Batch,
-    sync: bool,
-    waiters: Vec<Done>,
+pub(super) struct Group {
+    pub(super) records: BTreeMap<Place, Record>,
+    pub(super) meta: Batch,
+    pub(super) sync: bool,
+    pub(super) waiters: Vec<Done>,
+    /// Bytes that its operations bring.
+    pub(super) growth: u64,
 }
 
 /// One record within a group.
-#[derive(Default)]
-struct Record {
-    state: Option<KeyState>,
-    state_changed: bool,
-    epoch: Epoch,
+pub(super) struct Record {
+    /// Its bytes in the store.
+    stored: Before,
+    /// As the group has left it so far.
+    pub(super) state: Option<KeyState>,
+    pub(super) changed: bool,
+    pub(super) epoch: Epoch,
+    stored_mark: Option<Bytes>,
+    pub(super) mark: Option<Bytes>,
 }
 
 /// A record's epoch entry within a group.
-#[derive(Default)]
-enum Epoch {
+pub(super) enum Epoch {
     /// Merges do not need it.
-    #[default]
     NotRead,
     /// As the store has it, or has none.
     Stored(Option<EpochEntry>),
     /// By this group, which is to store it.
     Given(EpochEntry),
+    /// By this group, with its record.
+    Removed,
 }
 
 impl Epoch {
-    fn entry(&self) -> Option<&EpochEntry> {
+    pub(super) fn entry(&self) -> Option<&EpochEntry> {
         match self {
-            Self::NotRead | Self::Stored(None) => None,
+            Self::NotRead | Self::Removed | Self::Stored(None) => None,
             Self::Stored(Some(entry)) | Self::Given(entry) => Some(entry),
         }
     }
 }
 
-impl Group {
-    /// Everything that changed, as one batch: a record and its epoch entry are never apart.
-    fn changes(&mut self) -> Batch {
-        let mut batch = std::mem::take(&mut self.meta);
-        for (key, record) in &self.records {
-            if let (true, Some(state)) = (record.state_changed, &record.state) {
-                batch.put(Space::Data, key.as_bytes().clone(), state.encode());
-            }
-            if let Epoch::Given(entry) = &record.epoch {
-                batch.put(Space::Epochs, key.as_bytes().clone(), entry.encode());
+impl Record {
+    /// As the store has it.
+    pub(super) fn new(stored: Before, state: Option<KeyState>, mark: Option<Bytes>) -> Self {
+        Self {
+            stored,
+            state,
+            changed: false,
+            epoch: Epoch::NotRead,
+            stored_mark: mark.clone(),
+            mark,
+        }
+    }
+
+    /// Whether it is the one that was meant.
+    pub(super) fn is(&self, expected: &Expected) -> bool {
+        let Expected { digest, mark } = expected;
+        self.state.as_ref().map(KeyState::digest) == Some(*digest) && (mark.is_none() || self.mark == *mark)
+    }
+
+    pub(super) fn swap(&mut self, swap: Swap) {
+        match swap {
+            Swap::Mark(mark) => self.mark = Some(mark),
+            Swap::Unmark => self.mark = None,
+            Swap::Replace(state) => self.set(Some(state)),
+            Swap::Delete => {
+                self.set(None);
+                self.epoch = Epoch::Removed;
             }
         }
-        batch
+    }
+
+    /// Puts another state in its place, and clears the mark.
+    pub(super) fn set(&mut self, state: Option<KeyState>) {
+        self.state = state;
+        self.changed = true;
+        self.mark = None;
+    }
+}
+
+impl Group {
+    /// Answers an operation that failed, or lets it wait for the commit.
+    pub(super) fn finish(&mut self, result: Result<(), WriteError>, sync: bool, done: Done) {
+        match result {
+            Ok(()) => {
+                self.sync |= sync;
+                self.waiters.push(done);
+            }
+            Err(error) => drop(done.send(Err(error))),
+        }
+    }
+
+    /// Everything that changed, as one batch: a record, its epoch entry and its mark are never apart. With it, what a
+    /// follower is to be told once it is written.
+    pub(super) fn changes(&mut self) -> (Batch, Vec<RecordChange>) {
+        let mut batch = std::mem::take(&mut self.meta);
+        let mut changes = Vec::new();
+        for (place, record) in std::mem::take(&mut self.records) {
+            record.write(place, &mut batch, &mut changes);
+        }
+        (batch, changes)
+    }
+}
+
+impl Record {
+    fn write(self, place: Place, batch: &mut Batch, changes: &mut Vec<RecordChange>) {
+        let key = place.as_bytes().clone();
+        match self.epoch {
+            Epoch::NotRead | Epoch::Stored(_) => {}
+            Epoch::Given(entry) => batch.put(Space::Epochs, key.clone(), entry.encode()),
+            Epoch::Removed => batch.delete(Space::Epochs, key.clone()),
+        }
+        if self.mark != self.stored_mark {
+            match &self.mark {
+                Some(mark) => batch.put(Space::Marks, key.clone(), mark.clone()),
+                None => batch.delete(Space::Marks, key.clone()),
+            }
+        }
+        let mut after = match &self.stored {
+            Before::Known(stored) => stored.clone(),
+            Before::Unreadable => None,
+        };
+        if self.changed {
+            after = self.state.as_ref().map(KeyState::encode);
+            match &after {
+                Some(state) => batch.put(Space::Data, key, state.clone()),
+                None => batch.delete(Space::Data, key),
+            }
+        }
+        let before = if self.stored_mark.is_some() {
+            Before::Known(None)
+        } else {
+            self.stored
+        };
+        let after = after.filter(|_| self.mark.is_none());
+        if !matches!(&before, Before::Known(known) if *known == after) {
+            changes.push(RecordChange { place, before, after });
+        }
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   coordinate ─▶ ┌───────┐    for each operation: read the record (or take it from the group), coordinate or merge
-//!   merge ──────▶ │ queue │ ─▶ ├─▶ prepared: the dot may leave before its own sync (a lost one is never given again,
-//!   meta ───────▶ └───────┘    │   the next life of the data is another incarnation)
+//!   merge, swap ▶ │ queue │ ─▶ ├─▶ prepared: the dot may leave before its own sync (a lost one is never given again,
+//!   meta, look ─▶ └───────┘    │   the next life of the data is another incarnation)
 //!                  bounded     one batch of the group, one write, one sync ─▶ committed{durable}, all waiters
 //! ```
 //!
@@ -22,21 +22,39 @@ use std::{
 };
 
 use dynamo_core::{
-    replica::{Minter, Update, UpdateRefused},
-    version::{Content, Dot, KeyState},
+    replica::{Minter, Update},
+    version::{Dot, KeyState},
 };
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::{Batch, DataKey, Space, Store, StoreError};
+use super::{Batch, Space, Store, StoreError, keys::Place};
 use crate::durable::Renewal;
+
+mod error;
+
+mod follow;
 
 mod group;
 
+mod mint;
+
+mod operation;
+
 mod queue;
 
-pub use queue::{GROUP_BYTES_MAX, GROUP_OPERATIONS_MAX, QUEUE_BYTES_MAX, QUEUE_OPERATIONS_MAX};
+mod room;
 
+mod thread;
+
+pub use error::WriteError;
+pub use follow::{Before, Follower, RecordChange};
+pub use mint::Mint;
+pub use operation::{Expected, Swap};
+pub use queue::{GROUP_BYTES_MAX, GROUP_OPERATIONS_MAX, QUEUE_BYTES_MAX, QUEUE_OPERATIONS_MAX};
+pub use room::free_bytes_min;
+
+use operation::{Announced, Answer, Operation, Outcome};
 use queue::Queue;
 
 /// When a write counts as accepted.
@@ -46,6 +64,9 @@ pub enum Durability {
     Every,
     /// Once it is in the write-ahead log, which is synced when the oldest unsynced write is this old.
     Interval(Duration),
+    /// As `Interval`, but a write that this node coordinates counts only once it is synced, so that of its N replicas
+    /// one is durable. Paper: §6.1.
+    OneOfN(Duration),
 }
 
 /// How a writer works.
@@ -55,6 +76,9 @@ pub struct WriterOptions {
     pub durability: Durability,
     /// Siblings beyond which a coordinated write that would add one is refused.
     pub siblings_max: usize,
+    /// Bytes of the disk that stay free: below, whatever brings data is refused with [`WriteError::DiskFull`], while
+    /// reads and removals go on. None: [`free_bytes_min`] of the disk's size. 0: never refused.
+    pub free_bytes_min: Option<u64>,
 }
 
 /// The handle to the writer; clones are the same writer. When the last one is dropped the writer carries out what
@@ -83,32 +107,6 @@ pub struct Committed {
     pub durable: bool,
 }
 
-/// Why a write failed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum WriteError {
-    /// The queue is full: nothing was done.
-    #[error(
-        "{QUEUE_OPERATIONS_MAX} writes or {} MiB wait for the disk already; try again later, or another node",
-        QUEUE_BYTES_MAX >> 20
-    )]
-    Overloaded,
-    /// The record does not admit the write: nothing was done.
-    #[error(transparent)]
-    Refused(UpdateRefused),
-    /// The record could not be read, so it cannot be changed: nothing was done. Not the same as an absent record.
-    #[error("reading before writing: {0}")]
-    Read(StoreError),
-    /// The store failed, now or earlier; the write may or may not be on disk. The node must be started again.
-    #[error("the store has failed and the node must be started again: {0}")]
-    Storage(StoreError),
-    /// The writer was stopped: nothing was done.
-    #[error("the node is stopping")]
-    Stopped,
-    /// A batch of named records tried to change something else: nothing was done.
-    #[error("a batch of meta records changes space {0}, which belongs to the writer")]
-    WrongSpace(&'static str),
-}
-
 /// Resolves when the store has failed.
 #[derive(Debug)]
 pub struct Failure {
@@ -130,12 +128,18 @@ pub struct WriterCounters {
     pub unchanged: u64,
     /// Operations failed because their record could not be read.
     pub read_errors: u64,
+    /// Operations refused because the disk was nearly full.
+    pub disk_full: u64,
+    /// Operations refused because the records had all the room that they may have.
+    pub budget_spent: u64,
+    /// Damaged records that were replaced.
+    pub repaired: u64,
     /// Operations that wait now.
     pub queued: u64,
 }
 
 impl Writer {
-    /// Starts the writer's thread. `minter` continues the epochs of this life of the data.
+    /// Starts a writer that nobody follows, with a mint of its own.
     ///
     /// # Errors
     /// If the operating system gives no thread.
@@ -144,15 +148,30 @@ impl Writer {
         minter: Minter,
         options: WriterOptions,
     ) -> io::Result<(Self, Failure)> {
+        Self::start_with(store, Mint::new(minter), options, None)
+    }
+
+    /// Starts the writer's thread. `mint` continues the epochs of this life of the data; all writers of a node share
+    /// it. `follower` learns of every record that changes.
+    ///
+    /// # Errors
+    /// If the operating system gives no thread.
+    pub fn start_with(
+        store: Arc<dyn Store>,
+        mint: Mint,
+        options: WriterOptions,
+        follower: Option<Arc<dyn Follower>>,
+    ) -> io::Result<(Self, Failure)> {
         let shared = Arc::new(Shared::default());
         let (failed_in, failed) = oneshot::channel();
         let (ended_in, ended) = oneshot::channel();
-        let thread = group::Thread::new(store, minter, options, Arc::clone(&shared));
+        let thread = thread::Thread::new(store, mint.clone(), options, follower, Arc::clone(&shared));
         std::thread::Builder::new()
             .name("dynamo-writer".to_owned())
-            .spawn(move || group::run(thread, failed_in, ended_in))?;
+            .spawn(move || thread::run(thread, failed_in, ended_in))?;
         let handle = Arc::new(Handle {
             shared,
+            mint,
             ended: Mutex::new(Some(ended)),
         });
         Ok((Self { handle }, Failure { failed }))
@@ -165,10 +184,15 @@ impl Writer {
     ///
     /// # Errors
     /// See [`WriteError`]. After an error nothing of this write has been stored or may be sent, but for `Storage`.
-    pub async fn coordinate(&self, key: DataKey, update: Update, sync: bool) -> Result<Prepared, WriteError> {
+    pub async fn coordinate(
+        &self,
+        place: impl Into<Place>,
+        update: Update,
+        sync: bool,
+    ) -> Result<Prepared, WriteError> {
         let (prepared, answer) = oneshot::channel();
         self.push(Operation::Coordinate {
-            key,
+            place: place.into(),
             update,
             sync,
             prepared,
@@ -190,15 +214,86 @@ impl Writer {
     ///
     /// # Errors
     /// See [`WriteError`].
-    pub async fn merge(&self, key: DataKey, delta: KeyState, sync: bool) -> Result<Committed, WriteError> {
+    pub async fn merge(
+        &self,
+        place: impl Into<Place>,
+        delta: KeyState,
+        sync: bool,
+    ) -> Result<Committed, WriteError> {
         let (done, answer) = oneshot::channel();
         self.push(Operation::Merge {
-            key,
+            place: place.into(),
             delta,
             sync,
             done,
         })?;
         self.answer(answer).wait().await
+    }
+
+    /// Changes a record that is still the one that was seen. None: it is another one by now, or gone, and nothing was
+    /// done. Taken also when the disk is full.
+    ///
+    /// # Errors
+    /// See [`WriteError`].
+    pub async fn swap(
+        &self,
+        place: impl Into<Place>,
+        expected: Expected,
+        swap: Swap,
+        sync: bool,
+    ) -> Result<Option<Committed>, WriteError> {
+        let (swapped, answer) = oneshot::channel();
+        self.push(Operation::Swap {
+            place: place.into(),
+            expected,
+            swap,
+            sync,
+            swapped,
+        })?;
+        let outcome = answer
+            .await
+            .map_err(|_| self.handle.shared.queue.why_closed())??;
+        match outcome {
+            Some(committed) => self.answer(committed).wait().await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Puts what other replicas hold in the place of a record whose stored bytes fail their checksum; durable when it
+    /// returns. A record that can be read takes the state as a merge. Paper: §4.7 (a replica is repaired from others).
+    ///
+    /// # Errors
+    /// See [`WriteError`].
+    pub async fn replace_corrupt(
+        &self,
+        place: impl Into<Place>,
+        state: KeyState,
+    ) -> Result<Committed, WriteError> {
+        self.repair(place.into(), Some(state)).await
+    }
+
+    /// Removes a record if its stored bytes fail their checksum. Only for what no other node can repair, as a hint.
+    ///
+    /// # Errors
+    /// See [`WriteError`].
+    pub async fn remove_corrupt(&self, place: impl Into<Place>) -> Result<Committed, WriteError> {
+        self.repair(place.into(), None).await
+    }
+
+    /// Runs `look` on the writer's thread: it finds the store as all groups so far have left it, and no write takes
+    /// effect meanwhile. For short looks only; all writes wait for it.
+    ///
+    /// # Errors
+    /// `Overloaded`, or the writer has stopped or failed.
+    pub async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&dyn Store) -> T + Send + 'static,
+    ) -> Result<T, WriteError> {
+        let (found, answer) = oneshot::channel();
+        self.push(Operation::Look(Box::new(move |store| {
+            let _ = found.send(look(store));
+        })))?;
+        answer.await.map_err(|_| self.handle.shared.queue.why_closed())
     }
 
     /// Writes named records of [`Space::Meta`].
@@ -221,11 +316,21 @@ impl Writer {
     }
 
     /// Refuses further writes, carries out those that wait, syncs, lets go of the store, and returns the minter, whose
-    /// next epoch a clean stop persists.
+    /// next epoch a clean stop persists. The mint gives nothing more, to no writer; those that share it are closed
+    /// before, because their stores must be synced, too, before the stop is called clean.
     ///
     /// # Errors
     /// If the store failed, now or earlier, or the writer was stopped already.
     pub async fn stop(&self) -> Result<Minter, WriteError> {
+        self.close().await?;
+        self.handle.mint.end().ok_or(WriteError::Stopped)
+    }
+
+    /// Like [`Writer::stop`], but leaves the mint to the others.
+    ///
+    /// # Errors
+    /// As [`Writer::stop`].
+    pub async fn close(&self) -> Result<(), WriteError> {
         let queue = &self.handle.shared.queue;
         queue.close();
         let ended = self.handle.ended.lock().take();
@@ -235,9 +340,14 @@ impl Writer {
         }
     }
 
+    /// The store's [`Store::sequence`] at the last sync: everything up to it survives the loss of power.
+    pub fn synced(&self) -> u64 {
+        self.handle.shared.synced.load(Relaxed)
+    }
+
     /// Numbers since the start.
     pub fn counters(&self) -> WriterCounters {
-        let Shared { queue, tally } = &*self.handle.shared;
+        let Shared { queue, tally, .. } = &*self.handle.shared;
         WriterCounters {
             groups: tally.groups.load(Relaxed),
             operations: tally.operations.load(Relaxed),
@@ -245,8 +355,17 @@ impl Writer {
             syncs: tally.syncs.load(Relaxed),
             unchanged: tally.unchanged.load(Relaxed),
             read_errors: tally.read_errors.load(Relaxed),
+            disk_full: tally.disk_full.load(Relaxed),
+            budget_spent: tally.budget_spent.load(Relaxed),
+            repaired: tally.repaired.load(Relaxed),
             queued: queue.length() as u64,
         }
+    }
+
+    async fn repair(&self, place: Place, state: Option<KeyState>) -> Result<Committed, WriteError> {
+        let (done, answer) = oneshot::channel();
+        self.push(Operation::Repair { place, state, done })?;
+        self.answer(answer).wait().await
     }
 
     async fn named(&self, batch: Batch, sync: bool, minter: Option<Minter>) -> Result<Committed, WriteError> {
@@ -305,7 +424,8 @@ impl std::fmt::Debug for Writer {
 
 struct Handle {
     shared: Arc<Shared>,
-    ended: Mutex<Option<oneshot::Receiver<Minter>>>,
+    mint: Mint,
+    ended: Mutex<Option<oneshot::Receiver<()>>>,
 }
 
 impl Drop for Handle {
@@ -319,6 +439,7 @@ impl Drop for Handle {
 struct Shared {
     queue: Queue,
     tally: Tally,
+    synced: AtomicU64,
 }
 
 #[derive(Default)]
@@ -329,81 +450,9 @@ struct Tally {
     syncs: AtomicU64,
     unchanged: AtomicU64,
     read_errors: AtomicU64,
-}
-
-/// An answer that is still to come; the writer's thread drops its end when it fails.
-struct Answer {
-    committed: Outcome,
-    shared: Arc<Shared>,
-}
-
-impl Answer {
-    async fn wait(self) -> Result<Committed, WriteError> {
-        self.committed
-            .await
-            .unwrap_or_else(|_| Err(self.shared.queue.why_closed()))
-    }
-}
-
-impl std::fmt::Debug for Answer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Answer")
-    }
-}
-
-enum Operation {
-    Coordinate {
-        key: DataKey,
-        update: Update,
-        sync: bool,
-        prepared: oneshot::Sender<Preparation>,
-    },
-    Merge {
-        key: DataKey,
-        delta: KeyState,
-        sync: bool,
-        done: Done,
-    },
-    Meta {
-        batch: Batch,
-        sync: bool,
-        minter: Option<Minter>,
-        done: Done,
-    },
-}
-
-type Done = oneshot::Sender<Result<Committed, WriteError>>;
-type Outcome = oneshot::Receiver<Result<Committed, WriteError>>;
-type Preparation = Result<(Announced, Outcome), WriteError>;
-
-struct Announced {
-    dot: Dot,
-    delta: KeyState,
-    replayed: bool,
-}
-
-/// What an operation takes in memory beside its key and values, roughly.
-const OPERATION_BYTES: usize = 512;
-
-impl Operation {
-    fn bytes(&self) -> usize {
-        OPERATION_BYTES
-            + match self {
-                Self::Coordinate { key, update, .. } => {
-                    let value = match &update.content {
-                        Content::Value(value) => value.len(),
-                        Content::Tombstone => 0,
-                    };
-                    key.as_bytes().len() + value
-                }
-                Self::Merge { key, delta, .. } => {
-                    let siblings = delta.siblings().values();
-                    let values = siblings.map(|sibling| sibling.value().map_or(0, bytes::Bytes::len));
-                    key.as_bytes().len() + values.sum::<usize>()
-                }
-                Self::Meta { batch, .. } => batch.bytes(),
-            }
-    }
+    disk_full: AtomicU64,
+    budget_spent: AtomicU64,
+    repaired: AtomicU64,
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@ use std::{collections::BTreeSet, future::Future, task::Poll};
 use bytes::Bytes;
 use dynamo_core::{
     types::Incarnation,
-    version::{Seen, Stamp},
+    version::{Content, Seen, Stamp},
 };
 use tokio::task::JoinHandle;
 
@@ -11,14 +11,18 @@ use super::*;
 use crate::{
     durable,
     storage::{
-        Cached, Estimate, Health, KeyRange, Page, ScanLimit,
+        Cached, DataKey, Disk, Estimate, Health, KeyRange, Page, ScanLimit,
         conformance::{Rocks, Subject as _},
         memory::MemoryStore,
         records,
     },
 };
 
+mod modes;
+
 mod power_loss;
+
+mod swaps;
 
 /// A store in memory that can be held, broken and looked at. A clone is the same store.
 #[derive(Clone, Default)]
@@ -42,6 +46,7 @@ struct ControlState {
     damaged: BTreeSet<(Space, Bytes)>,
     /// Calls of `write` and `sync` that may still succeed.
     calls_left: Option<u64>,
+    disk: Option<Disk>,
     writes: u64,
     syncs: u64,
 }
@@ -158,7 +163,13 @@ impl Store for TestStore {
     }
 
     fn health(&self) -> Result<Health, StoreError> {
-        self.memory.health()
+        let health = self.memory.health()?;
+        let disk = self.control.state.lock().disk;
+        Ok(Health { disk, ..health })
+    }
+
+    fn sequence(&self) -> u64 {
+        self.memory.sequence()
     }
 }
 
@@ -168,12 +179,16 @@ fn minter(id: u64) -> Minter {
     Minter::new(Incarnation { generation: 1, id }, 1)
 }
 
-fn start(store: &TestStore, durability: Durability) -> (Writer, Failure) {
-    let options = WriterOptions {
+fn options(durability: Durability) -> WriterOptions {
+    WriterOptions {
         durability,
         siblings_max: 100,
-    };
-    Writer::start(Arc::new(store.clone()), minter(1), options).unwrap()
+        free_bytes_min: None,
+    }
+}
+
+fn start(store: &TestStore, durability: Durability) -> (Writer, Failure) {
+    Writer::start(Arc::new(store.clone()), minter(1), options(durability)).unwrap()
 }
 
 fn key(name: &str) -> DataKey {
@@ -384,7 +399,9 @@ async fn writes_of_a_key_in_one_group_see_each_other_in_their_order() {
         [(actor, 1), (actor, 2), (actor, 3)]
     );
     assert_eq!(store.state(&key("k")).siblings().len(), 4);
-    let entry = records::read_epoch(&store.memory, &key("k")).unwrap().unwrap();
+    let entry = records::read_epoch(&store.memory, &key("k").into())
+        .unwrap()
+        .unwrap();
     assert_eq!((entry.actor, entry.counter), (actor, 3));
 }
 
@@ -425,6 +442,7 @@ async fn an_operation_that_is_repeated_gets_its_first_dot_now_and_after_a_restar
     let options = WriterOptions {
         durability: Durability::Every,
         siblings_max: 100,
+        free_bytes_min: None,
     };
     let (writer, _failure) = Writer::start(Arc::new(store.clone()), minter(2), options).unwrap();
     let writes = store.counts().0;
@@ -600,6 +618,7 @@ async fn a_refused_update_changes_nothing() {
     let options = WriterOptions {
         durability: Durability::Every,
         siblings_max: 1,
+        free_bytes_min: None,
     };
     let (writer, _failure) = Writer::start(Arc::new(store.clone()), minter(1), options).unwrap();
     put(&writer, "k", "v").await.unwrap();

@@ -13,6 +13,7 @@ async fn a_kill_takes_nothing_that_was_acknowledged() {
             let options = WriterOptions {
                 durability,
                 siblings_max: 100,
+                free_bytes_min: None,
             };
             let store: Arc<dyn Store> = subject.store.clone();
             let (writer, _failure) = Writer::start(store, minter(life), options).unwrap();
@@ -118,7 +119,7 @@ proptest! {
             let key = key(&number.to_string());
             let Some(state) = records::read(&store.memory, &key).unwrap() else { continue };
             let given = state.seen().entries().filter(|entry| entry.actor.incarnation == 1).count();
-            let entry = records::read_epoch(&store.memory, &key).unwrap();
+            let entry = records::read_epoch(&store.memory, &(&key).into()).unwrap();
             prop_assert_eq!(given, usize::from(entry.is_some()));
             if let Some(entry) = entry {
                 prop_assert_eq!(state.seen().counter_max(entry.actor), entry.counter);
