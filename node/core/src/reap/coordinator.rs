@@ -172,7 +172,13 @@ impl ReapCoordinator {
     /// Takes an event, returns what is to be done.
     pub fn step(&mut self, event: ReapEvent) -> Vec<ReapEffect> {
         match (event, self.phase) {
-            (ReapEvent::Start, Phase::New) => return self.enter(Phase::Agreeing),
+            (ReapEvent::Start, Phase::New) => {
+                return if self.keys.is_empty() {
+                    self.finish()
+                } else {
+                    self.enter(Phase::Agreeing)
+                };
+            }
             (ReapEvent::Agreed { member, opinions }, Phase::Agreeing) if self.waiting.remove(&member) => {
                 self.hear_agreed(&member, &opinions);
             }
@@ -185,10 +191,9 @@ impl ReapCoordinator {
             (ReapEvent::Prepared { member, opinions }, Phase::Preparing) if self.waiting.remove(&member) => {
                 self.hear_prepared(&member, &opinions);
             }
-            (
-                ReapEvent::Committed { member, positions },
-                Phase::CommittingOthers | Phase::CommittingSelf,
-            ) if self.waiting.remove(&member) => {
+            (ReapEvent::Committed { member, positions }, Phase::CommittingOthers | Phase::CommittingSelf)
+                if self.waiting.remove(&member) =>
+            {
                 self.hear_committed(&member, &positions);
             }
             (ReapEvent::DeadlineReached, phase) if phase != Phase::Done => return self.give_up(),
@@ -212,12 +217,14 @@ impl ReapCoordinator {
     }
 
     fn hear_prepared(&mut self, member: &MemberId, opinions: &BTreeMap<Bytes, Opinion>) {
-        self.keep(|key| match (opinion_of(opinions, key), key.at_target.contains(member)) {
-            (Opinion::Holds { .. }, false) | (Opinion::AtTarget, true) => Ok(()),
-            (Opinion::Refuses(refusal), _) => Err(refusal),
-            // Its record has come or gone since `Agree`: another round is at work, or something arrived.
-            _ => Err(Refusal::Differs),
-        });
+        self.keep(
+            |key| match (opinion_of(opinions, key), key.at_target.contains(member)) {
+                (Opinion::Holds { .. }, false) | (Opinion::AtTarget, true) => Ok(()),
+                (Opinion::Refuses(refusal), _) => Err(refusal),
+                // Its record has come or gone since `Agree`: another round is at work, or something arrived.
+                _ => Err(Refusal::Differs),
+            },
+        );
     }
 
     fn hear_committed(&mut self, member: &MemberId, positions: &BTreeSet<Bytes>) {

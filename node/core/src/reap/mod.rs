@@ -78,9 +78,7 @@ mod replica;
 
 pub use coordinator::{ReapCoordinator, ReapEffect, ReapEvent, ReapParties, ReapReport};
 pub use quiet::QuietTable;
-pub use replica::{
-    Holdings, Removal, Replica, Standing, agree, clear, commit, prepare, visible_to_exchange,
-};
+pub use replica::{Holdings, Removal, Replica, Standing, agree, clear, commit, prepare, visible_to_exchange};
 
 const MARK_FORMAT_VERSION: u8 = 1;
 

@@ -64,7 +64,8 @@ pub fn agree(
         Target::Absent => replica.digest.is_none(),
         Target::Truncated(digest) => replica.digest == Some(digest),
     };
-    let holds = replica.digest == Some(proposal.digest) && (replica.reapable || proposal.target != Target::Absent);
+    let holds =
+        replica.digest == Some(proposal.digest) && (replica.reapable || proposal.target != Target::Absent);
     if !at_target && !holds {
         return Opinion::Refuses(Refusal::Differs);
     }
