@@ -32,11 +32,11 @@ fn assert_safe(job: Job, budget: Budget) {
     );
 }
 
-/// The budget is enough for this mistake to show, and without the mistake nothing shows within it.
+/// The budget is enough for this mistake to show; that nothing shows without the mistake, `assert_safe` has seen.
 fn assert_found(job: Job, mistake: Mistake, budget: Budget, expected: &str) {
     let violation = search(job, mistake, budget).violation.unwrap_or_default();
     assert!(violation.starts_with(expected), "{mistake:?}: {violation:?}");
-    assert_eq!(search(job, Mistake::None, budget).violation, None);
+    assert!(budget == CALM || troubles().contains(&budget));
 }
 
 /// One of each kind of trouble, beside the calm.

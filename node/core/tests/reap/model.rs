@@ -5,15 +5,18 @@
 //! questions of a round wait without limit. States are sets of three dots: v, t which supersedes it, w which comes
 //! after the removal.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use bytes::Bytes;
 use dynamo_core::reap::{
-    Holdings, Mark, Opinion, Proposal, ReapCoordinator, ReapEffect, ReapEvent, ReapParties, Refusal, Removal,
-    Replica, Round, Standing, Target, agree, clear, commit, prepare, visible_to_exchange,
+    Mark, Proposal, ReapCoordinator, ReapEffect, ReapEvent, ReapParties, Round, Target, visible_to_exchange,
 };
 use dynamo_core::types::MemberId;
+
+mod answers;
+
+use answers::{silence, target_of};
 
 pub(super) const V: u8 = 1;
 pub(super) const T: u8 = 2;
@@ -181,10 +184,10 @@ impl Model {
         }
     }
 
-    /// All histories from the worlds in which v was written: everywhere or not at C, with or without a hint, with or without a message
-    /// still under way. Stops at the first violation.
+    /// All histories from the worlds in which v was written: everywhere or not at C, with or without a hint, with or without
+    /// messages still under way to C and F. Stops at the first violation.
     pub(super) fn search(self, budget: Budget) -> Found {
-        let mut stack = self.beginnings(budget);
+        let mut stack = Self::beginnings(budget);
         let mut known = BTreeSet::new();
         let mut found = Found {
             worlds: 0,
@@ -214,10 +217,10 @@ impl Model {
         found
     }
 
-    fn beginnings(self, left: Budget) -> Vec<World> {
+    fn beginnings(left: Budget) -> Vec<World> {
         let v = State { seen: V, live: V };
         let mut worlds = Vec::new();
-        for bits in 0..8 {
+        for bits in 0..16 {
             let node = |record| Node {
                 record,
                 synced: (record, None),
@@ -226,7 +229,10 @@ impl Model {
             worlds.push(World {
                 nodes: [node(Some(v)), node(Some(v)), node((bits & 1 > 0).then_some(v))],
                 hint: (bits & 2 > 0).then_some(v),
-                data: (bits & 4 > 0).then_some((C, v)).into_iter().collect(),
+                data: [(4, C), (8, F)]
+                    .into_iter()
+                    .filter_map(|(bit, to)| (bits & bit > 0).then_some((to, v)))
+                    .collect(),
                 late: BTreeSet::new(),
                 machine: None,
                 asks: Vec::new(),
@@ -244,7 +250,12 @@ impl Model {
             return Some(format!("v is back: {world:?}"));
         }
         let lost = world.again.is_some_and(|dot| world.everything().live & dot == 0);
-        lost.then(|| format!("w is lost: {world:?}"))
+        if lost {
+            return Some(format!("w is lost: {world:?}"));
+        }
+        // Where t is a value, it may go only for w.
+        let gone = self.job == Job::Truncate && world.deleted && world.everything().live & (T | W) == 0;
+        gone.then(|| format!("t is lost: {world:?}"))
     }
 
     /// All trouble ends: does the removal come to its end, and is everybody equal?
@@ -275,7 +286,7 @@ impl Model {
         self.begin_round(&mut healed);
         while let Some(ask) = (!healed.asks.is_empty()).then(|| healed.asks.remove(0)) {
             let event = self.perform(&mut healed, &ask, None);
-            self.feed(&mut healed, event);
+            healed.feed(event);
         }
         let records: BTreeSet<Option<State>> = healed.nodes.iter().map(|node| node.record).collect();
         let expected_gone = self.job == Job::Reap && world.again.is_none();
@@ -445,13 +456,13 @@ impl Model {
             let call = (target_of(ask), ask.clone(), machine.round());
             for (mut next, heard) in [(answered.clone(), event.clone()), (silent.clone(), silence(ask))] {
                 if next.late.len() < 2 && next.late.insert(call.clone()) {
-                    self.feed(&mut next, heard);
+                    next.feed(heard);
                     out.push(next);
                 }
             }
         }
-        self.feed(&mut answered, event);
-        self.feed(&mut silent, silence(ask));
+        answered.feed(event);
+        silent.feed(silence(ask));
         out.extend([answered, silent]);
     }
 
@@ -480,173 +491,23 @@ impl Model {
             target,
         };
         world.machine = Some(ReapCoordinator::new(round, parties, vec![proposal]));
-        self.feed(world, ReapEvent::Start);
+        world.feed(ReapEvent::Start);
         true
-    }
-
-    fn feed(self, world: &mut World, event: ReapEvent) {
-        let Some(machine) = &mut world.machine else {
-            return;
-        };
-        world.asks.extend(machine.step(event));
-        if machine.finished() {
-            (world.machine, world.asks) = (None, Vec::new());
-        }
-    }
-
-    /// A member does what it is asked, and answers.
-    fn perform(self, world: &mut World, ask: &ReapEffect, late: Option<Round>) -> ReapEvent {
-        let round = late
-            .or_else(|| world.machine.as_ref().map(ReapCoordinator::round))
-            .unwrap();
-        match ask {
-            ReapEffect::Agree { member, proposals } => {
-                let (standing, replica) = self.view(world, index(member));
-                let opinion = agree(standing, round, &proposals[0], &replica, GRACE_MS);
-                ReapEvent::Agreed {
-                    member: member.clone(),
-                    opinions: BTreeMap::from([(position(), opinion)]),
-                }
-            }
-            ReapEffect::Clear { member } => ReapEvent::Cleared {
-                member: member.clone(),
-                result: self.clears(world, index(member), round),
-            },
-            ReapEffect::Prepare { member, proposals } => ReapEvent::Prepared {
-                member: member.clone(),
-                opinions: BTreeMap::from([(
-                    position(),
-                    self.prepares(world, index(member), round, &proposals[0]),
-                )]),
-            },
-            ReapEffect::Commit { member, .. } => ReapEvent::Committed {
-                member: member.clone(),
-                positions: self
-                    .commits(world, index(member), round)
-                    .then(position)
-                    .into_iter()
-                    .collect(),
-            },
-            ReapEffect::Done(_) => unreachable!("the world forgets a finished machine"),
-        }
-    }
-
-    fn view(self, world: &World, member: usize) -> (Standing, Replica) {
-        let node = &world.nodes[member];
-        let standing = Standing {
-            epoch: 1,
-            transition: false,
-            suspect: node.suspect,
-        };
-        let replica = Replica {
-            digest: node.record.map(State::digest),
-            reapable: node.record.is_some_and(|state| self.reapable(state)),
-            mark: node.mark,
-            quiet_ms: if node.quiet { GRACE_MS } else { 0 },
-        };
-        (standing, replica)
-    }
-
-    fn clears(self, world: &World, member: usize, round: Round) -> Result<(), Refusal> {
-        let standing = Standing {
-            epoch: 1,
-            transition: false,
-            suspect: member != F && world.nodes[member].suspect,
-        };
-        let holdings = Holdings {
-            hints: member == F && world.hint.is_some() && !self.is(Mistake::AbsentMembersNotAsked),
-            ..Holdings::default()
-        };
-        clear(standing, round, holdings)
-    }
-
-    fn prepares(self, world: &mut World, member: usize, round: Round, proposal: &Proposal) -> Opinion {
-        let (standing, mut replica) = self.view(world, member);
-        if self.is(Mistake::OnePhase) {
-            replica.digest = Some(proposal.digest);
-            replica.reapable = true;
-        }
-        if self.is(Mistake::PrepareNotQuiet) || self.is(Mistake::OnePhase) {
-            replica.quiet_ms = GRACE_MS;
-        }
-        let (opinion, mark) = prepare(standing, round, proposal, &replica, GRACE_MS);
-        if mark.is_some() {
-            world.nodes[member].mark = mark;
-            if !self.is(Mistake::PrepareNotSynced) {
-                world.sync(member);
-            }
-            world.settle(member);
-        }
-        opinion
-    }
-
-    fn commits(self, world: &mut World, member: usize, round: Round) -> bool {
-        let (_, mut replica) = self.view(world, member);
-        if self.is(Mistake::MarkNotCleared) || self.is(Mistake::OnePhase) {
-            replica.digest = replica.mark.map(|mark| mark.digest);
-        }
-        let node = &mut world.nodes[member];
-        let done = match commit(round, &replica) {
-            Ok(Removal::Delete) => {
-                node.record = None;
-                true
-            }
-            Ok(Removal::Replace(digest)) => {
-                let after = node.record.map(State::truncated);
-                let right = after.map(State::digest) == Some(digest) || self.is(Mistake::MarkNotCleared);
-                if right {
-                    node.record = after;
-                }
-                right
-            }
-            Err(_) => false,
-        };
-        if done {
-            node.mark = None;
-            world.settle(member);
-        }
-        done
-    }
-
-    fn merge(self, world: &mut World, to: usize, incoming: State) {
-        let node = &mut world.nodes[to];
-        let mut merged = join(node.record, incoming);
-        if self.is(Mistake::TruncationInMerge) {
-            merged = merged.truncated();
-        }
-        let changed = node.record != Some(merged);
-        node.record = Some(merged);
-        if changed || !self.is(Mistake::ChangesOnly) {
-            node.quiet = false;
-        }
-        if !self.is(Mistake::MarkNotCleared) {
-            node.mark = None;
-        }
-        world.settle(to);
-    }
-
-    fn deliver(self, world: &mut World, (to, state): (usize, State)) {
-        if to == F {
-            world.hint = Some(join(world.hint, state));
-        } else {
-            self.merge(world, to, state);
-        }
-    }
-
-    /// C has pulled from the others what they exchange; by then no message of its former life is under way.
-    fn recover(self, world: &mut World) {
-        for from in [A, B] {
-            let node = &world.nodes[from];
-            if let Some(state) = node.record.filter(|_| visible_to_exchange(node.mark.as_ref())) {
-                self.merge(world, C, state);
-            }
-        }
-        world.nodes[C].suspect = false;
-        world.data.clear();
     }
 }
 
 impl World {
+    /// The machine hears of something.
+    fn feed(&mut self, event: ReapEvent) {
+        let Some(machine) = &mut self.machine else {
+            return;
+        };
+        self.asks.extend(machine.step(event));
+        if machine.finished() {
+            (self.machine, self.asks) = (None, Vec::new());
+        }
+    }
+
     /// All but B sync whatever they write.
     fn settle(&mut self, member: usize) {
         if member != B {
@@ -675,38 +536,5 @@ impl World {
     fn is_removed(&self) -> bool {
         let gone = |record: &Option<State>| record.is_none_or(|state| state.seen & V == 0);
         self.deleted && self.nodes.iter().all(|node| gone(&node.record) && !node.suspect)
-    }
-}
-
-fn target_of(ask: &ReapEffect) -> usize {
-    match ask {
-        ReapEffect::Agree { member, .. }
-        | ReapEffect::Clear { member }
-        | ReapEffect::Prepare { member, .. }
-        | ReapEffect::Commit { member, .. } => index(member),
-        ReapEffect::Done(_) => A,
-    }
-}
-
-/// What a machine hears of a call that fails.
-fn silence(ask: &ReapEffect) -> ReapEvent {
-    match ask.clone() {
-        ReapEffect::Agree { member, .. } => ReapEvent::Agreed {
-            member,
-            opinions: BTreeMap::new(),
-        },
-        ReapEffect::Clear { member } => ReapEvent::Cleared {
-            member,
-            result: Err(Refusal::Silent),
-        },
-        ReapEffect::Prepare { member, .. } => ReapEvent::Prepared {
-            member,
-            opinions: BTreeMap::new(),
-        },
-        ReapEffect::Commit { member, .. } => ReapEvent::Committed {
-            member,
-            positions: BTreeSet::new(),
-        },
-        ReapEffect::Done(_) => ReapEvent::DeadlineReached,
     }
 }
