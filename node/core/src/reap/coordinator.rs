@@ -172,7 +172,13 @@ impl ReapCoordinator {
     /// Takes an event, returns what is to be done.
     pub fn step(&mut self, event: ReapEvent) -> Vec<ReapEffect> {
         match (event, self.phase) {
-            (ReapEvent::Start, Phase::New) => return self.enter(Phase::Agreeing),
+            (ReapEvent::Start, Phase::New) => {
+                return if self.keys.is_empty() {
+                    self.finish()
+                } else {
+                    self.enter(Phase::Agreeing)
+                };
+            }
             (ReapEvent::Agreed { member, opinions }, Phase::Agreeing) if self.waiting.remove(&member) => {
                 self.hear_agreed(&member, &opinions);
             }
@@ -251,9 +257,9 @@ impl ReapCoordinator {
         match self.phase {
             Phase::Agreeing => {
                 // Absence alone is no agreement: see the module's "Why it ends".
-                self.keep(|key| match key.marked || key.at_target.is_empty() {
-                    true => Ok(()),
-                    false => Err(Refusal::Differs),
+                self.keep(|key| {
+                    let witnessed = key.marked || key.at_target.is_empty();
+                    witnessed.then_some(()).ok_or(Refusal::Differs)
                 });
                 if self.keys.is_empty() {
                     self.finish()
@@ -277,12 +283,12 @@ impl ReapCoordinator {
     fn enter(&mut self, phase: Phase) -> Vec<ReapEffect> {
         self.phase = phase;
         let questions = self.questions();
-        self.waiting = questions.iter().map(|(member, _)| member.clone()).collect();
+        self.waiting = questions.keys().cloned().collect();
         if questions.is_empty() {
             // No primary is left to commit: those of this phase are at the target already.
             return self.go_on();
         }
-        questions.into_iter().map(|(_, effect)| effect).collect()
+        questions.into_values().collect()
     }
 
     /// Whom the phase asks what. Each member once.

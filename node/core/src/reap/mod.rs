@@ -50,7 +50,8 @@
 //!
 //! # Why it ends
 //! Marked records take no part in exchanges and are not spread by read repair, so a primary that has removed S and one
-//! that has it marked do not undo each other's work. A round that dies midway leaves some primaries at the target
+//! that has it marked do not undo each other's work. (Recovery and handoff copy them all the same, see
+//! [`visible_to_exchange`]: that may bring S back, never v.) A round that dies midway leaves some primaries at the target
 //! and some marked. The next round finishes: *a primary that is already at the target (absent, or truncated) agrees if
 //! some primary has a standing mark for this digest and target.* The mark shows that an earlier round got as far as
 //! `Prepare`, and while it stands no exchange would bring S to the absent one. Without a mark, absence is no

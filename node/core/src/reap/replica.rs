@@ -132,8 +132,11 @@ pub fn clear(standing: Standing, round: Round, holdings: Holdings) -> Result<(),
     Ok(())
 }
 
-/// False: the record counts in no Merkle tree, is no key of an exchange, and its state repairs nobody. It still
-/// answers reads, and still merges; merging makes this true again, for that removes the mark.
+/// False: the record counts in no Merkle tree, is no key of an exchange between whole replicas, and its state repairs
+/// nobody after a read. It still answers reads, and still merges; merging makes this true again, for that removes the mark.
+///
+/// Recovery of a suspect store and handoff are no such exchanges. They copy marked records too, without the mark: a
+/// record that is to be truncated holds live values, which an emptied primary must not count as whole without.
 pub fn visible_to_exchange(mark: Option<&Mark>) -> bool {
     mark.is_none()
 }
