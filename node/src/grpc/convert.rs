@@ -5,7 +5,7 @@ use dynamo_core::{
     quorum::{Quorum, QuorumOverrides, ReplicaCount},
     ring::Ring,
     types::{ClusterId, KeyHash, OpId},
-    version::{Context, KeyState, Seen},
+    version::{Context, KeyState, Seen, Sibling},
 };
 use dynamo_proto::v1;
 
@@ -129,22 +129,27 @@ pub(crate) fn effective_quorum(quorum: &Quorum) -> v1::EffectiveQuorum {
         pr: quorum.pr,
         pw: quorum.pw,
         dw: quorum.dw,
+        zones: quorum.zones,
     }
 }
 
 /// The values of a state that are live at `wall_ms`, for a client.
 pub(crate) fn versions(state: &KeyState, wall_ms: u64) -> Vec<v1::Version> {
-    state
-        .live(wall_ms)
-        .into_iter()
-        .filter_map(|(_, sibling)| {
-            let value = sibling.value()?.clone();
-            Some(v1::Version {
-                value,
-                written_at_ms: sibling.stamp.ms(),
-            })
-        })
-        .collect()
+    let live = state.live(wall_ms).into_iter();
+    live.filter_map(|(_, sibling)| version(sibling)).collect()
+}
+
+/// The value that was written last, if it is not a tombstone.
+pub(crate) fn last_version(state: &KeyState, wall_ms: u64) -> Option<v1::Version> {
+    version(state.lww_winner(wall_ms)?.1)
+}
+
+fn version(sibling: &Sibling) -> Option<v1::Version> {
+    Some(v1::Version {
+        value: sibling.value()?.clone(),
+        written_at_ms: sibling.stamp.ms(),
+        expires_at_ms: sibling.expires_at_ms.unwrap_or(0),
+    })
 }
 
 /// A ring, with the client addresses that are known.

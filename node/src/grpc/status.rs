@@ -4,10 +4,13 @@
 //! nothing its `dynamo.v1.NotFound`. Messages name the key's hash, never the key or its value.
 
 use bytes::Bytes;
+use dynamo_core::replica::UpdateRefused;
 use dynamo_proto::v1;
 use prost::Message as _;
 use tonic::{Code, Status};
 use tonic_types::pb;
+
+use crate::storage::writer::WriteError;
 
 /// Why, for programs. Each belongs to one gRPC code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,14 +33,16 @@ pub(crate) enum Reason {
     TooManySiblings,
     /// RESOURCE_EXHAUSTED: too much is in flight here; another node may have room.
     Overloaded,
+    /// RESOURCE_EXHAUSTED: this node's disk is nearly full; other nodes may have room.
+    DiskFull,
+    /// RESOURCE_EXHAUSTED, between nodes: the room for hints is spent.
+    HintDeclined,
     /// UNAVAILABLE: unassigned, joining or draining; another node serves.
     NotReady,
     /// FAILED_PRECONDITION: a message of another cluster.
     ForeignCluster,
     /// FAILED_PRECONDITION: a message for another member.
     WrongRecipient,
-    /// FAILED_PRECONDITION: a write for a key of which this node is no primary.
-    NotAReplica,
     /// FAILED_PRECONDITION: no protocol version in common.
     UnsupportedProtocol,
     /// ALREADY_EXISTS: this node belongs to another cluster, or to this one with another first ring.
@@ -53,7 +58,7 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
-    const ALL: [Self; 19] = [
+    const ALL: [Self; 20] = [
         Self::KeyNotFound,
         Self::InvalidArgument,
         Self::InvalidContext,
@@ -63,10 +68,11 @@ impl Reason {
         Self::WriteTimedOut,
         Self::TooManySiblings,
         Self::Overloaded,
+        Self::DiskFull,
+        Self::HintDeclined,
         Self::NotReady,
         Self::ForeignCluster,
         Self::WrongRecipient,
-        Self::NotAReplica,
         Self::UnsupportedProtocol,
         Self::AlreadyBootstrapped,
         Self::AlreadyAssigned,
@@ -81,10 +87,11 @@ impl Reason {
             Self::InvalidArgument | Self::InvalidContext | Self::ContextRequired => Code::InvalidArgument,
             Self::QuorumNotMet | Self::NotReady => Code::Unavailable,
             Self::ReadTimedOut | Self::WriteTimedOut => Code::DeadlineExceeded,
-            Self::TooManySiblings | Self::Overloaded => Code::ResourceExhausted,
+            Self::TooManySiblings | Self::Overloaded | Self::DiskFull | Self::HintDeclined => {
+                Code::ResourceExhausted
+            },
             Self::ForeignCluster
             | Self::WrongRecipient
-            | Self::NotAReplica
             | Self::UnsupportedProtocol
             | Self::AlreadyAssigned
             | Self::NoRing => Code::FailedPrecondition,
@@ -106,10 +113,11 @@ impl Reason {
             Self::WriteTimedOut => "WRITE_TIMED_OUT",
             Self::TooManySiblings => "TOO_MANY_SIBLINGS",
             Self::Overloaded => "OVERLOADED",
+            Self::DiskFull => "DISK_FULL",
+            Self::HintDeclined => "HINT_DECLINED",
             Self::NotReady => "NOT_READY",
             Self::ForeignCluster => "FOREIGN_CLUSTER",
             Self::WrongRecipient => "WRONG_RECIPIENT",
-            Self::NotAReplica => "NOT_A_REPLICA",
             Self::UnsupportedProtocol => "UNSUPPORTED_PROTOCOL",
             Self::AlreadyBootstrapped => "ALREADY_BOOTSTRAPPED",
             Self::AlreadyAssigned => "ALREADY_ASSIGNED",
@@ -117,6 +125,21 @@ impl Reason {
             Self::Storage => "STORAGE",
             Self::CorruptRecord => "CORRUPT_RECORD",
         }
+    }
+}
+
+impl From<WriteError> for Failure {
+    fn from(error: WriteError) -> Self {
+        let reason = match &error {
+            WriteError::Overloaded => Reason::Overloaded,
+            WriteError::DiskFull { .. } => Reason::DiskFull,
+            WriteError::BudgetSpent => Reason::HintDeclined,
+            WriteError::Refused(UpdateRefused::TooManySiblings { .. }) => Reason::TooManySiblings,
+            WriteError::Refused(_) | WriteError::TypedRefused(_) => Reason::InvalidArgument,
+            WriteError::Stopped => Reason::NotReady,
+            WriteError::Read(_) | WriteError::Storage(_) | WriteError::WrongSpace(_) => Reason::Storage,
+        };
+        Self::new(reason, error.to_string())
     }
 }
 

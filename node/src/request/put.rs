@@ -10,9 +10,10 @@ use dynamo_core::{
         WriteOutcome, WriteState,
     },
     quorum::Quorum,
-    replica::Update,
+    crdt::{self, DataType, Operation, TypedUpdate},
+    replica::{Update, UpdateRefused},
     types::{MemberId, OpId},
-    version::{Content, Dot, Seen},
+    version::{Content, Context, Seen},
 };
 use dynamo_proto::v1;
 use tokio::sync::mpsc;
@@ -20,27 +21,41 @@ use tokio::sync::mpsc;
 use super::{ARRIVALS_MAX, Deadline, Served, who_failed};
 use crate::{
     grpc::status::{Failure, Reason},
+    clock,
     node::{Node, Placed},
     peers::{Replication, To},
-    storage::{DataKey, writer::WriteError},
+    storage::{DataKey, hints::HintError, writer::{Intent, WriteError}},
 };
 
 /// A put or a delete, checked.
 #[derive(Debug, Clone)]
 pub(crate) struct Command {
     pub(crate) key: DataKey,
-    pub(crate) content: Content,
-    pub(crate) context: Seen,
+    pub(crate) change: Change,
+    /// None: the client sent no context.
+    pub(crate) context: Option<Seen>,
     pub(crate) op_id: Option<OpId>,
     /// Milliseconds since 1970.
     pub(crate) expires_at_ms: Option<u64>,
     pub(crate) quorum: Quorum,
 }
 
+/// What a write does to the record.
+#[derive(Debug, Clone)]
+pub(crate) enum Change {
+    /// A value or a tombstone, beside what the context does not cover.
+    Siblings(Content),
+    /// A value or a tombstone, where the one written last wins.
+    Lww(Content),
+    /// An operation on a value of a data type.
+    Typed(DataType, Operation),
+}
+
 /// A write that met its quorum.
 #[derive(Debug)]
 pub(crate) struct Written {
-    pub(crate) dot: Dot,
+    /// What the client has seen now.
+    pub(crate) context: Seen,
     pub(crate) outcome: v1::WriteOutcome,
     pub(crate) served: Served,
 }
@@ -52,7 +67,7 @@ const FOLLOW_UP_CALLS: u32 = 3;
 enum Arrival {
     /// The local writer has minted the dot; what others must merge may leave.
     Prepared {
-        dot: Dot,
+        context: Seen,
         delta: Bytes,
     },
     /// The local writer refuses the write, for a reason of the client's.
@@ -88,9 +103,9 @@ pub(crate) async fn coordinate(
         fallbacks_counted: outcome.fallbacks_counted,
         ..placed.served(&write.command.quorum, outcome.acks)
     };
-    let dot = write.prepared.as_ref().map(|(dot, _)| *dot);
+    let context = write.prepared.as_ref().map(|(context, _)| context.clone());
     node.metrics().fallbacks_counted(outcome.fallbacks_counted);
-    let written = finish(&write.command, dot, outcome, served);
+    let written = finish(&write.command, context, outcome, served);
     if write.machine.waiting() {
         tokio::spawn(write.follow_up());
     }
@@ -102,8 +117,8 @@ struct Write {
     node: Arc<Node>,
     command: Command,
     machine: PutCoordinator,
-    /// The dot and the encoded delta, once the local replica has given them.
-    prepared: Option<(Dot, Bytes)>,
+    /// The reply's context and the encoded delta, once the local replica has given the dot.
+    prepared: Option<(Seen, Bytes)>,
     arrivals_in: mpsc::Sender<Arrival>,
     arrivals: mpsc::Receiver<Arrival>,
 }
@@ -122,8 +137,8 @@ impl Write {
             }
             tokio::select! {
                 arrival = self.arrivals.recv() => match arrival {
-                    Some(Arrival::Prepared { dot, delta }) => {
-                        self.prepared = Some((dot, delta));
+                    Some(Arrival::Prepared { context, delta }) => {
+                        self.prepared = Some((context, delta));
                         self.machine.step(PutEvent::LocalPrepared, &mut effects);
                     }
                     Some(Arrival::Refused(failure)) => return Err(failure.not_applied()),
@@ -188,26 +203,29 @@ impl Write {
     /// The local half: the writer mints the dot, which may leave at once (a node that loses it to a crash comes back as
     /// another incarnation), then commits. It runs on when the request is gone.
     fn spawn_local(&self, hint_for: Option<MemberId>) {
-        let command = &self.command;
-        let update = Update {
-            content: command.content.clone(),
-            context: command.context.clone(),
-            op_id: command.op_id,
-            stamp: self.node.stamp(),
-            expires_at_ms: command.expires_at_ms,
-        };
-        let (key, sync) = (command.key.clone(), command.quorum.dw > 0);
+        let intent = self.command.intent(&self.node);
+        let typed = matches!(self.command.change, Change::Typed(..));
+        let covered = self.command.context.clone().unwrap_or_default();
+        let (key, sync) = (self.command.key.clone(), self.command.quorum.dw > 0);
         let (node, arrivals) = (Arc::clone(&self.node), self.arrivals_in.clone());
         tokio::spawn(async move {
             let prepared = match hint_for {
-                None => node.writer().coordinate(key.clone(), update, sync).await,
-                Some(owner) => node.hints().coordinate(owner, key.clone(), update, sync).await,
+                None => node.writer().coordinate(&key, intent, sync).await,
+                Some(owner) => {
+                    let kept = node.hints().coordinate(&owner, &key, intent, sync).await;
+                    kept.map_err(HintError::into_write)
+                }
             };
             let result = match prepared {
                 Ok(prepared) => {
-                    let (dot, delta) = (prepared.dot, prepared.delta.encode());
+                    let context = if typed {
+                        crdt::reply_context(&covered, prepared.dot, &prepared.delta)
+                    } else {
+                        Context::of_reply(&covered, prepared.dot).seen
+                    };
+                    let delta = prepared.delta.encode();
                     // A request that is gone no longer listens; the write goes on.
-                    let _ = arrivals.send(Arrival::Prepared { dot, delta }).await;
+                    let _ = arrivals.send(Arrival::Prepared { context, delta }).await;
                     prepared.committed().await.map(|committed| Ack {
                         durable: committed.durable,
                     })
@@ -232,6 +250,39 @@ impl Write {
     }
 }
 
+impl Command {
+    /// What the writer is to do, stamped with this node's clock.
+    fn intent(&self, node: &Node) -> Intent {
+        let stamp = node.stamp();
+        let update = |content: &Content| Update {
+            content: content.clone(),
+            context: self.context.clone().unwrap_or_default(),
+            op_id: self.op_id,
+            stamp,
+            expires_at_ms: self.expires_at_ms,
+        };
+        match &self.change {
+            Change::Siblings(content) => Intent::Siblings(update(content)),
+            Change::Lww(content) => Intent::Lww {
+                update: update(content),
+                wall_ms: clock::wall_ms(),
+            },
+            Change::Typed(data_type, operation) => Intent::Typed {
+                data_type: *data_type,
+                update: TypedUpdate {
+                    operation: operation.clone(),
+                    context: self.context.clone(),
+                    op_id: self.op_id,
+                    stamp,
+                    expires_at_ms: self.expires_at_ms,
+                    wall_ms: clock::wall_ms(),
+                    value_bytes_max: node.config().limits.value_bytes_max,
+                },
+            },
+        }
+    }
+}
+
 fn local_done(key: &DataKey, result: Result<Ack, WriteError>) -> Arrival {
     let error = match result {
         Ok(ack) => return Arrival::Event(PutEvent::LocalDone(Ok(ack))),
@@ -242,12 +293,16 @@ fn local_done(key: &DataKey, result: Result<Ack, WriteError>) -> Arrival {
         Arrival::Refused(Failure::new(reason, message))
     };
     match error {
-        WriteError::Refused(why) => refused(Reason::TooManySiblings, why.to_string()),
+        WriteError::Refused(why @ UpdateRefused::TooManySiblings { .. }) => {
+            refused(Reason::TooManySiblings, why.to_string())
+        }
+        WriteError::Refused(why) => refused(Reason::InvalidArgument, why.to_string()),
+        WriteError::TypedRefused(why) => refused(Reason::InvalidArgument, why.to_string()),
         WriteError::Overloaded => refused(
             Reason::Overloaded,
             "this node's queue of writes is full; try another node".to_owned(),
         ),
-        WriteError::DiskFull(_) => refused(Reason::DiskFull, error.to_string()),
+        WriteError::DiskFull { .. } | WriteError::BudgetSpent => refused(Reason::DiskFull, error.to_string()),
         error => {
             tracing::warn!(key_hash = %key.hash(), %error, "the local write failed");
             Arrival::Event(PutEvent::LocalDone(Err(ReplicaFailure {
@@ -260,14 +315,14 @@ fn local_done(key: &DataKey, result: Result<Ack, WriteError>) -> Arrival {
 
 fn finish(
     command: &Command,
-    dot: Option<Dot>,
+    context: Option<Seen>,
     outcome: WriteOutcome,
     served: Served,
 ) -> Result<Written, Failure> {
     let told = outcome_message(&outcome);
-    match (outcome.failure, dot) {
-        (None, Some(dot)) => Ok(Written {
-            dot,
+    match (outcome.failure, context) {
+        (None, Some(context)) => Ok(Written {
+            context,
             outcome: told,
             served,
         }),

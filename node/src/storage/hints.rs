@@ -64,6 +64,15 @@ pub enum HintError {
     Write(WriteError),
 }
 
+impl HintError {
+    /// The writer's own word.
+    pub fn into_write(self) -> WriteError {
+        match self {
+            Self::Declined(error) | Self::Write(error) => error,
+        }
+    }
+}
+
 /// Why the hints cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum HintStartError {
@@ -146,11 +155,11 @@ impl HintStore {
         &self,
         owner: &MemberId,
         key: &DataKey,
-        update: Update,
+        intent: Intent,
         sync: bool,
     ) -> Result<Prepared, HintError> {
         let place = Place::hint(owner, key);
-        Ok(self.writer.coordinate(place, update, sync).await?)
+        Ok(self.writer.coordinate(place, intent, sync).await?)
     }
 
     /// What is kept for a key, for whichever owners, merged; none if nothing is.

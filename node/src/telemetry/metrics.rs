@@ -20,6 +20,7 @@ pub(crate) enum Operation {
     Get,
     Put,
     Delete,
+    Update,
     ListKeys,
 }
 
@@ -29,6 +30,7 @@ impl Operation {
             Self::Get => "get",
             Self::Put => "put",
             Self::Delete => "delete",
+            Self::Update => "update",
             Self::ListKeys => "list_keys",
         }
     }

@@ -155,10 +155,10 @@ pub fn coordinate(
 /// was built upon. Else the client reads before it can remove: the new sibling holds things that the client has not
 /// seen, and a context that names it would remove them with it.
 #[must_use]
-pub fn reply_context(request: &Seen, done: &Coordinated) -> Seen {
+pub fn reply_context(request: &Seen, dot: Dot, delta: &KeyState) -> Seen {
     let mut seen = request.clone();
-    seen.insert(done.dot);
-    if seen.descends(done.delta.seen()) {
+    seen.insert(dot);
+    if seen.descends(delta.seen()) {
         seen
     } else {
         request.clone()

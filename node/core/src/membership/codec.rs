@@ -1,16 +1,18 @@
-//! The persisted form of a view, format version 1.
+//! The persisted form of a view, format version 2.
 //!
 //! Numbers are varints unless said otherwise, texts carry their length as a varint.
 //! ```text
-//! 1 byte   format version = 1
+//! 1 byte   format version = 2
 //! 16 bytes cluster id
 //! text     id of this node
 //! varint   number of entries, then for each, ascending by id:
-//!          id, generation, incarnation id (8 bytes), version, peer, client and admin address, zone, release, starts
+//!          id, generation, incarnation id (8 bytes), version, peer, client and admin address, zone, release, starts, synced
 //! bytes    encoded ring with its length; 0: none
 //! varint   number of rings in the log, oldest first: epoch, hash (8 bytes), number of members, their ids ascending
+//! bytes    encoded policies of buckets with their length; 0: none
 //! 4 bytes  CRC-32C of all bytes before, big-endian
 //! ```
+//! Version 1 has neither `synced` nor policies.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -19,11 +21,13 @@ use bytes::Bytes;
 
 use super::entry::MemberEntry;
 use super::view::{LOG_ENTRIES_MAX, LogEntry, MEMBERS_MAX, View};
+use crate::bucket::Buckets;
 use crate::ring::Ring;
 use crate::types::{ClusterId, Incarnation, MemberId, Zone};
 use crate::wire::{DecodeError, Reader, put_bytes, put_varint};
 
-const FORMAT_VERSION: u8 = 1;
+const FORMAT_VERSION: u8 = 2;
+const FORMAT_VERSION_FIRST: u8 = 1;
 const CHECKSUM_BYTES: usize = 4;
 /// Eight varints or lengths, an id of one letter and the incarnation's 8 bytes.
 const ENTRY_BYTES_MIN: usize = 18;
@@ -51,6 +55,11 @@ pub(super) fn encode(view: &View) -> Bytes {
             put_text(&mut out, member.as_str());
         }
     }
+    if view.buckets() != &Buckets::new() {
+        put_bytes(&mut out, &view.buckets().encode());
+    } else {
+        put_bytes(&mut out, &[]);
+    }
     let checksum = crc32c::crc32c(&out);
     out.extend_from_slice(&checksum.to_be_bytes());
     out.into()
@@ -58,7 +67,7 @@ pub(super) fn encode(view: &View) -> Bytes {
 
 pub(super) fn decode(mut bytes: Bytes) -> Result<View, DecodeError> {
     let version = *bytes.first().ok_or(DecodeError::Truncated)?;
-    if version != FORMAT_VERSION {
+    if !(FORMAT_VERSION_FIRST..=FORMAT_VERSION).contains(&version) {
         return Err(DecodeError::UnknownFormat(version));
     }
     let body_bytes = bytes
@@ -74,17 +83,25 @@ pub(super) fn decode(mut bytes: Bytes) -> Result<View, DecodeError> {
 
 fn decode_body(bytes: Bytes) -> Result<View, DecodeError> {
     let mut reader = Reader::new(bytes);
-    reader.byte()?;
+    let version = reader.byte()?;
     let cluster = ClusterId(reader.array()?);
     let me = member_id(&mut reader)?;
-    let entries = read_entries(&mut reader)?;
+    let entries = read_entries(&mut reader, version)?;
     if !entries.contains_key(&me) {
         return Err(DecodeError::Invalid("view without its own member"));
     }
     let ring = read_ring(&mut reader, cluster)?;
     let log = read_log(&mut reader)?;
+    let buckets = if version > FORMAT_VERSION_FIRST {
+        Some(reader.bytes()?).filter(|bytes| !bytes.is_empty())
+    } else {
+        None
+    };
     reader.finish()?;
-    Ok(View::from_parts(cluster, me, entries, ring, log))
+    let buckets = buckets.map(Buckets::decode).transpose()?.unwrap_or_default();
+    let mut view = View::from_parts(cluster, me, entries, ring, log);
+    view.set_buckets(buckets);
+    Ok(view)
 }
 
 fn put_text(out: &mut Vec<u8>, text: &str) {
@@ -102,16 +119,17 @@ fn put_entry(out: &mut Vec<u8>, entry: &MemberEntry) {
     put_text(out, entry.zone.as_str());
     put_text(out, &entry.release);
     put_varint(out, entry.starts);
+    put_varint(out, entry.synced);
 }
 
-fn read_entries(reader: &mut Reader) -> Result<BTreeMap<MemberId, MemberEntry>, DecodeError> {
+fn read_entries(reader: &mut Reader, version: u8) -> Result<BTreeMap<MemberId, MemberEntry>, DecodeError> {
     let count = reader.count(ENTRY_BYTES_MIN)?;
     if count > MEMBERS_MAX {
         return Err(DecodeError::Invalid("number of entries"));
     }
     let mut entries = BTreeMap::new();
     for _ in 0..count {
-        let entry = read_entry(reader)?;
+        let entry = read_entry(reader, version)?;
         if entries
             .last_key_value()
             .is_some_and(|(last, _)| *last >= entry.member)
@@ -123,7 +141,7 @@ fn read_entries(reader: &mut Reader) -> Result<BTreeMap<MemberId, MemberEntry>, 
     Ok(entries)
 }
 
-fn read_entry(reader: &mut Reader) -> Result<MemberEntry, DecodeError> {
+fn read_entry(reader: &mut Reader, version: u8) -> Result<MemberEntry, DecodeError> {
     let entry = MemberEntry {
         member: member_id(reader)?,
         incarnation: Incarnation {
@@ -137,6 +155,11 @@ fn read_entry(reader: &mut Reader) -> Result<MemberEntry, DecodeError> {
         zone: Zone::new(text(reader)?).map_err(|_| DecodeError::Invalid("zone"))?,
         release: text(reader)?,
         starts: reader.varint()?,
+        synced: if version > FORMAT_VERSION_FIRST {
+            reader.varint()?
+        } else {
+            0
+        },
     };
     entry.check().map_err(|_| DecodeError::Invalid("entry"))?;
     Ok(entry)

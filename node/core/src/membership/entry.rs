@@ -30,6 +30,9 @@ pub struct MemberEntry {
     pub release: String,
     /// Starts of the process on this data; below [`COUNTER_MAX`]. Exposes a volume rolled back in time.
     pub starts: u64,
+    /// A sequence number of the member's store up to which everything is on its disk; raised now and then. A store of the
+    /// same life that has less was put back in time.
+    pub synced: u64,
 }
 
 /// An entry that no node writes.

@@ -26,4 +26,6 @@ pub mod detector;
 pub use detector::Detector;
 pub use entry::{EntryError, MemberEntry};
 pub use gossip::{Gossip, Target};
-pub use view::{Answer, Changes, Delta, Digest, LogEntry, MemberDigest, Refusal, RingVersion, View, Wanted};
+pub use view::{
+    Answer, Changes, Delta, Digest, LogEntry, MemberDigest, Refusal, RingVersion, SelfHistory, View, Wanted,
+};

@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use super::codec;
 use super::entry::{EntryError, MemberEntry};
+use crate::bucket::{BucketPolicy, Buckets, BucketsDigest, PolicyError};
 use crate::ring::Ring;
 use crate::types::{ClusterId, Incarnation, MemberId};
 use crate::wire::DecodeError;
@@ -20,6 +21,8 @@ use crate::wire::DecodeError;
 pub const MEMBERS_MAX: usize = crate::ring::MEMBERS_MAX;
 /// Most entries of one delta, about 1 MB; what is left over comes with the next round.
 pub const DELTA_ENTRIES_MAX: usize = 1024;
+/// Most past rings of one delta.
+pub const DELTA_LOG_MAX: usize = 100;
 /// Rings that the membership log keeps.
 pub const LOG_ENTRIES_MAX: usize = 1000;
 
@@ -31,6 +34,17 @@ pub struct View {
     entries: BTreeMap<MemberId, MemberEntry>,
     ring: Option<Arc<Ring>>,
     log: VecDeque<LogEntry>,
+    buckets: Buckets,
+    history: SelfHistory,
+}
+
+/// What this node's disk remembers of itself, to be compared with what others do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SelfHistory {
+    /// The life before this start; the same one if it goes on.
+    pub previous: Option<Incarnation>,
+    /// The store's sequence number as this start found it.
+    pub recovered: u64,
 }
 
 /// A ring that this node has accepted.
@@ -73,6 +87,8 @@ pub struct Digest {
     pub members: Vec<MemberDigest>,
     /// Absent while the node has no ring.
     pub ring: Option<RingVersion>,
+    /// Equal on nodes that know the same policies.
+    pub buckets: BucketsDigest,
 }
 
 /// Contents for another node.
@@ -84,6 +100,10 @@ pub struct Delta {
     pub members: Vec<MemberEntry>,
     /// An encoded ring.
     pub ring: Option<Bytes>,
+    /// With the ring: those before it, oldest first, at most [`DELTA_LOG_MAX`].
+    pub log: Vec<LogEntry>,
+    /// Encoded policies of buckets.
+    pub buckets: Option<Bytes>,
 }
 
 /// What a node lacks.
@@ -93,6 +113,8 @@ pub struct Wanted {
     pub members: Vec<MemberId>,
     /// The ring too.
     pub ring: bool,
+    /// The policies of buckets too.
+    pub buckets: bool,
 }
 
 /// The reply to a digest.
@@ -111,6 +133,8 @@ pub struct Changes {
     pub members: Vec<MemberId>,
     /// The ring is another.
     pub ring: bool,
+    /// A bucket's policy is another.
+    pub buckets: bool,
     /// Somebody else lives under this node's id, or has: the largest such incarnation. This node must not go on as
     /// it is (its volume is a copy or was rolled back, or another process took its identity).
     pub self_superseded: Option<Incarnation>,
@@ -130,6 +154,9 @@ pub enum Refusal {
     /// The ring: it belongs to another cluster.
     #[error("a ring of cluster {0} refused: this node belongs to another")]
     RingForeign(ClusterId),
+    /// The policies of buckets: their bytes are damaged or break a rule.
+    #[error("policies of buckets received by gossip were refused: {0}")]
+    BucketsDamaged(DecodeError),
     /// An entry is out of bounds.
     #[error("an entry received by gossip was refused: {0}")]
     Entry(#[from] EntryError),
@@ -156,6 +183,8 @@ impl View {
             entries: BTreeMap::from([(me.member.clone(), me)]),
             ring: None,
             log: VecDeque::new(),
+            buckets: Buckets::new(),
+            history: SelfHistory::default(),
         };
         if let Some(ring) = ring {
             view.adopt(ring);
@@ -166,6 +195,28 @@ impl View {
     /// The cluster.
     pub fn cluster_id(&self) -> ClusterId {
         self.cluster
+    }
+
+    /// Says what this node's disk remembers: a delta then exposes a store that was put back in time.
+    pub fn set_history(&mut self, history: SelfHistory) {
+        self.history = history;
+    }
+
+    /// The policies of the cluster's buckets.
+    pub fn buckets(&self) -> &Buckets {
+        &self.buckets
+    }
+
+    /// Takes an administrator's new policy of a bucket.
+    ///
+    /// # Errors
+    /// If it is none, or was made from an old one; see [`Buckets::put`].
+    pub fn put_bucket(&mut self, policy: BucketPolicy) -> Result<(), PolicyError> {
+        self.buckets.put(policy)
+    }
+
+    pub(super) fn set_buckets(&mut self, buckets: Buckets) {
+        self.buckets = buckets;
     }
 
     /// What this node says about itself.
@@ -236,6 +287,7 @@ impl View {
             cluster: self.cluster,
             members: self.entries.values().map(digest).collect(),
             ring: self.ring.as_deref().map(RingVersion::from),
+            buckets: self.buckets.digest(),
         }
     }
 
@@ -274,7 +326,11 @@ impl View {
         let my_ring = self.ring.as_deref().map(RingVersion::from);
         wanted.ring = my_ring < digest.ring;
         if my_ring > digest.ring {
-            delta.ring = self.ring.as_ref().map(|ring| ring.encode());
+            self.add_ring(&mut delta);
+        }
+        if digest.buckets != self.buckets.digest() {
+            delta.buckets = Some(self.buckets.encode());
+            wanted.buckets = true;
         }
         Answer { delta, wanted }
     }
@@ -289,7 +345,10 @@ impl View {
             .filter_map(|id| self.entries.get(id));
         delta.members = known.cloned().collect();
         if wanted.ring {
-            delta.ring = self.ring.as_ref().map(|ring| ring.encode());
+            self.add_ring(&mut delta);
+        }
+        if wanted.buckets {
+            delta.buckets = Some(self.buckets.encode());
         }
         delta
     }
@@ -302,6 +361,13 @@ impl View {
             changes.refused.push(Refusal::ForeignCluster(delta.cluster));
             return changes;
         }
+        if let Some(bytes) = delta.buckets {
+            match Buckets::decode(bytes) {
+                Ok(buckets) => changes.buckets = self.buckets.merge(&buckets),
+                Err(error) => changes.refused.push(Refusal::BucketsDamaged(error)),
+            }
+        }
+        let log = delta.log;
         // The ring goes first: its members are those for whom room is made.
         if let Some(bytes) = delta.ring {
             match self.check_ring(bytes) {
@@ -309,6 +375,7 @@ impl View {
                 Err(refusal) => changes.refused.push(refusal),
             }
         }
+        self.remember(log);
         for entry in delta.members.into_iter().take(DELTA_ENTRIES_MAX) {
             if let Err(error) = entry.check() {
                 changes.refused.push(error.into());
@@ -349,6 +416,33 @@ impl View {
             entries,
             ring,
             log,
+            buckets: Buckets::new(),
+            history: SelfHistory::default(),
+        }
+    }
+
+    fn add_ring(&self, delta: &mut Delta) {
+        delta.ring = self.ring.as_ref().map(|ring| ring.encode());
+        let skipped = self.log.len().saturating_sub(DELTA_LOG_MAX);
+        delta.log = self.log.iter().skip(skipped).cloned().collect();
+    }
+
+    /// Adds past rings that this node has missed, so that all nodes tell the same history.
+    fn remember(&mut self, past: Vec<LogEntry>) {
+        let newest = self.ring.as_deref().map(RingVersion::from);
+        for entry in past.into_iter().take(DELTA_LOG_MAX) {
+            let order = (entry.epoch, entry.hash);
+            let place = self
+                .log
+                .partition_point(|known| (known.epoch, known.hash) < order);
+            let known = self
+                .log
+                .get(place)
+                .is_some_and(|known| (known.epoch, known.hash) == order);
+            let past = newest.is_some_and(|newest| (newest.epoch, newest.hash) > order);
+            if !known && past && self.log.len() < LOG_ENTRIES_MAX && entry.members.len() <= MEMBERS_MAX {
+                self.log.insert(place, entry);
+            }
         }
     }
 
@@ -357,6 +451,8 @@ impl View {
             cluster: self.cluster,
             members: Vec::new(),
             ring: None,
+            log: Vec::new(),
+            buckets: None,
         }
     }
 
@@ -390,7 +486,12 @@ impl View {
         let another_life = theirs.id != mine.id && theirs.generation >= mine.generation;
         // The same life has been started more often than this volume remembers: an older copy of it runs here.
         let later_start = theirs.id == mine.id && entry.starts > me.starts;
-        if another_life || later_start {
+        // The life that this disk goes on from has had more on it than was found.
+        // What this life has said itself, since it began, comes back, too: that is no older than what is known.
+        let not_mine = theirs != mine || entry.version > me.version;
+        let rolled_back =
+            self.history.previous == Some(theirs) && not_mine && entry.synced > self.history.recovered;
+        if another_life || later_start || rolled_back {
             changes.self_superseded = changes.self_superseded.max(Some(theirs));
         } else if theirs == mine && entry.version > me.version {
             me.version = entry.version + 1;

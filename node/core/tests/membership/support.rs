@@ -44,6 +44,7 @@ pub(crate) fn entry(number: usize) -> MemberEntry {
         zone: Zone::new(format!("z{}", number % 3)).unwrap(),
         release: "0.1.0".into(),
         starts: 1,
+        synced: 0,
     }
 }
 

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use dynamo_core::{
-    bucket::BucketPolicy,
+    bucket::{BucketPolicy, Conflict},
+    crdt,
     coordinator::{GetOutcome, GetResult},
     quorum::QuorumOverrides,
-    version::KeyState,
+    version::{KeyState, Seen},
 };
 use dynamo_proto::v1;
 use tokio::time::Instant;
@@ -15,7 +16,7 @@ use tokio::time::Instant;
 use super::{context_bytes, convert, info};
 use crate::{
     clock,
-    grpc::status::{Failure, Reason},
+    grpc::{data_types, status::{Failure, Reason}},
     node::{Node, Placed},
     request::{
         Deadline, Served,
@@ -124,15 +125,14 @@ fn answer(
     let hash = key.hash();
     match outcome.result {
         GetResult::Found(state) => {
-            let context = context_bytes(placed, hash, state.context_seen());
-            let deleted_concurrently = state.has_tombstone();
-            let shown = convert::shown(&state, policy, clock::wall_ms());
-            let (versions, typed) = shown.ok_or_else(|| not_found(placed, key, Some(state), &served))?;
+            let Some(shown) = show(&state, policy, clock::wall_ms())? else {
+                return Err(not_found(placed, key, Some(state), &served));
+            };
             Ok(v1::GetResponse {
-                versions,
-                typed,
-                context,
-                deleted_concurrently,
+                versions: shown.versions,
+                typed: shown.typed,
+                context: context_bytes(placed, hash, shown.context),
+                deleted_concurrently: state.has_tombstone(),
                 info: Some(info(&served)),
             })
         }
@@ -155,6 +155,39 @@ fn answer(
             Err(Failure::new(reason, message))
         }
     }
+}
+
+/// What a client sees of a record, and what it has seen then.
+struct Shown {
+    versions: Vec<v1::Version>,
+    typed: Option<v1::TypedValue>,
+    context: Seen,
+}
+
+/// None: there is no value.
+fn show(state: &KeyState, policy: &BucketPolicy, wall_ms: u64) -> Result<Option<Shown>, Failure> {
+    let plain = |versions: Vec<v1::Version>| {
+        (!versions.is_empty()).then(|| Shown {
+            versions,
+            typed: None,
+            context: state.context_seen(),
+        })
+    };
+    let Some(data_type) = policy.conflict.data_type() else {
+        return Ok(plain(match policy.conflict {
+            Conflict::Lww => convert::last_version(state, wall_ms).into_iter().collect(),
+            _ => convert::versions(state, wall_ms),
+        }));
+    };
+    let read = crdt::read(data_type, state, wall_ms).map_err(|error| {
+        let message = format!("the value cannot be read as a {data_type}: {error}");
+        Failure::new(Reason::CorruptRecord, message)
+    })?;
+    Ok(read.map(|read| Shown {
+        versions: Vec::new(),
+        typed: Some(data_types::typed_value(read.view)),
+        context: read.context,
+    }))
 }
 
 fn not_found(placed: &Placed, key: &DataKey, state: Option<KeyState>, served: &Served) -> Failure {

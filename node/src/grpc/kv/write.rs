@@ -4,10 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use dynamo_core::{
-    bucket::BucketPolicy,
+    bucket::{BucketPolicy, Conflict},
     quorum::QuorumOverrides,
     types::MemberId,
-    version::{Content, Context},
+    version::{Content, Seen},
 };
 use dynamo_proto::{peer, v1};
 use tokio::time::Instant;
@@ -25,6 +25,7 @@ use crate::{
         Deadline,
         put::{self, Change, Command},
     },
+    storage::DataKey,
     telemetry::metrics::Operation,
 };
 
@@ -124,11 +125,10 @@ async fn run(
     command: Command,
     deadline: Deadline,
 ) -> Result<Written, Failure> {
-    let (hash, covered) = (command.key.hash(), command.context.clone());
+    let hash = command.key.hash();
     let written = put::coordinate(node, placed, command, deadline).await?;
-    let context = Context::of_reply(&covered, written.dot);
     Ok(Written {
-        context: context_bytes(placed, hash, context.seen),
+        context: context_bytes(placed, hash, written.context),
         outcome: Some(written.outcome),
         info: Some(info(&written.served)),
     })
@@ -215,7 +215,7 @@ impl Write {
 fn put_command(node: &Node, placed: &Placed, put: &v1::PutRequest) -> Result<Command, Failure> {
     let key = convert::record_key(&put.bucket, &put.key)?;
     let policy = node.bucket(key.bucket());
-    if policy.conflict.is_data_type() {
+    if policy.conflict.data_type().is_some() {
         return Err(Failure::invalid(format!(
             "bucket {:?} holds values of a data type; change them with Update",
             key.bucket()
@@ -229,8 +229,8 @@ fn put_command(node: &Node, placed: &Placed, put: &v1::PutRequest) -> Result<Com
     };
     let overrides = overrides(&put.w, &put.pw, &put.dw, &put.zones);
     Ok(Command {
-        context: convert::context(&put.context, placed.cluster_id(), key.hash())?,
-        change: Change::Content(Content::Value(value)),
+        context: context(&put.context, placed, &key)?,
+        change: change(&policy, Content::Value(value)),
         op_id: convert::op_id(&put.op_id)?,
         expires_at_ms: ttl_ms.map(|ttl_ms| clock::wall_ms().saturating_add(ttl_ms)),
         quorum: convert::quorum(&placed.quorum_of(&policy)?, &overrides)?,
@@ -246,13 +246,14 @@ fn delete_command(node: &Node, placed: &Placed, delete: &v1::DeleteRequest) -> R
             "a delete needs the context of a get, so that it deletes what was seen; or set force",
         ));
     }
+    let policy = node.bucket(key.bucket());
     let overrides = overrides(&delete.w, &delete.pw, &delete.dw, &delete.zones);
     Ok(Command {
-        context: convert::context(&delete.context, placed.cluster_id(), key.hash())?,
-        change: Change::Content(Content::Tombstone),
+        context: context(&delete.context, placed, &key)?,
+        change: change(&policy, Content::Tombstone),
         op_id: convert::op_id(&delete.op_id)?,
         expires_at_ms: None,
-        quorum: convert::quorum(&placed.quorum_of(&node.bucket(key.bucket()))?, &overrides)?,
+        quorum: convert::quorum(&placed.quorum_of(&policy)?, &overrides)?,
         key,
     })
 }
@@ -261,22 +262,44 @@ fn update_command(node: &Node, placed: &Placed, update: &v1::UpdateRequest) -> R
     let key = convert::record_key(&update.bucket, &update.key)?;
     let policy: BucketPolicy = node.bucket(key.bucket());
     let overrides = overrides(&update.w, &update.pw, &update.dw, &update.zones);
-    let context = convert::context(&update.context, placed.cluster_id(), key.hash())?;
-    let removes = data_types::removes(update);
-    if removes && update.context.is_empty() {
+    let Some(data_type) = policy.conflict.data_type() else {
+        return Err(Failure::invalid(format!(
+            "bucket {:?} holds plain values; change them with Put",
+            key.bucket()
+        )));
+    };
+    let operation = data_types::operation(update)?;
+    operation
+        .check(data_type)
+        .map_err(|error| Failure::invalid(error.to_string()))?;
+    if operation.removes() && update.context.is_empty() {
         return Err(Failure::new(
             Reason::ContextRequired,
             "a removal needs the context of a get, so that it removes what was seen",
         ));
     }
     Ok(Command {
-        change: Change::Operation(data_types::operation(&policy, update, &node.config().limits)?),
-        context,
+        change: Change::Typed(data_type, operation),
+        context: context(&update.context, placed, &key)?,
         op_id: convert::op_id(&update.op_id)?,
-        expires_at_ms: None,
+        expires_at_ms: policy.expires_at_ms(clock::wall_ms()),
         quorum: convert::quorum(&placed.quorum_of(&policy)?, &overrides)?,
         key,
     })
+}
+
+/// What the client has seen; none if it sent no context.
+fn context(bytes: &Bytes, placed: &Placed, key: &DataKey) -> Result<Option<Seen>, Failure> {
+    let sent = !bytes.is_empty();
+    let seen = convert::context(bytes, placed.cluster_id(), key.hash())?;
+    Ok(sent.then_some(seen))
+}
+
+fn change(policy: &BucketPolicy, content: Content) -> Change {
+    match policy.conflict {
+        Conflict::Lww => Change::Lww(content),
+        _ => Change::Siblings(content),
+    }
 }
 
 fn overrides(

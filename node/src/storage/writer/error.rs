@@ -1,6 +1,6 @@
 //! Why writes fail.
 
-use dynamo_core::replica::UpdateRefused;
+use dynamo_core::{crdt::TypedRefused, replica::UpdateRefused};
 
 use super::{QUEUE_BYTES_MAX, QUEUE_OPERATIONS_MAX};
 use crate::storage::StoreError;
@@ -31,6 +31,9 @@ pub enum WriteError {
     /// The record does not admit the write: nothing was done.
     #[error(transparent)]
     Refused(UpdateRefused),
+    /// The operation on a data type is not admitted: nothing was done.
+    #[error(transparent)]
+    TypedRefused(TypedRefused),
     /// The record could not be read, so it cannot be changed: nothing was done. Not the same as an absent record.
     #[error("reading before writing: {0}")]
     Read(StoreError),

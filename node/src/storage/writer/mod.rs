@@ -187,13 +187,13 @@ impl Writer {
     pub async fn coordinate(
         &self,
         place: impl Into<Place>,
-        update: Update,
+        intent: impl Into<Intent>,
         sync: bool,
     ) -> Result<Prepared, WriteError> {
         let (prepared, answer) = oneshot::channel();
         self.push(Operation::Coordinate {
             place: place.into(),
-            update,
+            intent: intent.into(),
             sync,
             prepared,
         })?;

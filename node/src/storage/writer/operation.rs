@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use dynamo_core::{
+    crdt::{DataType, TypedUpdate},
     replica::{Minter, Update},
     version::{Content, Dot, KeyState},
 };
@@ -35,10 +36,50 @@ pub enum Swap {
     Delete,
 }
 
+/// A client's write, as the bucket's policy has it carried out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Intent {
+    /// Concurrent values are kept side by side.
+    Siblings(Update),
+    /// The value written last wins.
+    Lww {
+        /// The write.
+        update: Update,
+        /// Milliseconds since 1970.
+        wall_ms: u64,
+    },
+    /// An operation on a value of a data type.
+    Typed {
+        /// What the bucket holds.
+        data_type: DataType,
+        /// The operation.
+        update: TypedUpdate,
+    },
+}
+
+impl From<Update> for Intent {
+    fn from(update: Update) -> Self {
+        Self::Siblings(update)
+    }
+}
+
+impl Intent {
+    /// What it takes in the queue.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Siblings(update) | Self::Lww { update, .. } => match &update.content {
+                Content::Value(value) => value.len(),
+                Content::Tombstone => 0,
+            },
+            Self::Typed { update, .. } => update.operation.bytes(),
+        }
+    }
+}
+
 pub(super) enum Operation {
     Coordinate {
         place: Place,
-        update: Update,
+        intent: Intent,
         sync: bool,
         prepared: oneshot::Sender<Preparation>,
     },
@@ -88,13 +129,7 @@ impl Operation {
     /// What it takes in the queue.
     pub(super) fn bytes(&self) -> usize {
         let content = match self {
-            Self::Coordinate { place, update, .. } => {
-                let value = match &update.content {
-                    Content::Value(value) => value.len(),
-                    Content::Tombstone => 0,
-                };
-                place.as_bytes().len() + value
-            }
+            Self::Coordinate { place, intent, .. } => place.as_bytes().len() + intent.bytes(),
             Self::Merge { place, delta, .. } => place.as_bytes().len() + values_bytes(delta),
             Self::Swap { place, swap, .. } => {
                 let swap = match swap {

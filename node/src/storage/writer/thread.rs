@@ -263,7 +263,7 @@ impl Thread {
         Ok(())
     }
 
-    fn coordinate(&self, place: &Place, update: Update, group: &mut Group) -> Preparation {
+    fn coordinate(&self, place: &Place, intent: Intent, group: &mut Group) -> Preparation {
         let record = self.record(place, group)?;
         if matches!(record.epoch, Epoch::NotRead) {
             let stored = records::read_epoch(&*self.store, place).map_err(|error| self.read_failed(error))?;
@@ -273,9 +273,18 @@ impl Thread {
         let siblings_max = self.options.siblings_max;
         let coordinated = self
             .mint
-            .with(|minter| replica::coordinate(state, entry, minter, update, siblings_max))
-            .ok_or(WriteError::Stopped)?
-            .map_err(WriteError::Refused)?;
+            .with(|minter| match intent {
+                Intent::Siblings(update) => {
+                    replica::coordinate(state, entry, minter, update, siblings_max).map_err(WriteError::Refused)
+                }
+                Intent::Lww { update, wall_ms } => {
+                    replica::coordinate_lww(state, entry, minter, update, wall_ms).map_err(WriteError::Refused)
+                }
+                Intent::Typed { data_type, update } => {
+                    crdt::coordinate(data_type, state, entry, minter, update).map_err(WriteError::TypedRefused)
+                }
+            })
+            .ok_or(WriteError::Stopped)??;
         let Coordinated {
             state,
             entry,
