@@ -192,46 +192,48 @@ impl Run<'_> {
     }
 
     fn ask(&mut self, index: usize, hint_for: Option<MemberId>) {
-        let told = self.told();
+        let told = || self.told();
         let n = self.case.n();
-        assert!(self.case.reachable(index) && !self.ended, "{told}");
+        assert!(self.case.reachable(index) && !self.ended, "{}", told());
         let place = match hint_for {
             None => index,
-            Some(primary) => (0..n).find(|place| member(*place) == primary).expect(&told),
+            Some(primary) => (0..n).find(|place| member(*place) == primary).unwrap(),
         };
-        assert_eq!(place == index, index < n, "fallbacks get hints: {told}");
+        assert_eq!(place == index, index < n, "fallbacks get hints: {}", told());
         let stands_in = index >= n && index != self.case.me;
         assert!(
             !stands_in || !(self.accepted(place) || self.open(place)),
-            "{index} for {place} is not needed: {told}"
+            "{index} for {place} is not needed: {}",
+            told()
         );
         let before = self.asked.insert(index, (place, Seen::Waiting));
-        assert_eq!(before, None, "{index} is asked once: {told}");
+        assert_eq!(before, None, "{index} is asked once: {}", self.told());
     }
 
     fn judge(&self, outcome: &WriteOutcome) {
-        let told = format!("{outcome:?}: {}", self.told());
+        let told = || format!("{outcome:?}: {}", self.told());
         let got = self.got();
         let fallbacks = (0..self.case.n()).filter(|place| self.accepted(*place) && !self.took(*place));
         assert_eq!(
             [outcome.acks, outcome.primaries, outcome.durable, outcome.zones],
             got,
-            "{told}"
+            "{}",
+            told()
         );
-        assert_eq!(outcome.fallbacks_counted, fallbacks.count() as u32, "{told}");
-        assert!(outcome.acks <= self.case.quorum.n, "{told}");
+        assert_eq!(outcome.fallbacks_counted, fallbacks.count() as u32, "{}", told());
+        assert!(outcome.acks <= self.case.quorum.n, "{}", told());
         let applied = self.met(got);
-        assert_eq!(outcome.state == WriteState::Applied, applied, "{told}");
-        assert_eq!(outcome.failure.is_none(), applied, "{told}");
+        assert_eq!(outcome.state == WriteState::Applied, applied, "{}", told());
+        assert_eq!(outcome.failure.is_none(), applied, "{}", told());
         let harmless = |(index, (_, seen)): (&usize, &(usize, Seen))| {
             *seen == Seen::Answered && self.case.fates[*index] == Refused
         };
         let nowhere = self.asked.iter().all(harmless);
         if !applied {
-            assert_eq!(outcome.state == WriteState::NotApplied, nowhere, "{told}");
+            assert_eq!(outcome.state == WriteState::NotApplied, nowhere, "{}", told());
         }
         if let Some(WriteFailure::QuorumNotMet { .. }) = outcome.failure {
-            assert!(!self.met(self.best()), "too early: {told}");
+            assert!(!self.met(self.best()), "too early: {}", told());
         }
     }
 
