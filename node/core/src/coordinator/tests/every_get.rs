@@ -453,22 +453,19 @@ fn every_get_of_two_is_answered_once_early_and_truly() {
 /// The same with three primaries and no fallback.
 #[test]
 fn every_get_of_three_is_answered_once_early_and_truly() {
-    let runs = explore(&quorums(3), &ALL[..6], &[], 0);
+    let says = [Nothing, Deleted, Value, SuspectValue, Error];
+    let quorums: Vec<Quorum> = quorums(3)
+        .into_iter()
+        .filter(|quorum| quorum.pr % 2 == 0)
+        .collect();
+    let runs = explore(&quorums, &says, &[], 0);
     assert!(runs > 10_000, "{runs}");
 }
 
 /// The same with two fallbacks.
 #[test]
 fn every_get_of_three_with_two_fallbacks_is_answered_once_early_and_truly() {
-    let chosen = [
-        quorum(3, 1, 1),
-        quorum(3, 2, 2),
-        Quorum {
-            pr: 2,
-            ..quorum(3, 2, 2)
-        },
-        quorum(3, 3, 1),
-    ];
+    let chosen = [quorum(3, 1, 1), quorum(3, 2, 2), quorum(3, 3, 1)];
     let runs = explore(
         &chosen,
         &[Nothing, Value, SuspectValue, Error],
