@@ -190,6 +190,22 @@ fn a_retried_increment_counts_once() {
     assert!(nodes[1].update(attempt()).unwrap().replayed);
 }
 
+/// A context that knows more of this node's own writes than the node does: its dots are not given again, or the removal
+/// that claims them would take what was added later.
+#[test]
+fn a_dot_that_a_removal_claims_is_never_given() {
+    let mut node = Replica::new(SET, 1);
+    let older = (node.write(add("y"), None).state, node.entry);
+    node.write(add("x"), None);
+    let seen = node.read().context;
+    // The volume is an older one, and nothing shows it but the context.
+    (node.record, node.entry) = (Some(older.0), older.1);
+    node.write(remove("x"), Some(&seen));
+    node.write(add("x"), None);
+    node.write(add("x"), None);
+    assert_eq!(node.view(), set_of(&["x", "y"]));
+}
+
 /// The window is bounded, so the value is; nothing is lost or counted twice as op ids are forgotten.
 #[test]
 fn forgetting_op_ids_forgets_no_increment() {
