@@ -19,7 +19,7 @@ const CLIENTS: usize = 2;
 const ELEMENTS: [&str; 3] = ["onion", "potato", "leek"];
 const COUNTERS: [&str; 2] = ["n", "m"];
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 enum Step {
     Write {
         client: usize,
@@ -405,14 +405,15 @@ fn c_long_histories_count_every_increment_once() {
     };
     let mut nodes = cluster::<NODES>(COUNTER);
     let mut sum = 0;
+    let amount = |number: u64| (number % 10).cast_signed();
     for number in 0..2_000 {
         let node = below(NODES as u64) as usize;
         let attempt = |number| TypedUpdate {
             op_id: Some(op_id(number)),
-            ..update(increment(number as i64 % 10))
+            ..update(increment(amount(number)))
         };
         let delta = nodes[node].update(attempt(number)).unwrap().delta;
-        sum += number as i64 % 10;
+        sum += amount(number);
         if below(2) == 0 {
             let elsewhere = below(NODES as u64) as usize;
             nodes[elsewhere]

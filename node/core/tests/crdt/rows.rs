@@ -211,9 +211,10 @@ fn a_dot_that_a_removal_claims_is_never_given() {
 fn forgetting_op_ids_forgets_no_increment() {
     let mut nodes = cluster::<2>(COUNTER);
     let mut largest = 0;
-    for number in 0..3 * OP_IDS_MAX as u64 {
+    let writes = i64::try_from(3 * OP_IDS_MAX).unwrap();
+    for number in 0..writes {
         let attempt = TypedUpdate {
-            op_id: Some(op_id(number)),
+            op_id: Some(op_id(number.cast_unsigned())),
             ..update(increment(1))
         };
         let done = nodes[0].update(attempt.clone()).unwrap();
@@ -222,10 +223,10 @@ fn forgetting_op_ids_forgets_no_increment() {
             assert!(nodes[1].update(attempt).unwrap().replayed);
         }
         largest = largest.max(nodes[0].state().encode().len());
-        assert_eq!(nodes[0].view(), View::Counter(1 + number as i64));
+        assert_eq!(nodes[0].view(), View::Counter(number + 1));
     }
     heal(&mut nodes);
-    assert_eq!(nodes[1].view(), View::Counter(3 * OP_IDS_MAX as i64));
+    assert_eq!(nodes[1].view(), View::Counter(writes));
     assert!(largest < 40 * OP_IDS_MAX, "{largest} bytes");
 }
 

@@ -112,7 +112,7 @@ fn typed(random: &mut XorShift) -> Bytes {
         };
         let element = Bytes::from(vec![random.next() as u8; random.below(3)]);
         let leaf = match (leaf_type, random.below(2)) {
-            (LeafType::Counter, _) => LeafOperation::Increment((random.number() >> 8) as i64),
+            (LeafType::Counter, _) => LeafOperation::Increment((random.number() >> 8).cast_signed()),
             (LeafType::Set, 0) => LeafOperation::Add(vec![element]),
             (LeafType::Set, _) => LeafOperation::Remove(vec![element]),
             (LeafType::Flag, 0) => LeafOperation::Enable,
