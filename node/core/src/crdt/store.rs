@@ -285,7 +285,7 @@ impl Mark for i64 {
 
     fn read(reader: &mut Reader) -> Result<Self, DecodeError> {
         let zigzag = reader.varint()?;
-        Ok((zigzag >> 1) as i64 ^ -((zigzag & 1) as i64))
+        Ok((zigzag >> 1).cast_signed() ^ -(zigzag & 1).cast_signed())
     }
 }
 

@@ -9,7 +9,7 @@ use super::leaf::{Leaf, Writer};
 use super::operation::{DataType, Field, FieldOperation, LeafOperation, Operation};
 use super::store::{DotMap, Key, Keyed, Places, Store};
 use crate::types::OpId;
-use crate::version::{Dot, Seen, open_frame, put_seen, read_seen, seal_frame};
+use crate::version::{Actor, Dot, Seen, open_frame, put_seen, read_seen, seal_frame};
 use crate::wire::{DecodeError, Reader, put_varint};
 
 /// Op ids that a value remembers of each coordinator's latest writes.
@@ -189,6 +189,12 @@ impl Value {
             self.op_ids.remove(dot);
         }
         self.change_counters(|counter| counter.take_out(&repeated));
+    }
+
+    /// The highest counter of an actor that the value knows of, be it that a removal claims it; 0: none.
+    pub(super) fn counter_max(&self, actor: Actor) -> u64 {
+        let claimed = self.claims.values().map(|claimed| claimed.counter_max(actor));
+        claimed.max().unwrap_or(0).max(self.seen.counter_max(actor))
     }
 
     /// Takes note that all of `seen` is known: what it names and is not here was deleted.

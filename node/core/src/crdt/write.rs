@@ -110,7 +110,7 @@ pub fn coordinate(
     // A node goes on counting only where it still holds what it counted last.
     let entry = entry.filter(|entry| record.seen().contains(&last_dot(entry)));
     let entry = next_entry(entry, minter, |actor| {
-        value.seen().counter_max(actor).max(context.counter_max(actor))
+        value.counter_max(actor).max(context.counter_max(actor))
     });
     let dot = last_dot(&entry);
     let writer = Writer {
