@@ -5,6 +5,10 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+mod background;
+
+pub use background::Background;
+
 /// A Dynamo storage node.
 ///
 /// A node with an empty data directory waits for an administrator: Bootstrap (to the first node of a new cluster) or
@@ -125,6 +129,8 @@ pub struct Config {
     pub storage: Storage,
     /// What is kept for other nodes.
     pub hints: Hints,
+    /// Work behind the foreground.
+    pub background: Background,
     /// Bounds.
     pub limits: Limits,
     /// Logging.
@@ -239,6 +245,7 @@ impl Default for Config {
             durability: Durability::default(),
             storage: Storage::default(),
             hints: Hints::default(),
+            background: Background::default(),
             limits: Limits::default(),
             log: Log::default(),
             shutdown_grace_s: 20,
@@ -390,6 +397,7 @@ impl Config {
             1 << 30,
         );
         range("hints.bytesMax", self.hints.bytes_max, 0, 1 << 40);
+        self.background.check(&mut range);
         range(
             "limits.valueBytesMax",
             self.limits.value_bytes_max as u64,

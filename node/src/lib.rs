@@ -29,6 +29,8 @@ mod peers;
 
 mod request;
 
+mod background;
+
 mod grpc;
 
 mod tasks;

@@ -7,8 +7,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use dynamo_core::{
+    bucket::BucketPolicy,
     membership::{
-        Answer, Changes, Delta, Detector, Digest, Gossip, LogEntry, MemberEntry, Target, View, Wanted,
+        Answer, Changes, Delta, Detector, Digest, Gossip, LogEntry, MemberEntry, SelfHistory, Target, View,
+        Wanted,
     },
     ring::{Member, Ring},
     types::{ClusterId, Incarnation, MemberId, Zone},
@@ -45,6 +47,15 @@ struct State {
     incarnation: Incarnation,
     view: Option<View>,
     seeds: Vec<String>,
+}
+
+/// What came of a message of gossip.
+#[derive(Debug, Default)]
+pub(crate) struct Merged {
+    /// The ring is another one.
+    pub(crate) ring: bool,
+    /// Peers remember this life of the member, which the disk does not, or more of it.
+    pub(crate) exposed: Option<Incarnation>,
 }
 
 /// What bootstrap answers.
@@ -89,8 +100,13 @@ impl Membership {
             view.update_self(|me| {
                 *me = MemberEntry {
                     version: me.version,
+                    synced: me.synced,
                     ..entry
                 }
+            });
+            view.set_history(SelfHistory {
+                previous: started.previous,
+                recovered: started.recovered,
             });
             membership.state.lock().view = Some(view);
         }
@@ -108,6 +124,7 @@ impl Membership {
             zone: identity.zone.clone(),
             release: env!("CARGO_PKG_VERSION").to_owned(),
             starts: self.starts,
+            synced: 0,
         }
     }
 
@@ -323,34 +340,96 @@ impl Membership {
         self.state.lock().view.as_ref().map(|view| view.delta_for(wanted))
     }
 
-    /// Takes what gossip brought and keeps it. True if the ring is another one.
-    pub(crate) async fn merge(&self, writer: &Writer, delta: Delta) -> bool {
+    /// Takes what gossip brought and keeps it.
+    pub(crate) async fn merge(&self, writer: &Writer, delta: Delta) -> Merged {
         let changes = match self.state.lock().view.as_mut() {
             Some(view) => view.merge(delta),
-            None => return false,
+            None => return Merged::default(),
         };
         for refusal in &changes.refused {
             tracing::warn!(%refusal, "a part of a gossip message was refused");
         }
         if changes == Changes::default() {
-            return false;
+            return Merged::default();
         }
         let _change = self.change.lock().await;
-        if let Some(remembered) = changes.self_superseded {
-            self.supersede(writer, remembered).await;
+        self.keep(writer).await;
+        Merged {
+            ring: changes.ring,
+            exposed: changes.self_superseded,
         }
+    }
+
+    /// What holds for a bucket: its policy, or the default.
+    pub(crate) fn bucket(&self, name: &str) -> BucketPolicy {
+        let state = self.state.lock();
+        let known = state.view.as_ref().and_then(|view| view.buckets().get(name));
+        known.cloned().unwrap_or_else(|| BucketPolicy::unset(name))
+    }
+
+    /// The policies of all buckets that have one.
+    pub(crate) fn buckets(&self) -> Vec<BucketPolicy> {
+        let state = self.state.lock();
+        let known = state.view.as_ref().map(|view| view.buckets().iter().cloned().collect());
+        known.unwrap_or_default()
+    }
+
+    /// Takes an administrator's policy and keeps it; gossip brings it to the others.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT if it is none, or changes what is fixed; FAILED_PRECONDITION without a ring.
+    pub(crate) async fn set_bucket(
+        &self,
+        writer: &Writer,
+        mut policy: BucketPolicy,
+    ) -> Result<BucketPolicy, Failure> {
+        let _change = self.change.lock().await;
+        {
+            let mut state = self.state.lock();
+            let Some(view) = &mut state.view else {
+                return Err(Failure::new(Reason::NoRing, "this node belongs to no cluster yet"));
+            };
+            let known = view.buckets().policy(&policy.name);
+            policy.version = known.version;
+            if known != policy {
+                policy.version += 1;
+                let put = view.put_bucket(policy.clone());
+                put.map_err(|error| Failure::invalid(error.to_string()))?;
+            }
+        }
+        let bytes = self.state.lock().view.as_ref().map(View::encode);
+        self.persist(writer, durable::view(&bytes.unwrap_or_default())).await?;
+        Ok(policy)
+    }
+
+    /// Says how far this node's store is on its disk, now and then.
+    pub(crate) async fn announce_synced(&self, writer: &Writer) {
+        let synced = writer.synced();
+        {
+            let mut state = self.state.lock();
+            let Some(view) = &mut state.view else { return };
+            if view.me().synced >= synced {
+                return;
+            }
+            view.update_self(|me| me.synced = synced);
+        }
+        let _change = self.change.lock().await;
+        self.keep(writer).await;
+    }
+
+    async fn keep(&self, writer: &Writer) {
         let bytes = self.state.lock().view.as_ref().map(View::encode);
         if let Some(bytes) = bytes
             && let Err(error) = writer.meta(durable::view(&bytes), false).await
         {
             tracing::warn!(%error, "cannot keep the membership that gossip brought");
         }
-        changes.ring
     }
 
-    /// Peers remember a later life of this member than the disk does: the volume was emptied or put back in time. Its
-    /// counters may have been given before, so it goes on as another incarnation.
-    async fn supersede(&self, writer: &Writer, remembered: Incarnation) {
+    /// Peers remember a later life of this member than the disk does: the volume was emptied. Its counters may have been
+    /// given before, so it goes on as another incarnation.
+    pub(crate) async fn supersede(&self, writer: &Writer, remembered: Incarnation) {
+        let _change = self.change.lock().await;
         let current = self.incarnation();
         let renewal = durable::supersede(current, remembered.generation, clock::random_u64());
         tracing::warn!(%current, %remembered, renewed = %renewal.incarnation, "peers remember another life of this member");

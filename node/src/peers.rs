@@ -15,13 +15,13 @@ use std::{
 
 use bytes::Bytes;
 use dynamo_core::{
-    coordinator::{Ack, FailureKind, ReplicaFailure},
+    coordinator::{Ack, FailureKind, ReplicaFailure, ReplicaRead},
     membership::Detector,
     types::MemberId,
     version::{KeyState, STATE_FORMAT_VERSION},
 };
 use dynamo_proto::peer::{
-    CoordinateRequest, CoordinateResponse, GossipRequest, GossipResponse, HandshakeRequest, Header,
+    self, CoordinateRequest, CoordinateResponse, GossipRequest, GossipResponse, HandshakeRequest, Header,
     ReadRequest, ScanRequest, ScanResponse, WriteRequest, peer_client::PeerClient,
 };
 use parking_lot::Mutex;
@@ -30,12 +30,25 @@ use tonic::{Code, Response, Status, transport::Channel, transport::Endpoint};
 use crate::{
     clock,
     config::{Config, KEEPALIVE},
+    faults,
     grpc::status,
     storage::DataKey,
 };
 
 /// The oldest and newest peer protocol that this release speaks.
 pub(crate) const PROTOCOL_VERSIONS: (u32, u32) = (1, 1);
+
+/// A call that moves many records gets the time of so many others.
+const BULK_CALLS: u32 = 4;
+
+/// How a write to a replica is to be carried out.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Replication {
+    /// Answer only once it is on the disk.
+    pub(crate) sync: bool,
+    /// Keep it as a hint for this member.
+    pub(crate) hint_for: Option<MemberId>,
+}
 
 /// How a call to a peer failed.
 #[derive(Debug, Clone)]
@@ -89,20 +102,35 @@ impl Peers {
         read(&self.detector.lock())
     }
 
-    pub(crate) async fn read(&self, to: &To, key: &DataKey) -> Result<Option<KeyState>, ReplicaFailure> {
+    /// How long one call may take.
+    pub(crate) fn call_timeout(&self) -> Duration {
+        self.call_timeout
+    }
+
+    pub(crate) async fn read(
+        &self,
+        to: &To,
+        key: &DataKey,
+        fallback: bool,
+    ) -> Result<ReplicaRead, ReplicaFailure> {
         let request = ReadRequest {
             header: Some(to.header.clone()),
             bucket: key.bucket().to_owned(),
             key: key.key(),
+            fallback,
         };
         let response = self
             .call(to, self.call_timeout, |mut client| async move {
                 client.read(request).await
             })
             .await?;
-        response.state.map(KeyState::decode).transpose().map_err(|error| {
+        let state = response.state.map(KeyState::decode).transpose().map_err(|error| {
             tracing::warn!(peer = %to.member, key_hash = %key.hash(), %error, "a peer sent a state that cannot be decoded");
             ReplicaFailure { sent: true, kind: FailureKind::Storage }
+        })?;
+        Ok(ReplicaRead {
+            state,
+            suspect: response.suspect,
         })
     }
 
@@ -111,14 +139,18 @@ impl Peers {
         to: &To,
         key: &DataKey,
         state: Bytes,
-        sync: bool,
+        replication: Replication,
     ) -> Result<Ack, ReplicaFailure> {
         let request = WriteRequest {
             header: Some(to.header.clone()),
             bucket: key.bucket().to_owned(),
             key: key.key(),
             state,
-            sync,
+            sync: replication.sync,
+            hint_for: replication
+                .hint_for
+                .map(|owner| owner.to_string())
+                .unwrap_or_default(),
         };
         let response = self
             .call(to, self.call_timeout, |mut client| async move {
@@ -131,8 +163,8 @@ impl Peers {
     }
 
     pub(crate) async fn scan(&self, to: &To, request: ScanRequest) -> Result<ScanResponse, ReplicaFailure> {
-        // A page may have to pass many keys of other buckets; it gets the time of several calls.
-        let timeout = self.call_timeout * 4;
+        // A page may have to pass many keys of other buckets.
+        let timeout = self.call_timeout * BULK_CALLS;
         Ok(self
             .call(
                 to,
@@ -140,6 +172,71 @@ impl Peers {
                 |mut client| async move { client.scan(request).await },
             )
             .await?)
+    }
+
+    pub(crate) async fn tree_hashes(
+        &self,
+        to: &To,
+        request: peer::TreeHashesRequest,
+    ) -> Result<peer::TreeHashesResponse, CallError> {
+        self.call(to, self.call_timeout, |mut client| async move {
+            client.tree_hashes(request).await
+        })
+        .await
+    }
+
+    pub(crate) async fn tree_keys(
+        &self,
+        to: &To,
+        request: peer::TreeKeysRequest,
+    ) -> Result<peer::TreeKeysResponse, CallError> {
+        self.call(to, self.call_timeout * BULK_CALLS, |mut client| async move {
+            client.tree_keys(request).await
+        })
+        .await
+    }
+
+    pub(crate) async fn fetch(
+        &self,
+        to: &To,
+        request: peer::FetchRequest,
+    ) -> Result<peer::FetchResponse, CallError> {
+        self.call(to, self.call_timeout * BULK_CALLS, |mut client| async move {
+            client.fetch(request).await
+        })
+        .await
+    }
+
+    pub(crate) async fn store(
+        &self,
+        to: &To,
+        request: peer::StoreRequest,
+    ) -> Result<peer::StoreResponse, CallError> {
+        self.call(to, self.call_timeout * BULK_CALLS, |mut client| async move {
+            client.store(request).await
+        })
+        .await
+    }
+
+    pub(crate) async fn reap(
+        &self,
+        to: &To,
+        request: peer::ReapRequest,
+    ) -> Result<peer::ReapResponse, CallError> {
+        self.call(to, self.call_timeout * BULK_CALLS, |mut client| async move {
+            client.reap(request).await
+        })
+        .await
+    }
+
+    pub(crate) async fn locate(
+        &self,
+        to: &To,
+        request: peer::LocateRequest,
+        timeout: Duration,
+    ) -> Result<peer::LocateResponse, CallError> {
+        self.call(to, timeout, |mut client| async move { client.locate(request).await })
+            .await
     }
 
     pub(crate) async fn coordinate(
@@ -175,7 +272,8 @@ impl Peers {
     }
 
     /// Asks an unreachable peer for a sign of life; the answer reaches the failure detector.
-    pub(crate) async fn probe(&self, to: &To) {
+    /// True if the peer answers.
+    pub(crate) async fn probe(&self, to: &To) -> bool {
         if let Ok(peer) = self.peer(to) {
             peer.greeted.store(false, Ordering::Relaxed);
         }
@@ -185,6 +283,7 @@ impl Peers {
         if probed.is_ok() {
             tracing::info!(peer = %to.member, "peer answers again");
         }
+        probed.is_ok()
     }
 
     async fn call<T, F: Future<Output = Result<Response<T>, Status>>>(
@@ -202,6 +301,8 @@ impl Peers {
                     .map_err(|status| classify(status, false))?;
                 peer.greeted.store(true, Ordering::Relaxed);
             }
+            let me = MemberId::new(to.header.member_id.as_str()).ok();
+            faults::before_request(me.as_ref(), &to.member).await;
             request(peer.client.clone())
                 .await
                 .map_err(|status| classify(status, true))
@@ -313,7 +414,8 @@ fn classify(status: Status, past_handshake: bool) -> CallError {
         Some("NOT_READY" | "FOREIGN_CLUSTER" | "WRONG_RECIPIENT" | "UNSUPPORTED_PROTOCOL") => {
             (false, FailureKind::Unreachable, false)
         }
-        Some("OVERLOADED") => (false, FailureKind::Overloaded, true),
+        Some("OVERLOADED" | "DISK_FULL") => (false, FailureKind::Overloaded, true),
+        Some("HINT_DECLINED") => (false, FailureKind::Declined, true),
         Some(_) => (past_handshake, FailureKind::Storage, true),
         None if status.code() == Code::DeadlineExceeded => (past_handshake, FailureKind::TimedOut, false),
         None => (

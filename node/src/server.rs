@@ -19,7 +19,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use crate::{
     clock,
     config::{Config, DurabilityMode, KEEPALIVE, SIBLINGS_MAX},
-    durable::{self, Started},
+    background, durable::{self, Life, Started},
     grpc::{admin::AdminService, kv::KvService, peer::PeerService},
     membership::{Addresses, Membership},
     net::{Incoming, bind},
@@ -29,6 +29,7 @@ use crate::{
         buffered::BufferedStore,
         rocks::{RocksOptions, RocksStore},
         set_aside::{self, Part},
+        follower::DataFollower,
         trees::PartitionTrees,
         writer::{Durability, Failure, Mint, Writer, WriterOptions},
     },
@@ -46,6 +47,8 @@ const KV_SERVICE: &str = "dynamo.v1.KeyValue";
 const HINT_CACHE_BYTES: usize = 4 << 20;
 /// RocksDB's write buffers for hints.
 const HINT_BUFFER_BYTES: usize = 8 << 20;
+/// Records that may be removed and have been written lately, at most; about 150 bytes each.
+const QUIET_ENTRIES_MAX: usize = 200_000;
 /// How often the health service is brought up to date.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -167,7 +170,8 @@ fn open_storage(config: &Config) -> anyhow::Result<Opened> {
     let mint = Mint::new(started.minter());
     let (store, hints) = (buffered(data, config), buffered(hints, config));
     let trees = PartitionTrees::new();
-    let follower = Arc::clone(&trees) as _;
+    let quiet = Arc::new(Mutex::new(QuietTable::new(clock::monotonic_ms(), QUIET_ENTRIES_MAX)));
+    let follower = Arc::new(DataFollower::new(Arc::clone(&trees), Arc::clone(&quiet), config.background.actors_max));
     let (writer, failure) = Writer::start_with(Arc::clone(&store), mint.clone(), options, Some(follower))?;
     let (hints, hints_failure) = HintStore::start(hints, mint, options, config.hints.bytes_max)?;
     let storage = Storage {
@@ -175,6 +179,9 @@ fn open_storage(config: &Config) -> anyhow::Result<Opened> {
         writer,
         hints,
         trees,
+        recovery: recovery(&started, config),
+        quiet,
+        fresh: started.life == Life::First,
     };
     Ok(Opened {
         storage,
@@ -182,6 +189,14 @@ fn open_storage(config: &Config) -> anyhow::Result<Opened> {
         failure,
         hints_failure,
     })
+}
+
+/// A store that is suspect goes on getting back what it lost.
+fn recovery(started: &Started, config: &Config) -> Option<Recovery> {
+    let kept = started.suspect.clone()?;
+    let (now_ms, delay_ms) = (clock::monotonic_ms(), config.background.recovery_delay_ms);
+    let decoded = Recovery::decode(kept, now_ms, delay_ms);
+    Some(decoded.unwrap_or_else(|_| Recovery::begin(now_ms, delay_ms)))
 }
 
 fn open_part(data_dir: &Path, part: Part, block_cache_bytes: usize) -> anyhow::Result<RocksStore> {
@@ -273,6 +288,7 @@ impl Running {
             .add_service(reflection().build_v1alpha()?);
         let admins = server()
             .add_service(admin)
+            .add_optional_service(fault_service(node))
             .add_service(health())
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?);
@@ -288,6 +304,7 @@ impl Running {
         });
         self.keep_health_current();
         tasks::start(node, &self.tracker, &self.shutdown);
+        background::start(node, &self.tracker, &self.shutdown);
         Ok(())
     }
 
@@ -346,6 +363,7 @@ impl Running {
             error = self.failure.failed() => error.to_string(),
             error = self.hints_failure.failed() => format!("hints: {error}"),
             reason = tasks::store_failed(&self.node) => reason,
+            reason = self.node.must_end() => reason,
         }
     }
 
@@ -380,6 +398,19 @@ impl Running {
         tracing::info!("stopped");
         Ok(End::Stopped)
     }
+}
+
+#[cfg(feature = "faults")]
+fn fault_service(
+    node: &Arc<Node>,
+) -> Option<dynamo_proto::fault::fault_server::FaultServer<crate::faults::FaultService>> {
+    let service = crate::faults::FaultService::new(Arc::clone(node));
+    Some(dynamo_proto::fault::fault_server::FaultServer::new(service))
+}
+
+#[cfg(not(feature = "faults"))]
+fn fault_service(_node: &Arc<Node>) -> Option<AdminServer<AdminService>> {
+    None
 }
 
 /// What all ports have in common: pings that find dead connections, and bounds.

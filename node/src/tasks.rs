@@ -1,22 +1,24 @@
 //! What a node does without being asked, on timers: gossip and probes. Paper: §4.8.
 //!
-//! Hinted handoff, anti-entropy and ownership handoff will run beside them under one budget (§6.5).
+//! Hinted handoff and anti-entropy, which wait for what the foreground leaves them, are in `background`.
 
 use std::{sync::Arc, time::Duration};
 
 use dynamo_core::{membership::Wanted, types::MemberId};
 use dynamo_proto::peer::{GossipRequest, GossipResponse};
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    grpc::peer::{delta_from_proto, delta_to_proto, digest_to_proto},
+    grpc::gossip::{delta_from_proto, delta_to_proto, digest_to_proto},
     membership::GossipTarget,
     node::Node,
 };
 
 /// Time between gossip exchanges that this node begins.
 const GOSSIP_INTERVAL: Duration = Duration::from_secs(1);
+/// Time between two statements of how far this node's store is on its disk.
+const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(10);
 /// The same while it waits for its first ring: seeds may still wait for theirs.
 const JOINING_INTERVAL: Duration = Duration::from_millis(200);
 /// How often the failure detector is asked for due probes; it spaces them itself.
@@ -28,15 +30,15 @@ const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) fn start(node: &Arc<Node>, tracker: &TaskTracker, shutdown: &CancellationToken) {
     let gossip_node = Arc::clone(node);
     tracker.spawn(shutdown.clone().run_until_cancelled_owned(async move {
+        let mut announced = Instant::now();
         loop {
-            let joining = gossip_node.membership().ring().is_none();
-            tokio::time::sleep(if joining {
-                JOINING_INTERVAL
-            } else {
-                GOSSIP_INTERVAL
-            })
-            .await;
             gossip_round(&gossip_node).await;
+            if announced.elapsed() >= ANNOUNCE_INTERVAL {
+                announced = Instant::now();
+                gossip_node.membership().announce_synced(gossip_node.writer()).await;
+            }
+            let hurry = gossip_node.membership().ring().is_none() || gossip_node.is_unconfirmed();
+            tokio::time::sleep(if hurry { JOINING_INTERVAL } else { GOSSIP_INTERVAL }).await;
         }
     }));
     let probe_node = Arc::clone(node);
@@ -94,7 +96,7 @@ async fn gossip_round(node: &Arc<Node>) {
         return;
     };
     let mut sent = 0;
-    if response.wants_ring || !response.wanted_members.is_empty() {
+    if response.wants_ring || response.wants_buckets || !response.wanted_members.is_empty() {
         let members = response
             .wanted_members
             .iter()
@@ -103,6 +105,7 @@ async fn gossip_round(node: &Arc<Node>) {
         let wanted = Wanted {
             members,
             ring: response.wants_ring,
+            buckets: response.wants_buckets,
         };
         if let Some(delta) = node.membership().delta_for(&wanted) {
             sent = delta.members.len();
@@ -112,6 +115,10 @@ async fn gossip_round(node: &Arc<Node>) {
             };
             exchange(node, &target, request).await;
         }
+    }
+    if matches!(target, GossipTarget::Member(_)) {
+        // Had it known of another life of this member, it would have said so.
+        node.confirmed();
     }
     node.metrics().gossip(sent);
 }
@@ -157,7 +164,11 @@ pub(crate) async fn merge(node: &Arc<Node>, delta: dynamo_proto::peer::GossipDel
     };
     match delta_from_proto(cluster, delta) {
         Ok(delta) => {
-            if node.membership().merge(node.writer(), delta).await {
+            let merged = node.membership().merge(node.writer(), delta).await;
+            if let Some(remembered) = merged.exposed {
+                node.exposed(remembered).await;
+            }
+            if merged.ring {
                 node.ring_changed();
             }
         }
@@ -171,6 +182,10 @@ fn probe_unreachable(node: &Arc<Node>) {
             continue;
         };
         let node = Arc::clone(node);
-        tokio::spawn(async move { node.peers().probe(&to).await });
+        tokio::spawn(async move {
+            if node.peers().probe(&to).await {
+                node.background().hurry_hints();
+            }
+        });
     }
 }

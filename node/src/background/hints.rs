@@ -5,18 +5,21 @@
 
 use std::sync::Arc;
 
-use dynamo_core::{handoff::hint_targets, types::MemberId, version::KeyState};
+use dynamo_core::{handoff::hint_targets, types::MemberId};
 use futures::future::join_all;
 
 use super::Task;
 use crate::{
     node::{Node, Placed},
     peers::Replication,
-    storage::DataKey,
+    storage::{ScanLimit, hints::Hint},
 };
 
 /// Hints on their way at a time.
-const PAGE_HINTS: usize = 64;
+const PAGE: ScanLimit = ScanLimit {
+    entries: 64,
+    bytes: 4 << 20,
+};
 
 /// Delivers what can be delivered now.
 pub(crate) async fn deliver(node: &Arc<Node>) {
@@ -29,33 +32,33 @@ pub(crate) async fn deliver(node: &Arc<Node>) {
 async fn deliver_to(node: &Arc<Node>, placed: &Placed, owner: &MemberId) {
     let mut after = None;
     loop {
-        let page = match node.hints().scan(owner, after.take(), PAGE_HINTS).await {
+        let page = match node.hints().scan(owner, after.as_ref(), PAGE).await {
             Ok(page) => page,
             Err(error) => {
                 tracing::warn!(%owner, %error, "cannot read hints");
                 return;
             }
         };
-        let Some((last, _)) = page.last() else { return };
-        after = Some(last.clone());
-        let full = page.len() == PAGE_HINTS;
-        let deliveries = page.into_iter().map(|(key, state)| hand_over(node, placed, owner, key, state));
+        for key in &page.damaged {
+            tracing::error!(%owner, key_hash = %key.hash(), "a hint is damaged and given up; anti-entropy brings what it held");
+            if let Err(error) = node.hints().remove_corrupt(owner, key).await {
+                tracing::warn!(%owner, %error, "cannot remove a damaged hint");
+            }
+        }
+        let deliveries = page.entries.into_iter().map(|hint| hand_over(node, placed, owner, hint));
         let delivered = join_all(deliveries).await;
         // An owner that does not answer is asked again later, not for every hint.
-        if !full || delivered.iter().all(|delivered| !delivered) {
+        let none = !delivered.is_empty() && delivered.iter().all(|delivered| !delivered);
+        after = page.next;
+        if none || after.is_none() {
             return;
         }
     }
 }
 
 /// Brings one hint to its owner, or to the key's primaries if the owner is none of them any more. True if it is gone.
-async fn hand_over(
-    node: &Arc<Node>,
-    placed: &Placed,
-    owner: &MemberId,
-    key: DataKey,
-    state: KeyState,
-) -> bool {
+async fn hand_over(node: &Arc<Node>, placed: &Placed, owner: &MemberId, hint: Hint) -> bool {
+    let Hint { key, state, digest } = hint;
     let partition = placed.placement().ring().partition_of(key.hash());
     let bytes = state.encode();
     for target in hint_targets(placed.placement(), owner, partition) {
@@ -85,7 +88,7 @@ async fn hand_over(
             Err(_) => return false,
         }
     }
-    match node.hints().remove_if(owner, key, state.digest()).await {
+    match node.hints().remove_if(owner, &key, digest).await {
         Ok(removed) => {
             node.metrics().hint_delivered();
             removed

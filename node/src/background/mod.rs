@@ -28,7 +28,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{clock, config::Config, node::Node};
+use crate::{clock, config::Config, node::Node, storage::ScanLimit};
 
 pub(crate) mod exchange;
 
@@ -42,6 +42,11 @@ pub(crate) use dynamo_core::admission::Task;
 
 /// How often a task that had nothing to do looks again.
 const IDLE: Duration = Duration::from_millis(250);
+/// Records that go into a tree at a time, while writes wait.
+const FOLD_LIMIT: ScanLimit = ScanLimit {
+    entries: 256,
+    bytes: 1 << 20,
+};
 
 /// What all background work of a node shares.
 pub(crate) struct Background {
@@ -82,11 +87,11 @@ impl Background {
         }
         loop {
             let now_ms = clock::monotonic_ms();
-            let wait_ms = self.admission.lock().take(task, operations, bytes, now_ms);
-            if wait_ms == 0 {
-                return;
+            let taken = self.admission.lock().take(task, operations.into(), bytes, now_ms);
+            match taken {
+                Ok(()) => return,
+                Err(wait_ms) => tokio::time::sleep(Duration::from_millis(wait_ms)).await,
             }
-            tokio::time::sleep(Duration::from_millis(wait_ms)).await;
         }
     }
 
@@ -136,7 +141,7 @@ pub(crate) fn start(node: &Arc<Node>, tracker: &TaskTracker, shutdown: &Cancella
 async fn rebuild_loop(node: Arc<Node>) {
     loop {
         node.background().wait_turn(Task::Rebuild, 0, 0).await;
-        match node.trees().fold_next(node.writer()).await {
+        match node.trees().fold_next(node.writer(), FOLD_LIMIT).await {
             Ok(Some(folded)) => {
                 let background = node.background();
                 background.wait_turn(Task::Rebuild, folded.records as u32, 0).await;
@@ -151,7 +156,7 @@ async fn rebuild_loop(node: Arc<Node>) {
 }
 
 async fn hints_loop(node: Arc<Node>) {
-    let interval = Duration::from_millis(node.config().hints.interval_ms);
+    let interval = Duration::from_millis(node.config().background.hints_interval_ms);
     loop {
         hints::deliver(&node).await;
         tokio::select! {
@@ -194,7 +199,7 @@ async fn exchange_loop(node: Arc<Node>) {
 }
 
 async fn reap_loop(node: Arc<Node>) {
-    let interval = Duration::from_millis(node.config().reap.interval_ms);
+    let interval = Duration::from_millis(node.config().background.reap_interval_ms);
     loop {
         tokio::time::sleep(interval).await;
         let Some(placed) = node.ring_in_use() else { continue };

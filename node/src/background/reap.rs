@@ -61,7 +61,7 @@ pub(crate) async fn partition(node: &Arc<Node>, placed: &Arc<Placed>, partition:
 fn candidates(node: &Node, entries: Vec<(DataKey, KeyState)>) -> BTreeMap<Bytes, Candidate> {
     let wall_ms = clock::wall_ms();
     let retired = node.retired_actors();
-    let threshold = node.config().reap.actors_max;
+    let threshold = node.config().background.actors_max;
     let mut candidates = BTreeMap::new();
     for (key, state) in entries {
         let target = if state.is_reapable(wall_ms) {

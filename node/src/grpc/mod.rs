@@ -2,10 +2,20 @@
 
 pub(crate) mod admin;
 
-mod convert;
+mod anti_entropy;
+
+pub(crate) mod convert;
+
+mod data_types;
+
+pub(crate) mod gossip;
 
 pub(crate) mod kv;
 
+pub(crate) mod locate;
+
 pub(crate) mod peer;
+
+pub(crate) mod reap;
 
 pub(crate) mod status;

@@ -2,24 +2,32 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use dynamo_core::{
-    membership::{Delta, Digest, MemberDigest, MemberEntry, RingVersion},
-    types::{ClusterId, Incarnation, MemberId, NameError, Zone},
+    types::MemberId,
     version::{KeyState, STATE_FORMAT_VERSION},
 };
 use dynamo_proto::peer::{
-    self, CoordinateRequest, CoordinateResponse, GossipDelta, GossipDigest, GossipRequest, GossipResponse,
-    HandshakeRequest, HandshakeResponse, Header, ReadRequest, ReadResponse, ScanRequest, ScanResponse,
-    WriteRequest, WriteResponse, peer_server::Peer,
+    CoordinateRequest, CoordinateResponse, FetchRequest, FetchResponse, GossipRequest, GossipResponse,
+    HandshakeRequest, HandshakeResponse, Header, LocateRequest, LocateResponse, ReadRequest, ReadResponse,
+    ReapRequest, ReapResponse, ScanRequest, ScanResponse, StoreRequest, StoreResponse, TreeHashesRequest,
+    TreeHashesResponse, TreeKeysRequest, TreeKeysResponse, WriteRequest, WriteResponse, peer_server::Peer,
 };
 use tonic::{Request, Response, Status};
 
 use super::{
-    convert, kv,
+    anti_entropy, convert,
+    gossip::{delta_to_proto, digest_from_proto},
+    kv, locate, reap,
     status::{Failure, Reason},
 };
-use crate::{node::Node, peers::PROTOCOL_VERSIONS, request::not_ready, storage::writer::WriteError, tasks};
+use crate::{
+    faults,
+    node::Node,
+    peers::PROTOCOL_VERSIONS,
+    request::not_ready,
+    storage::hints::HintError,
+    tasks,
+};
 
 /// The peer service.
 pub(crate) struct PeerService {
@@ -56,10 +64,19 @@ impl PeerService {
         Ok(mine)
     }
 
-    /// Like [`Self::check`], for data: a node that stops or waits for its ring serves none.
-    fn check_data(&self, header: Option<&Header>) -> Result<(), Failure> {
-        self.check(header)?;
-        self.node.placed().map(drop)
+    /// Serves a message about data: a node that stops or waits for its ring serves none.
+    async fn data<T>(
+        &self,
+        header: Option<&Header>,
+        answer: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<Response<T>, Status> {
+        let mine = self.check(header)?;
+        self.node.placed()?;
+        let sender = header.map_or("", |header| header.member_id.as_str());
+        faults::on_arrival(&mine.member_id, sender).await;
+        let answer = answer.await;
+        faults::before_reply(&mine.member_id, sender).await;
+        Ok(Response::new(answer?))
     }
 }
 
@@ -113,6 +130,7 @@ impl Peer for PeerService {
                     .map(|member| member.as_str().to_owned())
                     .collect();
                 response.wants_ring = answer.wanted.ring;
+                response.wants_buckets = answer.wanted.buckets;
             }
         }
         Ok(Response::new(response))
@@ -120,145 +138,104 @@ impl Peer for PeerService {
 
     async fn read(&self, request: Request<ReadRequest>) -> Result<Response<ReadResponse>, Status> {
         let request = request.into_inner();
-        self.check_data(request.header.as_ref())?;
-        let key = convert::record_key(&request.bucket, &request.key)?;
-        let state = self.node.load(&key).await.map_err(|error| {
-            Failure::new(
-                Reason::CorruptRecord,
-                format!("key with hash {}: {error}", key.hash()),
-            )
-        })?;
-        Ok(Response::new(ReadResponse {
-            state: state.map(|state| state.encode()),
-        }))
+        self.data(request.header.as_ref(), read(&self.node, &request)).await
     }
 
     async fn write(&self, request: Request<WriteRequest>) -> Result<Response<WriteResponse>, Status> {
-        let request = request.into_inner();
-        self.check_data(request.header.as_ref())?;
-        let key = convert::record_key(&request.bucket, &request.key)?;
-        let state = KeyState::decode(request.state).map_err(|error| {
-            Failure::invalid(format!("the state of the key with hash {}: {error}", key.hash()))
-        })?;
-        match self.node.writer().merge(key, state, request.sync).await {
-            Ok(committed) => Ok(Response::new(WriteResponse {
-                durable: committed.durable,
-            })),
-            Err(error @ (WriteError::Overloaded | WriteError::DiskFull { .. })) => {
-                Err(Failure::new(Reason::Overloaded, error.to_string()).into())
-            }
-            Err(error @ WriteError::Stopped) => Err(not_ready(&error.to_string()).into()),
-            Err(error) => Err(Failure::new(Reason::Storage, error.to_string()).into()),
-        }
+        let mut request = request.into_inner();
+        let header = request.header.take();
+        self.data(header.as_ref(), write(&self.node, request)).await
     }
 
     async fn coordinate(
         &self,
         request: Request<CoordinateRequest>,
     ) -> Result<Response<CoordinateResponse>, Status> {
-        let request = request.into_inner();
-        self.check_data(request.header.as_ref())?;
-        kv::coordinate_forwarded(&self.node, request)
-            .await
-            .map(Response::new)
+        let mut request = request.into_inner();
+        let header = request.header.take();
+        let answer = async { Ok(kv::coordinate_forwarded(&self.node, request).await) };
+        self.data(header.as_ref(), answer).await?.into_inner().map(Response::new)
     }
 
     async fn scan(&self, request: Request<ScanRequest>) -> Result<Response<ScanResponse>, Status> {
+        let mut request = request.into_inner();
+        let header = request.header.take();
+        self.data(header.as_ref(), self.node.scan_local(request)).await
+    }
+
+    async fn tree_hashes(
+        &self,
+        request: Request<TreeHashesRequest>,
+    ) -> Result<Response<TreeHashesResponse>, Status> {
         let request = request.into_inner();
-        self.check_data(request.header.as_ref())?;
-        Ok(Response::new(self.node.scan_local(request).await?))
+        let answer = async { anti_entropy::tree_hashes(&self.node, &request) };
+        self.data(request.header.as_ref(), answer).await
+    }
+
+    async fn tree_keys(
+        &self,
+        request: Request<TreeKeysRequest>,
+    ) -> Result<Response<TreeKeysResponse>, Status> {
+        let mut request = request.into_inner();
+        let header = request.header.take();
+        self.data(header.as_ref(), anti_entropy::tree_keys(&self.node, request))
+            .await
+    }
+
+    async fn fetch(&self, request: Request<FetchRequest>) -> Result<Response<FetchResponse>, Status> {
+        let mut request = request.into_inner();
+        let header = request.header.take();
+        self.data(header.as_ref(), anti_entropy::fetch(&self.node, request)).await
+    }
+
+    async fn store(&self, request: Request<StoreRequest>) -> Result<Response<StoreResponse>, Status> {
+        let mut request = request.into_inner();
+        let header = request.header.take();
+        self.data(header.as_ref(), anti_entropy::store(&self.node, request)).await
+    }
+
+    async fn reap(&self, request: Request<ReapRequest>) -> Result<Response<ReapResponse>, Status> {
+        let mut request = request.into_inner();
+        let header = request.header.take();
+        self.data(header.as_ref(), reap::serve(&self.node, request)).await
+    }
+
+    async fn locate(&self, request: Request<LocateRequest>) -> Result<Response<LocateResponse>, Status> {
+        let mut request = request.into_inner();
+        let header = request.header.take();
+        let sender = header.as_ref().map(|header| header.member_id.clone());
+        self.data(header.as_ref(), locate::flood(&self.node, request, sender.as_deref()))
+            .await
     }
 }
 
-pub(crate) fn digest_to_proto(digest: &Digest) -> GossipDigest {
-    GossipDigest {
-        members: digest
-            .members
-            .iter()
-            .map(|entry| peer::MemberDigest {
-                member_id: entry.member.as_str().to_owned(),
-                incarnation: Some(incarnation_to_proto(entry.incarnation)),
-                version: entry.version,
-            })
-            .collect(),
-        ring: digest.ring.map(|ring| peer::RingVersion {
-            epoch: ring.epoch,
-            hash: ring.hash,
-        }),
-    }
-}
-
-fn digest_from_proto(cluster: ClusterId, digest: GossipDigest) -> Result<Digest, NameError> {
-    let members = digest.members.into_iter().map(|entry| {
-        Ok(MemberDigest {
-            member: MemberId::new(entry.member_id)?,
-            incarnation: incarnation_from_proto(entry.incarnation),
-            version: entry.version,
-        })
-    });
-    Ok(Digest {
-        cluster,
-        members: members.collect::<Result<_, NameError>>()?,
-        ring: digest.ring.map(|ring| RingVersion {
-            epoch: ring.epoch,
-            hash: ring.hash,
-        }),
+async fn read(node: &Arc<Node>, request: &ReadRequest) -> Result<ReadResponse, Failure> {
+    let key = convert::record_key(&request.bucket, &request.key)?;
+    let read = node.read_replica(&key).await.map_err(|error| {
+        let message = format!("key with hash {}: {error}", key.hash());
+        Failure::new(Reason::CorruptRecord, message)
+    })?;
+    Ok(ReadResponse {
+        state: read.state.map(|state| state.encode()),
+        suspect: read.suspect,
     })
 }
 
-pub(crate) fn delta_to_proto(delta: &Delta) -> GossipDelta {
-    GossipDelta {
-        members: delta
-            .members
-            .iter()
-            .map(|entry| peer::MemberEntry {
-                member_id: entry.member.as_str().to_owned(),
-                incarnation: Some(incarnation_to_proto(entry.incarnation)),
-                version: entry.version,
-                peer_address: entry.peer_address.clone(),
-                client_address: entry.client_address.clone(),
-                admin_address: entry.admin_address.clone(),
-                zone: entry.zone.as_str().to_owned(),
-                release: entry.release.clone(),
-                starts: entry.starts,
-            })
-            .collect(),
-        ring: delta.ring.clone().unwrap_or_default(),
-    }
-}
-
-pub(crate) fn delta_from_proto(cluster: ClusterId, delta: GossipDelta) -> Result<Delta, NameError> {
-    let members = delta.members.into_iter().map(|entry| {
-        Ok(MemberEntry {
-            member: MemberId::new(entry.member_id)?,
-            incarnation: incarnation_from_proto(entry.incarnation),
-            version: entry.version,
-            peer_address: entry.peer_address,
-            client_address: entry.client_address,
-            admin_address: entry.admin_address,
-            zone: Zone::new(entry.zone)?,
-            release: entry.release,
-            starts: entry.starts,
-        })
-    });
-    Ok(Delta {
-        cluster,
-        members: members.collect::<Result<_, NameError>>()?,
-        ring: Some(delta.ring).filter(|ring: &Bytes| !ring.is_empty()),
+/// Merges a write, or keeps it as a hint. A hint for this node, or for a key of which it is a primary, is its own.
+async fn write(node: &Arc<Node>, request: WriteRequest) -> Result<WriteResponse, Failure> {
+    let key = convert::record_key(&request.bucket, &request.key)?;
+    let state = KeyState::decode(request.state).map_err(|error| {
+        Failure::invalid(format!("the state of the key with hash {}: {error}", key.hash()))
+    })?;
+    let primary = node.ring_in_use().is_none_or(|placed| placed.is_primary(&key));
+    let committed = if request.hint_for.is_empty() || primary {
+        node.writer().merge(&key, state, request.sync).await?
+    } else {
+        let owner = MemberId::new(request.hint_for).map_err(|error| Failure::invalid(error.to_string()))?;
+        let kept = node.hints().hint(&owner, &key, state, request.sync).await;
+        kept.map_err(HintError::into_write)?
+    };
+    Ok(WriteResponse {
+        durable: committed.durable,
     })
-}
-
-fn incarnation_to_proto(incarnation: Incarnation) -> peer::Incarnation {
-    peer::Incarnation {
-        generation: incarnation.generation,
-        id: incarnation.id,
-    }
-}
-
-fn incarnation_from_proto(incarnation: Option<peer::Incarnation>) -> Incarnation {
-    let incarnation = incarnation.unwrap_or_default();
-    Incarnation {
-        generation: incarnation.generation,
-        id: incarnation.id,
-    }
 }

@@ -109,7 +109,7 @@ async fn one(node: &Arc<Node>, round: Round, step: Step, asked: ReapKey) -> Opin
     };
     let partition = node.ring_in_use().map(|placed| placed.partition_of(&key));
     let standing = node.standing(partition.unwrap_or(PartitionId(0)));
-    let grace_ms = node.config().reap.grace_ms;
+    let grace_ms = node.config().background.reap_grace_ms;
     match step {
         Step::Agree | Step::Clear => reap::agree(standing, round, &proposal, &replica, grace_ms),
         Step::Prepare => {

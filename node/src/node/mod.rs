@@ -10,6 +10,7 @@ use dynamo_core::{
     bucket::BucketPolicy,
     coordinator::{Candidate, Candidates},
     quorum::Quorum,
+    reap::QuietTable,
     recovery::Recovery,
     ring::Placement,
     types::{ClusterId, MemberId, PartitionId},
@@ -17,23 +18,30 @@ use dynamo_core::{
 };
 use dynamo_proto::peer;
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::{
+    background::Background,
     clock,
     config::{Config, PAGE_KEYS_MAX},
-    grpc::status::{Failure, Reason},
+    grpc::{
+        locate::Asked,
+        status::{Failure, Reason},
+    },
     membership::Membership,
     peers::Peers,
     request::{Served, not_ready},
     storage::{
-        DataKey, ScanLimit, Store, StoreError,
+        DataKey, HintStore, ScanLimit, Store, StoreError,
         keys::HashRange,
-        records::{self, CachedState},
+        records,
+        trees::PartitionTrees,
         writer::Writer,
     },
-    telemetry::metrics::{Metrics, Snapshot},
+    telemetry::metrics::{Metrics, Operation, Snapshot},
 };
+
+mod replica;
 
 /// Bytes of records that one page of a scan reads.
 const SCAN_BYTES_MAX: usize = 4 << 20;
@@ -52,6 +60,11 @@ pub(crate) struct Node {
     /// While the store may have lost writes.
     recovery: Mutex<Option<Recovery>>,
     quiet: Arc<Mutex<QuietTable>>,
+    /// The store was empty at this start.
+    fresh: bool,
+    confirmed: AtomicBool,
+    end: Notify,
+    asked: Asked,
     background: Background,
     membership: Membership,
     placed: ArcSwapOption<Placed>,
@@ -71,7 +84,10 @@ pub(crate) struct Storage {
     pub(crate) trees: Arc<PartitionTrees>,
     /// Present while the store may have lost writes.
     pub(crate) recovery: Option<Recovery>,
+    /// When something last arrived for a record that may be removed.
     pub(crate) quiet: Arc<Mutex<QuietTable>>,
+    /// The store was empty at this start.
+    pub(crate) fresh: bool,
 }
 
 /// This node's place in a ring: what every request works with.
@@ -84,17 +100,19 @@ pub(crate) struct Placed {
     quorum: Quorum,
 }
 
-mod replica;
-
 impl Node {
     pub(crate) fn new(config: Config, storage: Storage, membership: Membership) -> anyhow::Result<Arc<Self>> {
-        let Storage { store, writer, hints, trees, recovery, quiet } = storage;
+        let Storage { store, writer, hints, trees, recovery, quiet, fresh } = storage;
         let node = Self {
             background: Background::new(&config),
             hints,
             trees,
             recovery: Mutex::new(recovery),
             quiet,
+            fresh,
+            confirmed: AtomicBool::new(fresh),
+            end: Notify::new(),
+            asked: Asked::default(),
             peers: Peers::new(&config),
             metrics: Metrics::new()?,
             hlc: Mutex::new(Hlc::default()),
@@ -129,6 +147,10 @@ impl Node {
 
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    pub(crate) fn asked(&self) -> &Asked {
+        &self.asked
     }
 
     pub(crate) fn background(&self) -> &Background {
@@ -259,10 +281,15 @@ impl Node {
         if self.draining() {
             return Some("draining: the node is stopping".to_owned());
         }
-        self.placed
-            .load()
-            .is_none()
-            .then(|| self.membership.not_ready_reason().to_owned())
+        if self.placed.load().is_none() {
+            return Some(self.membership.not_ready_reason().to_owned());
+        }
+        if self.is_unconfirmed() {
+            return Some("confirming: waits for a peer's word that nothing is missing on this disk".to_owned());
+        }
+        let suspect = self.partitions_suspect();
+        let progress = || format!("suspect: {suspect} partitions are still to be got back from other members");
+        self.is_suspect_anywhere().then(progress)
     }
 
     /// Where clients reach a member; none while it is not known.

@@ -1,6 +1,9 @@
 //! What this node holds: its copies of records, hints for others, trees, and how far all of it can be trusted.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::Ordering},
+};
 
 use dynamo_core::{
     bucket::BucketPolicy,
@@ -9,17 +12,21 @@ use dynamo_core::{
     listing::Position,
     reap::{self, Holdings, Mark, ReapParties, Standing},
     recovery::Recovery,
-    types::{MemberId, PartitionId},
+    types::{Incarnation, MemberId, PartitionId},
     version::{Actor, KeyState},
 };
 
 use super::{Node, Placed, SCAN_BYTES_MAX, blocking};
+/// A start waits at most so long for a peer's word before it answers reads.
+const CONFIRM_MS_MAX: u64 = 3000;
+
 use crate::{
-    clock,
+    clock, durable,
     storage::{
         DataKey, HintStore, ScanLimit, StoreError,
         keys::HashRange,
         records::{self, CachedState, Records},
+        set_aside,
         trees::{PartitionTrees, leaf_keys},
         writer::WriteError,
     },
@@ -211,6 +218,9 @@ impl Node {
 
     /// Whether this node's copy of a partition fills no quorum, since its store may have lost writes.
     pub(crate) fn is_suspect(&self, partition: PartitionId) -> bool {
+        if self.is_unconfirmed() {
+            return true;
+        }
         let recovery = self.recovery.lock();
         recovery.as_ref().is_some_and(|recovery| !recovery.answers_reads(partition))
     }
@@ -222,6 +232,72 @@ impl Node {
     /// Works with the recovery, while there is one.
     pub(crate) fn recovery<T>(&self, with: impl FnOnce(&mut Recovery) -> T) -> Option<T> {
         self.recovery.lock().as_mut().map(with)
+    }
+
+    /// Partitions that this node holds but does not answer reads for.
+    pub(crate) fn partitions_suspect(&self) -> u32 {
+        let progress = self.recovery(|recovery| recovery.progress()).unwrap_or_default();
+        (progress.partitions - progress.whole) as u32
+    }
+
+    /// True after a start, until a peer has had the chance to say that it remembers more of this member than the disk does;
+    /// or until it is clear that no peer is there to ask.
+    pub(crate) fn is_unconfirmed(&self) -> bool {
+        if self.confirmed.load(Ordering::Relaxed) {
+            return false;
+        }
+        let alone = self
+            .ring_in_use()
+            .is_some_and(|placed| placed.placement().ring().members().len() == 1);
+        if alone || clock::monotonic_ms() - self.started_ms > CONFIRM_MS_MAX {
+            self.confirmed();
+            return false;
+        }
+        true
+    }
+
+    /// A peer has told what it remembers of this member.
+    pub(crate) fn confirmed(&self) {
+        self.confirmed.store(true, Ordering::Relaxed);
+    }
+
+    /// Peers remember a life of this member that its disk does not, or more of it: the volume was emptied, or put back in
+    /// time. An empty one goes on as another incarnation, and gets back what it lost. What an old one holds may have been
+    /// removed everywhere else since: it is set aside, and the process ends, to begin anew with an empty one.
+    pub(crate) async fn exposed(&self, remembered: Incarnation) {
+        if self.fresh {
+            self.membership.supersede(&self.writer, remembered).await;
+            self.begin_recovery().await;
+            return;
+        }
+        let reason = format!("peers remember more of this member ({remembered}) than its disk does");
+        tracing::error!(%remembered, "the disk was put back in time; setting its data aside");
+        match set_aside::request(&self.config.data_dir, &reason) {
+            Ok(()) => self.end.notify_one(),
+            Err(error) => tracing::error!(%error, "cannot have the data set aside"),
+        }
+    }
+
+    /// Completes when this node must end, to begin anew with an empty store.
+    pub(crate) async fn must_end(&self) -> String {
+        self.end.notified().await;
+        "the store was put back in time and is to be set aside".to_owned()
+    }
+
+    async fn begin_recovery(&self) {
+        if self.is_suspect_anywhere() {
+            return;
+        }
+        let delay_ms = self.config.background.recovery_delay_ms;
+        *self.recovery.lock() = Some(Recovery::begin(clock::monotonic_ms(), delay_ms));
+        if let Some(placed) = self.ring_in_use() {
+            self.hold(placed.placement(), placed.me());
+        }
+        let progress = self.recovery(|recovery| recovery.encode()).unwrap_or_default();
+        if let Err(error) = self.writer.meta(durable::suspect(&progress), true).await {
+            tracing::error!(%error, "cannot keep that the store is suspect");
+        }
+        tracing::warn!("the store lost writes; getting them back from the other primaries");
     }
 
     /// The store is whole.

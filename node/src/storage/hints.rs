@@ -20,7 +20,6 @@ use std::{
 
 use bytes::Bytes;
 use dynamo_core::{
-    replica::Update,
     types::{MemberId, digest_u64},
     version::KeyState,
 };
@@ -31,7 +30,7 @@ use super::{
     keys::{HintRange, Place},
     records,
     writer::{
-        Before, Committed, Expected, Failure, Follower, Mint, Prepared, RecordChange, Swap, WriteError,
+        Before, Committed, Expected, Failure, Follower, Intent, Mint, Prepared, RecordChange, Swap, WriteError,
         Writer, WriterCounters, WriterOptions,
     },
 };
@@ -169,20 +168,27 @@ impl HintStore {
     pub async fn read(&self, key: &DataKey) -> Result<Option<KeyState>, StoreError> {
         let mut merged = None;
         for owner in self.owners().into_keys() {
-            let place = Place::hint(&owner, key);
-            let value = match self.store.get_cached(Space::Data, place.as_bytes())? {
-                Cached::Known(value) => value,
-                Cached::OnDisk => {
-                    let key = place.as_bytes().clone();
-                    self.blocking(move |store| store.get(Space::Data, &key)).await?
-                }
-            };
-            if let Some(value) = value {
-                let state = records::decode(&place, value)?;
+            if let Some(state) = self.read_for(&owner, key).await? {
                 merged.get_or_insert_with(KeyState::new).merge(&state);
             }
         }
         Ok(merged)
+    }
+
+    /// What is kept for a key on behalf of one owner; none if nothing is.
+    ///
+    /// # Errors
+    /// As [`HintStore::read`].
+    pub async fn read_for(&self, owner: &MemberId, key: &DataKey) -> Result<Option<KeyState>, StoreError> {
+        let place = Place::hint(owner, key);
+        let value = match self.store.get_cached(Space::Data, place.as_bytes())? {
+            Cached::Known(value) => value,
+            Cached::OnDisk => {
+                let key = place.as_bytes().clone();
+                self.blocking(move |store| store.get(Space::Data, &key)).await?
+            }
+        };
+        value.map(|value| records::decode(&place, value)).transpose()
     }
 
     /// For whom hints are kept, and how many.

@@ -35,6 +35,8 @@ pub mod hints;
 
 pub mod trees;
 
+pub(crate) mod follower;
+
 pub mod set_aside;
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Who hears of every record that changes.
 
 use bytes::Bytes;
+use dynamo_core::version::KeyState;
 
 use crate::storage::keys::Place;
 
@@ -10,6 +11,9 @@ pub trait Follower: Send + Sync {
     fn admits(&self, _bytes: u64) -> bool {
         true
     }
+
+    /// Something has arrived for this record, be it what it had already; this is its state now.
+    fn arrived(&self, _place: &Place, _state: &KeyState) {}
 
     /// These records have changed; each is named once.
     fn committed(&self, changes: &[RecordChange]);

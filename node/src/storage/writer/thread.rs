@@ -187,13 +187,13 @@ impl Thread {
         match operation {
             Operation::Coordinate {
                 place,
-                update,
+                intent,
                 sync,
                 prepared,
             } => {
                 let preparation = self
                     .admit(bytes, group)
-                    .and_then(|()| self.coordinate(&place, update, group));
+                    .and_then(|()| self.coordinate(&place, intent, group));
                 let sync = sync || matches!(self.options.durability, Durability::OneOfN(_));
                 group.sync |= sync && preparation.is_ok();
                 // A request that is gone no longer listens; its write goes on.
@@ -300,6 +300,7 @@ impl Thread {
             }
             None => self.count_unchanged(),
         }
+        self.arrived(place, record.state.as_ref());
         let (done, committed) = oneshot::channel();
         group.waiters.push(done);
         Ok((Announced { dot, delta, replayed }, committed))
@@ -311,10 +312,17 @@ impl Thread {
         record.state = Some(merged.state);
         record.changed |= merged.changed;
         record.mark = None;
+        self.arrived(place, record.state.as_ref());
         if !merged.changed {
             self.count_unchanged();
         }
         Ok(())
+    }
+
+    fn arrived(&self, place: &Place, state: Option<&KeyState>) {
+        if let (Some(follower), Some(state)) = (&self.follower, state) {
+            follower.arrived(place, state);
+        }
     }
 
     fn swap(&self, place: &Place, expected: &Expected, swap: Swap, group: &mut Group) -> Swapped {
