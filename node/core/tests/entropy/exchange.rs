@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 use dynamo_core::entropy::exchange::{HASHES_PER_MESSAGE, KEYS_PER_MESSAGE};
-use dynamo_core::entropy::{Mode, has_news_for};
+use dynamo_core::entropy::{ExchangeEffect, ExchangeEvent, Mode, has_news_for};
 use dynamo_core::listing::Position;
 use dynamo_core::version::{Content, KeyState};
 
-use super::support::{Random, Replica, Traffic, equal_pair, exchange, exchange_while, keys};
+use super::support::{Random, Replica, Session, Traffic, equal_pair, exchange, exchange_while, keys};
 
 /// How a key came to differ: as many each.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -295,6 +295,32 @@ fn a_key_that_is_gone_meanwhile_is_no_error() {
         a.records.is_empty() && b.records.is_empty(),
         "nothing is brought back"
     );
+}
+
+/// The peer is further with a reaping than this replica: it must not get the record back.
+#[test]
+fn a_key_that_the_peer_has_reaped_is_not_sent_back_to_it() {
+    let all = keys(30);
+    let (mut a, mut b) = equal_pair(&all);
+    for key in &all {
+        a.put(key, "here");
+        b.put(key, "there");
+    }
+    let mut session = Session::new(&a, Mode::Both);
+    let mut effect = session.step(ExchangeEvent::Start);
+    while !matches!(effect, ExchangeEffect::Done(_)) {
+        if matches!(effect, ExchangeEffect::Pull { .. }) {
+            for key in &all {
+                b.set(key, None);
+            }
+        }
+        let event = session.perform(effect, &mut a, &mut b);
+        effect = session.step(event);
+    }
+    let report = session.traffic.report;
+    assert!(report.complete);
+    assert_eq!((report.keys_pulled, report.keys_pushed), (0, 0));
+    assert!(b.records.is_empty());
 }
 
 /// Records that both have marked for reaping are in no tree and in no list.
