@@ -14,7 +14,7 @@
 //! reaped, is no error and is not brought back.
 //!
 //! A suspect replica has lost writes and cannot be told from one that never had them, so it only ever receives
-//! (`docs/architecture.md`): as the one that begins, by [`Mode::PullOnly`]; as the peer, nothing is pulled from it.
+//! (see [`crate::recovery`]): as the one that begins, by [`Mode::PullOnly`]; as the peer, nothing is pulled from it.
 
 use std::collections::VecDeque;
 
