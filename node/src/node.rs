@@ -230,9 +230,12 @@ impl Node {
         let primaries = placed.placement.primaries(partition).iter();
         primaries
             .map(|index| {
-                let member = members[usize::from(*index)].id.clone();
-                let reachable = *index == placed.me_index || self.peers.reachable(&member);
-                Candidate { member, reachable }
+                let member = &members[usize::from(*index)];
+                Candidate {
+                    member: member.id.clone(),
+                    zone: member.zone.clone(),
+                    reachable: *index == placed.me_index || self.peers.reachable(&member.id),
+                }
             })
             .collect()
     }

@@ -170,7 +170,10 @@ impl RangeListing {
     pub fn new(candidates: Vec<Candidate>, needed: u32, after: Option<Position>) -> Self {
         let mut spares = Vec::with_capacity(candidates.len());
         let mut failed = Vec::new();
-        for Candidate { member, reachable } in candidates.into_iter().rev() {
+        for Candidate {
+            member, reachable, ..
+        } in candidates.into_iter().rev()
+        {
             if reachable {
                 spares.push(member);
             } else {

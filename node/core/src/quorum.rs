@@ -31,6 +31,9 @@ pub struct Quorum {
     pub pw: u32,
     /// Replicas that must have synced a write to disk; judged on who answered.
     pub dw: u32,
+    /// Distinct zones that must be among the nodes that have accepted a write; fallbacks' zones count. A cluster
+    /// without zones is one zone.
+    pub zones: u32,
 }
 
 /// What a request changes; `None` leaves the configured number.
@@ -46,13 +49,15 @@ pub struct QuorumOverrides {
     pub pw: Option<ReplicaCount>,
     /// See [`Quorum::dw`].
     pub dw: Option<ReplicaCount>,
+    /// See [`Quorum::zones`].
+    pub zones: Option<ReplicaCount>,
 }
 
 /// A number outside its range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{field} is {value}, it must be in {min}..={max}")]
 pub struct QuorumError {
-    /// `n`, `r`, `w`, `pr`, `pw` or `dw`.
+    /// `n`, `r`, `w`, `pr`, `pw`, `dw` or `zones`.
     pub field: &'static str,
     /// What was asked for.
     pub value: u32,
@@ -91,6 +96,7 @@ impl Quorum {
             pr: 0,
             pw: 0,
             dw: 0,
+            zones: 0,
         }
         .checked()
     }
@@ -109,6 +115,7 @@ impl Quorum {
             pr: pick(overrides.pr, self.pr),
             pw: pick(overrides.pw, self.pw),
             dw: pick(overrides.dw, self.dw),
+            zones: pick(overrides.zones, self.zones),
         }
         .checked()
     }
@@ -124,6 +131,7 @@ impl Quorum {
         in_range("pr", self.pr, 0, self.n)?;
         in_range("pw", self.pw, 0, self.n)?;
         in_range("dw", self.dw, 0, self.n)?;
+        in_range("zones", self.zones, 0, self.n)?;
         Ok(self)
     }
 }
@@ -173,7 +181,7 @@ mod tests {
         assert_eq!(Quorum::new(65, 1, 1).unwrap_err().field, "n");
     }
 
-    /// D31, D33.
+    /// D31, D33, D35.
     #[test]
     fn a_request_s_numbers_replace_the_configured_ones() {
         for n in 1..=5 {
@@ -181,7 +189,8 @@ mod tests {
             assert_eq!(configured.with(&QuorumOverrides::default()), Ok(configured));
             for count in every_count() {
                 let value = count.of(n);
-                for (field, min) in [("r", 1), ("w", 1), ("pr", 0), ("pw", 0), ("dw", 0)] {
+                let fields = [("r", 1), ("w", 1), ("pr", 0), ("pw", 0), ("dw", 0), ("zones", 0)];
+                for (field, min) in fields {
                     let mut overrides = QuorumOverrides::default();
                     let mut expected = configured;
                     let (asked, effective) = match field {
@@ -189,7 +198,8 @@ mod tests {
                         "w" => (&mut overrides.w, &mut expected.w),
                         "pr" => (&mut overrides.pr, &mut expected.pr),
                         "pw" => (&mut overrides.pw, &mut expected.pw),
-                        _ => (&mut overrides.dw, &mut expected.dw),
+                        "dw" => (&mut overrides.dw, &mut expected.dw),
+                        _ => (&mut overrides.zones, &mut expected.zones),
                     };
                     (*asked, *effective) = (Some(count), value);
                     let expected = if (min..=n).contains(&value) {

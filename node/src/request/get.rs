@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use dynamo_core::{
-    coordinator::{FailureKind, GetCoordinator, GetEffect, GetEvent, GetOutcome, ReplicaFailure},
+    coordinator::{
+        Candidates, FailureKind, GetCoordinator, GetEffect, GetEvent, GetOutcome, ReadRepair, ReplicaFailure,
+        ReplicaRead,
+    },
     quorum::Quorum,
     types::MemberId,
     version::KeyState,
@@ -12,6 +15,7 @@ use tokio::sync::mpsc;
 
 use super::{ARRIVALS_MAX, Deadline, Served};
 use crate::{
+    clock,
     node::{Node, Placed},
     storage::DataKey,
 };
@@ -26,7 +30,11 @@ pub(crate) async fn coordinate(
     quorum: Quorum,
     deadline: Deadline,
 ) -> (GetOutcome, Served) {
-    let mut machine = GetCoordinator::new(quorum, node.candidates(placed, key));
+    let candidates = Candidates {
+        primaries: node.candidates(placed, key),
+        fallbacks: Vec::new(),
+    };
+    let mut machine = GetCoordinator::new(quorum, ReadRepair::Off, candidates, clock::wall_ms());
     let (answers_in, mut answers) = mpsc::channel::<Answer>(ARRIVALS_MAX);
     let mut effects = Vec::new();
     machine.step(GetEvent::Start, &mut effects);
@@ -35,8 +43,10 @@ pub(crate) async fn coordinate(
         let mut local = false;
         for effect in std::mem::take(&mut effects) {
             match effect {
-                GetEffect::Read { member } if member == *placed.me() => local = true,
-                GetEffect::Read { member } => spawn_read(node, key, member, answers_in.clone()),
+                GetEffect::Read { member, .. } if member == *placed.me() => local = true,
+                GetEffect::Read { member, .. } => spawn_read(node, key, member, answers_in.clone()),
+                // Off, so there are none.
+                GetEffect::Repair { .. } => {}
                 GetEffect::Reply(outcome) => {
                     let served = placed.served(&quorum, outcome.acks);
                     return (outcome, served);
@@ -44,7 +54,7 @@ pub(crate) async fn coordinate(
             }
         }
         if local {
-            let (member, result) = (placed.me().clone(), node.read_local(key).await);
+            let (member, result) = (placed.me().clone(), whole(node.read_local(key).await));
             machine.step(GetEvent::ReplicaDone { member, result }, &mut effects);
         }
         if !effects.is_empty() {
@@ -52,12 +62,23 @@ pub(crate) async fn coordinate(
         }
         tokio::select! {
             answer = answers.recv() => match answer {
-                Some((member, result)) => machine.step(GetEvent::ReplicaDone { member, result }, &mut effects),
+                Some((member, result)) => {
+                    let result = whole(result);
+                    machine.step(GetEvent::ReplicaDone { member, result }, &mut effects);
+                }
                 None => machine.step(GetEvent::DeadlineReached, &mut effects),
             },
             () = deadline.reached() => machine.step(GetEvent::DeadlineReached, &mut effects),
         }
     }
+}
+
+/// The answer of a store that has lost nothing.
+fn whole(result: Result<Option<KeyState>, ReplicaFailure>) -> Result<ReplicaRead, ReplicaFailure> {
+    result.map(|state| ReplicaRead {
+        state,
+        suspect: false,
+    })
 }
 
 fn spawn_read(node: &Arc<Node>, key: &DataKey, member: MemberId, answers: mpsc::Sender<Answer>) {

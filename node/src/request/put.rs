@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use dynamo_core::{
     coordinator::{
-        Ack, Candidate, FailureKind, PutCoordinator, PutEffect, PutEvent, ReplicaFailure, WriteFailure,
-        WriteOutcome, WriteState,
+        Ack, Candidate, Candidates, FailureKind, PutCoordinator, PutEffect, PutEvent, ReplicaFailure,
+        WriteFailure, WriteOutcome, WriteState,
     },
     quorum::Quorum,
     replica::Update,
@@ -64,7 +64,10 @@ pub(crate) async fn coordinate(
     command: Command,
     deadline: Deadline,
 ) -> Result<Written, Failure> {
-    let candidates = node.candidates(placed, &command.key);
+    let candidates = Candidates {
+        primaries: node.candidates(placed, &command.key),
+        fallbacks: Vec::new(),
+    };
     let mut machine = PutCoordinator::new(command.quorum, placed.me().clone(), candidates);
     let (arrivals_in, mut arrivals) = mpsc::channel(ARRIVALS_MAX);
     let mut effects = Vec::new();
@@ -73,8 +76,8 @@ pub(crate) async fn coordinate(
     loop {
         for effect in std::mem::take(&mut effects) {
             match effect {
-                PutEffect::WriteLocal => spawn_local(node, &command, arrivals_in.clone()),
-                PutEffect::Send { member } => {
+                PutEffect::WriteLocal { hint_for: _ } => spawn_local(node, &command, arrivals_in.clone()),
+                PutEffect::Send { member, hint_for: _ } => {
                     let (Some(to), Some((_, delta))) = (node.membership().to(&member), &prepared) else {
                         let failure = ReplicaFailure {
                             sent: false,

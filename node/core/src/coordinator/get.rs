@@ -1,26 +1,55 @@
-//! The machine of a get. Paper: §4.5, §5.
+//! The machine of a get, with its read repair. Paper: §4.5, §5.
 
-use std::collections::BTreeMap;
-
-use super::{Candidate, FailedReplica, FailureKind, ReplicaFailure};
+use super::reads::{Answers, Reads};
+use super::{Candidates, FailedReplica, ReplicaFailure};
 use crate::quorum::Quorum;
 use crate::types::MemberId;
 use crate::version::KeyState;
+
+/// What a get does about primaries whose record is out of date.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReadRepair {
+    /// Nothing; anti-entropy finds them.
+    Off,
+    /// It repairs them after the reply (§5).
+    #[default]
+    Async,
+    /// It repairs them before the reply, until every later read of R primaries meets one that holds all that this one
+    /// returns: `n - r + 1` primaries. Fallbacks' answers fill no quorum.
+    Blocking,
+}
 
 /// What happens to a get.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GetEvent {
     /// The first event.
     Start,
-    /// A replica has answered. Repetitions and members that were not asked are ignored.
+    /// A replica has answered. Repetitions and members that were not asked are ignored. An error is never an absent
+    /// record.
     ReplicaDone {
         /// Who.
         member: MemberId,
-        /// Its record; `None`: it holds none. An error is never an absent record.
-        result: Result<Option<KeyState>, ReplicaFailure>,
+        /// What it holds.
+        result: Result<ReplicaRead, ReplicaFailure>,
     },
-    /// The client waits no longer.
+    /// A repair has ended.
+    RepairDone {
+        /// Whose.
+        member: MemberId,
+        /// How.
+        result: Result<(), ReplicaFailure>,
+    },
+    /// The client waits no longer. After the reply: repair on the grounds of the answers that have come.
     DeadlineReached,
+}
+
+/// A replica's answer to a read.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ReplicaRead {
+    /// Its record; `None`: it holds none.
+    pub state: Option<KeyState>,
+    /// Its store may have lost writes: what it holds counts, that it answered does not.
+    pub suspect: bool,
 }
 
 /// What the caller must do for a get.
@@ -30,6 +59,15 @@ pub enum GetEffect {
     Read {
         /// Whose.
         member: MemberId,
+        /// It stands in for a primary: read its hints, too.
+        fallback: bool,
+    },
+    /// Merge this into a primary's record: the local one, or a peer's.
+    Repair {
+        /// Whose.
+        member: MemberId,
+        /// All that the replicas know of the key.
+        state: KeyState,
     },
     /// Answer the client. Comes exactly once.
     Reply(GetOutcome),
@@ -38,7 +76,7 @@ pub enum GetEffect {
 /// A get's answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GetOutcome {
-    /// Nodes that had answered.
+    /// Nodes that had answered, as far as they count towards R.
     pub acks: u32,
     /// What their records come to.
     pub result: GetResult,
@@ -53,9 +91,9 @@ pub enum GetResult {
     Absent(Option<KeyState>),
     /// Too few replicas answered to say either.
     Unavailable {
-        /// Answers that were needed.
+        /// Answers that were needed; if as many came, primaries that had to hold the record before the reply.
         needed: u32,
-        /// Answers that came.
+        /// Answers that came, or such primaries.
         got: u32,
         /// The deadline came while answers were outstanding.
         timed_out: bool,
@@ -64,70 +102,62 @@ pub enum GetResult {
     },
 }
 
-/// Counts the replicas of one get, merges their records and decides when to reply, and what.
-#[derive(Debug)]
+/// Counts the replicas of one get, merges their records, decides when to reply, and what, and whom to repair.
+#[derive(Debug, Clone)]
 pub struct GetCoordinator {
     quorum: Quorum,
-    replicas: BTreeMap<MemberId, Replica>,
-    /// The candidates in preference order: the order of asking.
-    order: Vec<MemberId>,
-    /// What the answers come to; `None`: no replica holds a record.
-    merged: Option<KeyState>,
+    read_repair: ReadRepair,
+    reads: Reads,
+    wall_ms: u64,
     phase: Phase,
+    replied: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     New,
+    /// Before the reply.
     Reading,
-    Replied,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Replica {
-    /// To be asked, or asked.
-    Open,
-    Answered,
-    Failed(FailureKind),
+    /// After it; more answers may show more that is out of date.
+    Collecting,
+    /// All answers are in; repairs are under way.
+    Repairing,
+    Ended,
 }
 
 impl GetCoordinator {
-    /// A get that any node coordinates. `candidates` are all N primaries in preference order.
-    pub fn new(quorum: Quorum, candidates: Vec<Candidate>) -> Self {
-        let mut replicas = BTreeMap::new();
-        let mut order = Vec::with_capacity(candidates.len());
-        for Candidate { member, reachable } in candidates {
-            let replica = if reachable {
-                Replica::Open
-            } else {
-                Replica::Failed(FailureKind::Unreachable)
-            };
-            if replicas.insert(member.clone(), replica).is_none() {
-                order.push(member);
-            }
-        }
+    /// A get that any node coordinates. `wall_ms` (milliseconds since 1970) tells which values have expired.
+    pub fn new(quorum: Quorum, read_repair: ReadRepair, candidates: Candidates, wall_ms: u64) -> Self {
         Self {
             quorum,
-            replicas,
-            order,
-            merged: None,
+            read_repair,
+            reads: Reads::new(candidates),
+            wall_ms,
             phase: Phase::New,
+            replied: false,
         }
     }
 
     /// Takes an event and appends what is to be done.
     pub fn step(&mut self, event: GetEvent, effects: &mut Vec<GetEffect>) {
         match event {
-            GetEvent::Start if self.phase == Phase::New => self.start(effects),
-            GetEvent::ReplicaDone { member, result }
-                if self.phase == Phase::Reading && self.replicas.get(&member) == Some(&Replica::Open) =>
-            {
-                self.add(member, result);
+            GetEvent::Start if self.phase == Phase::New => {
+                self.phase = Phase::Reading;
                 self.decide(effects);
+                self.ask(effects);
             }
-            GetEvent::DeadlineReached if self.phase != Phase::Replied => {
-                self.reply(self.unavailable(true), effects);
+            GetEvent::ReplicaDone { member, result } if self.reads.awaits(&member) => {
+                self.replica_done(&member, result, effects);
             }
+            GetEvent::RepairDone { member, result } => {
+                self.reads.repaired(&member, result.is_ok());
+                match self.phase {
+                    Phase::Reading => self.decide(effects),
+                    Phase::Repairing => self.repair(effects),
+                    _ => {}
+                }
+            }
+            GetEvent::DeadlineReached => self.time_out(effects),
             // Too early, too late or repeated.
             _ => {}
         }
@@ -135,94 +165,186 @@ impl GetCoordinator {
 
     /// True once the reply has been given out.
     pub fn replied(&self) -> bool {
-        self.phase == Phase::Replied
+        self.replied
     }
 
-    fn start(&mut self, effects: &mut Vec<GetEffect>) {
-        self.phase = Phase::Reading;
-        self.decide(effects);
-        if self.phase == Phase::Reading {
-            for member in &self.order {
-                if self.replicas.get(member) == Some(&Replica::Open) {
-                    effects.push(GetEffect::Read {
-                        member: member.clone(),
-                    });
-                }
-            }
+    /// True once nothing is outstanding any more, neither the reply nor a repair: the machine can be dropped.
+    pub fn finished(&self) -> bool {
+        match self.phase {
+            Phase::New | Phase::Reading | Phase::Collecting => false,
+            Phase::Repairing => !self.reads.repairing(),
+            Phase::Ended => true,
         }
     }
 
-    fn add(&mut self, member: MemberId, result: Result<Option<KeyState>, ReplicaFailure>) {
-        let replica = match result {
-            Ok(state) => {
-                self.merged = match (self.merged.take(), state) {
-                    (Some(mut merged), Some(state)) => {
-                        merged.merge(&state);
-                        Some(merged)
-                    }
-                    (merged, state) => merged.or(state),
-                };
-                Replica::Answered
+    fn replica_done(
+        &mut self,
+        member: &MemberId,
+        result: Result<ReplicaRead, ReplicaFailure>,
+        effects: &mut Vec<GetEffect>,
+    ) {
+        match self.phase {
+            Phase::Reading => {
+                self.reads.add(member, result, true);
+                self.decide(effects);
+                self.ask(effects);
             }
-            Err(failure) => Replica::Failed(failure.kind),
-        };
-        self.replicas.insert(member, replica);
+            Phase::Collecting => {
+                self.reads.add(member, result, false);
+                self.close(effects);
+            }
+            _ => {}
+        }
+    }
+
+    fn time_out(&mut self, effects: &mut Vec<GetEffect>) {
+        match self.phase {
+            Phase::New | Phase::Reading => self.unavailable(true, effects),
+            Phase::Collecting => {
+                self.phase = Phase::Repairing;
+                self.repair(effects);
+            }
+            Phase::Repairing | Phase::Ended => self.phase = Phase::Ended,
+        }
+    }
+
+    /// Asks whoever is to be asked and has not been.
+    fn ask(&mut self, effects: &mut Vec<GetEffect>) {
+        if self.phase == Phase::Reading {
+            let asked = self.reads.ask().into_iter();
+            effects.extend(asked.map(|(member, fallback)| GetEffect::Read { member, fallback }));
+        }
     }
 
     /// Replies if the answers suffice, or no longer can.
     fn decide(&mut self, effects: &mut Vec<GetEffect>) {
-        let answered = self.count(|replica| replica == Replica::Answered);
-        let open = self.count(|replica| replica == Replica::Open);
-        let found = self.merged.as_ref().is_some_and(|merged| !merged.is_deleted());
-        if found && answered >= self.needed_to_find() {
-            if let Some(merged) = self.merged.take() {
-                self.reply(GetResult::Found(merged), effects);
+        let Some(result) = self.verdict() else {
+            if self.hopeless() {
+                self.unavailable(false, effects);
             }
-        } else if !found && answered >= self.quorum.absence() {
-            let merged = self.merged.take();
-            self.reply(GetResult::Absent(merged), effects);
-        } else if open == 0 || answered + open < self.needed_to_find() {
-            self.reply(self.unavailable(false), effects);
+            return;
+        };
+        if self.reads.holders() < self.holders_needed() {
+            self.repair(effects);
+            if self.reads.holders_possible() < self.holders_needed() {
+                self.unavailable(false, effects);
+            }
+            return;
+        }
+        self.reply(result, effects);
+        self.phase = Phase::Collecting;
+        self.close(effects);
+    }
+
+    /// What the answers come to; `None`: too few.
+    fn verdict(&self) -> Option<GetResult> {
+        let answers = self.reads.answers();
+        match self.reads.merged() {
+            Some(merged) if is_live(merged, self.wall_ms) => {
+                let enough = self.counted(answers) >= self.quorum.r && answers.primaries >= self.quorum.pr;
+                enough.then(|| GetResult::Found(merged.clone()))
+            }
+            // An empty fallback proves nothing, so primaries alone can tell that there is nothing.
+            merged => {
+                let sure = answers.primaries >= self.quorum.absence();
+                sure.then(|| GetResult::Absent(merged.cloned()))
+            }
+        }
+    }
+
+    /// The answers that count towards R. "I have nothing" of a fallback is no information by itself: it fills up R only
+    /// beside the record of a primary.
+    fn counted(&self, answers: Answers) -> u32 {
+        if self.read_repair == ReadRepair::Blocking {
+            return answers.primaries;
+        }
+        let empty = if answers.primaries_present > 0 {
+            answers.fallbacks_empty
+        } else {
+            0
+        };
+        answers.primaries + answers.fallbacks_present + empty
+    }
+
+    /// True if no answer that may still come can lead to a verdict.
+    fn hopeless(&self) -> bool {
+        let answers = self.reads.answers();
+        let open = answers.primaries_open + answers.fallbacks_open;
+        let best = Answers {
+            primaries: answers.primaries + answers.primaries_open,
+            primaries_present: answers.primaries_present + answers.primaries_open,
+            fallbacks_present: answers.fallbacks_present + answers.fallbacks_open,
+            ..answers
+        };
+        open == 0 || self.counted(best) < self.quorum.r || best.primaries < self.quorum.pr
+    }
+
+    /// Primaries that must hold the merged record before the reply, so that any R of the N meet one of them.
+    fn holders_needed(&self) -> u32 {
+        if self.read_repair == ReadRepair::Blocking && self.reads.merged().is_some() {
+            self.quorum.n - self.quorum.r + 1
+        } else {
+            0
+        }
+    }
+
+    /// After the reply: repairs once nothing is outstanding that could show more.
+    fn close(&mut self, effects: &mut Vec<GetEffect>) {
+        let answers = self.reads.answers();
+        if self.read_repair == ReadRepair::Off {
+            self.phase = Phase::Ended;
+        } else if answers.primaries_open + answers.fallbacks_open == 0 {
+            self.phase = Phase::Repairing;
+            self.repair(effects);
+        }
+    }
+
+    fn repair(&mut self, effects: &mut Vec<GetEffect>) {
+        for member in self.reads.repair() {
+            if let Some(state) = self.reads.merged().cloned() {
+                effects.push(GetEffect::Repair { member, state });
+            }
         }
     }
 
     fn reply(&mut self, result: GetResult, effects: &mut Vec<GetEffect>) {
-        self.phase = Phase::Replied;
-        let acks = self.count(|replica| replica == Replica::Answered);
+        self.replied = true;
+        let acks = self.counted(self.reads.answers());
         effects.push(GetEffect::Reply(GetOutcome { acks, result }));
     }
 
-    fn unavailable(&self, timed_out: bool) -> GetResult {
-        let got = self.count(|replica| replica == Replica::Answered);
-        // With enough answers for a value, what was missing is the certainty that there is none.
-        let needed = if got < self.needed_to_find() {
-            self.needed_to_find()
+    fn unavailable(&mut self, timed_out: bool, effects: &mut Vec<GetEffect>) {
+        let answers = self.reads.answers();
+        let counted = self.counted(answers);
+        let Quorum { r, pr, .. } = self.quorum;
+        let (needed, got) = if self.verdict().is_some() {
+            (self.holders_needed(), self.reads.holders())
+        } else if answers.primaries < pr && (pr >= r || counted >= r) {
+            (pr, answers.primaries)
+        } else if counted < r {
+            (r, counted)
         } else {
-            self.quorum.absence()
+            // With enough answers for a value, what was missing is the certainty that there is none.
+            (self.quorum.absence(), answers.primaries)
         };
-        let mut failed = Vec::new();
-        for (member, replica) in &self.replicas {
-            if let Replica::Failed(kind) = replica {
-                failed.push(FailedReplica {
-                    member: member.clone(),
-                    kind: *kind,
-                });
-            }
-        }
-        GetResult::Unavailable {
-            needed,
-            got,
-            timed_out,
-            failed,
-        }
+        let failed = self.reads.failed();
+        self.reply(
+            GetResult::Unavailable {
+                needed,
+                got,
+                timed_out,
+                failed,
+            },
+            effects,
+        );
+        self.phase = Phase::Ended;
     }
+}
 
-    /// All who answer are primaries.
-    fn needed_to_find(&self) -> u32 {
-        self.quorum.r.max(self.quorum.pr)
-    }
-
-    fn count(&self, wanted: impl Fn(Replica) -> bool) -> u32 {
-        self.replicas.values().filter(|replica| wanted(**replica)).count() as u32
-    }
+/// True if a value of the record has not expired.
+fn is_live(state: &KeyState, wall_ms: u64) -> bool {
+    state.siblings().values().any(|sibling| {
+        let expired = sibling.expires_at_ms.is_some_and(|at_ms| at_ms <= wall_ms);
+        sibling.value().is_some() && !expired
+    })
 }

@@ -1,4 +1,4 @@
-//! One machine per request: events in, effects out, never waiting. Paper: §4.5, §5.
+//! One machine per request: events in, effects out, never waiting. Paper: §4.5, §4.6, §5.
 //!
 //! ```text
 //!                     put                                            get
@@ -6,29 +6,29 @@
 //!   LocalPrepared ─▶ Send{member} to the others        ReplicaDone ┐
 //!   LocalDone     ┐                                    ReplicaDone ├▶ Reply(found | absent | unavailable)
 //!   PeerDone      ├▶ Reply(applied | partial | not)    Deadline    ┘
-//!   Deadline      ┘
+//!   Deadline      ┘                                    the rest  ──▶ Repair{member} to primaries that lack something
 //! ```
 //!
 //! A machine counts every node once and replies once: as soon as its quorum is met, or as soon as it can no longer be
-//! met, or at the deadline. What arrives later changes nothing, so a caller may drop the machine or keep feeding it.
+//! met, or at the deadline. For a primary that is unreachable or fails, a fallback is asked. What arrives after the
+//! reply is still of use: a put finds stand-ins until the deadline, a get repairs. A caller may drop the machine
+//! then all the same; anti-entropy closes what that leaves open.
 
 pub mod get;
 
 pub mod put;
 
-pub use get::{GetCoordinator, GetEffect, GetEvent, GetOutcome, GetResult};
+mod candidates;
+
+mod copies;
+
+mod reads;
+
+pub use candidates::{Candidate, Candidates};
+pub use get::{GetCoordinator, GetEffect, GetEvent, GetOutcome, GetResult, ReadRepair, ReplicaRead};
 pub use put::{Ack, PutCoordinator, PutEffect, PutEvent, WriteFailure, WriteOutcome, WriteState};
 
 use crate::types::MemberId;
-
-/// One of a key's N primaries, as the coordinator sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Candidate {
-    /// Who.
-    pub member: MemberId,
-    /// False while the local failure detector holds it unreachable (§4.8.3): it is not asked, and counts as failed.
-    pub reachable: bool,
-}
 
 /// Why a replica did not do what it was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +52,10 @@ pub enum FailureKind {
     StaleEpoch,
     /// It could not read or write its disk.
     Storage,
+    /// A fallback that takes no more hints: their budget on disk is spent.
+    Declined,
+    /// Its store may have lost what it had acknowledged, so its answer fills no read quorum.
+    Suspect,
 }
 
 /// A replica that did not count, for error messages.
@@ -72,6 +76,8 @@ impl FailureKind {
             Self::Overloaded => "overloaded",
             Self::StaleEpoch => "stale_epoch",
             Self::Storage => "storage",
+            Self::Declined => "declined",
+            Self::Suspect => "suspect",
         }
     }
 }

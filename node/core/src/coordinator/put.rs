@@ -1,8 +1,7 @@
-//! The machine of a put or delete. Paper: §4.5, §5.
+//! The machine of a put or delete. Paper: §4.5, §4.6, §5.
 
-use std::collections::BTreeMap;
-
-use super::{Candidate, FailedReplica, FailureKind, ReplicaFailure};
+use super::copies::{Copies, Progress, Tally};
+use super::{Candidates, FailedReplica, FailureKind, ReplicaFailure};
 use crate::quorum::Quorum;
 use crate::types::MemberId;
 
@@ -23,7 +22,7 @@ pub enum PutEvent {
         /// How.
         result: Result<Ack, ReplicaFailure>,
     },
-    /// The client waits no longer.
+    /// The client waits no longer. After the reply: no more stand-ins are looked for.
     DeadlineReached,
 }
 
@@ -31,11 +30,16 @@ pub enum PutEvent {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PutEffect {
     /// Coordinate the write on the local replica, under the key's lock.
-    WriteLocal,
-    /// Send the delta to a peer.
+    WriteLocal {
+        /// The local node is a fallback: it keeps the write as a hint for that primary.
+        hint_for: Option<MemberId>,
+    },
+    /// Send the delta to a peer. Comes also after the reply.
     Send {
         /// To whom.
         member: MemberId,
+        /// The peer is a fallback: it shall keep the write as a hint for that primary.
+        hint_for: Option<MemberId>,
     },
     /// Answer the client. Comes exactly once.
     Reply(WriteOutcome),
@@ -53,12 +57,16 @@ pub struct Ack {
 pub struct WriteOutcome {
     /// What it came to.
     pub state: WriteState,
-    /// Nodes that have accepted it.
+    /// Nodes that have accepted it: primaries, and fallbacks each for another primary; at most N.
     pub acks: u32,
     /// Of these, primaries.
     pub primaries: u32,
-    /// Of these, nodes that have synced it to disk.
+    /// Of these, fallbacks: the others. Until their hints are delivered, a read of the primaries may miss the write.
+    pub fallbacks_counted: u32,
+    /// Of the nodes in `acks`, those that have synced it to disk.
     pub durable: u32,
+    /// Distinct zones of the nodes that have accepted it.
+    pub zones: u32,
     /// Set unless the write is applied.
     pub failure: Option<WriteFailure>,
 }
@@ -80,7 +88,7 @@ pub enum WriteFailure {
     /// Too few replicas are left that could still accept it.
     #[error("the write needs {field} = {needed}, only {possible} replicas can meet it")]
     QuorumNotMet {
-        /// `w`, `pw` or `dw`.
+        /// `w`, `pw`, `dw` or `zones`.
         field: &'static str,
         /// What was asked for.
         needed: u32,
@@ -92,7 +100,7 @@ pub enum WriteFailure {
     /// The deadline came first.
     #[error("the write needs {field} = {needed}, {got} replicas had met it at the deadline")]
     TimedOut {
-        /// `w`, `pw` or `dw`.
+        /// `w`, `pw`, `dw` or `zones`.
         field: &'static str,
         /// What was asked for.
         needed: u32,
@@ -107,14 +115,13 @@ pub enum WriteFailure {
 }
 
 /// Counts the replicas of one put or delete and decides when to reply, and what.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct PutCoordinator {
     quorum: Quorum,
     me: MemberId,
-    replicas: BTreeMap<MemberId, Replica>,
-    /// The peers among the candidates, in preference order: the order of sending.
-    peers: Vec<MemberId>,
+    copies: Copies,
     phase: Phase,
+    replied: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,58 +129,23 @@ enum Phase {
     New,
     /// The local write is under way, nothing has left the node.
     Preparing,
-    /// The delta has left.
+    /// The delta has left; stand-ins get it as they are needed.
     Sent,
-    Replied,
-}
-
-/// Where the write to one replica stands. All are primaries: this release has no fallbacks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Replica {
-    /// May still be asked.
-    Idle,
-    /// Asked; may or may not have the write.
-    Waiting,
-    Accepted {
-        durable: bool,
-    },
-    Failed(ReplicaFailure),
-}
-
-/// What replicas have done, or could have done in the best case.
-#[derive(Debug, Clone, Copy, Default)]
-struct Tally {
-    acks: u32,
-    durable: u32,
+    /// Nothing leaves any more.
+    Ended,
 }
 
 impl PutCoordinator {
-    /// A put that `me`, one of the key's primaries, coordinates. `candidates` are all N primaries in preference
-    /// order; the local node counts as one of them and as reachable, whatever is said about it there.
-    pub fn new(quorum: Quorum, me: MemberId, candidates: Vec<Candidate>) -> Self {
-        let mut replicas = BTreeMap::new();
-        let mut peers = Vec::with_capacity(candidates.len());
-        for Candidate { member, reachable } in candidates {
-            let unreachable = ReplicaFailure {
-                sent: false,
-                kind: FailureKind::Unreachable,
-            };
-            let replica = if reachable {
-                Replica::Idle
-            } else {
-                Replica::Failed(unreachable)
-            };
-            if member != me && replicas.insert(member.clone(), replica).is_none() {
-                peers.push(member);
-            }
-        }
-        replicas.insert(me.clone(), Replica::Idle);
+    /// A put that `me`, one of the key's first N reachable nodes, coordinates. The local node counts as reachable,
+    /// whatever is said about it in `candidates`.
+    pub fn new(quorum: Quorum, me: MemberId, candidates: Candidates) -> Self {
+        let copies = Copies::new(candidates, &me, quorum.zones > 0);
         Self {
             quorum,
             me,
-            replicas,
-            peers,
+            copies,
             phase: Phase::New,
+            replied: false,
         }
     }
 
@@ -181,17 +153,17 @@ impl PutCoordinator {
     pub fn step(&mut self, event: PutEvent, effects: &mut Vec<PutEffect>) {
         match event {
             PutEvent::Start if self.phase == Phase::New => self.start(effects),
-            PutEvent::LocalPrepared if self.phase == Phase::Preparing => self.send(effects),
-            PutEvent::LocalDone(result) if self.replicas.get(&self.me) == Some(&Replica::Waiting) => {
-                self.local_done(result, effects);
+            PutEvent::LocalPrepared if self.phase == Phase::Preparing => {
+                self.phase = Phase::Sent;
+                self.send(effects);
             }
-            PutEvent::PeerDone { member, result }
-                if member != self.me && self.replicas.get(&member) == Some(&Replica::Waiting) =>
-            {
-                self.count(member, result);
+            PutEvent::LocalDone(result) if self.awaits(&self.me) => self.local_done(result, effects),
+            PutEvent::PeerDone { member, result } if member != self.me && self.awaits(&member) => {
+                self.count(&member, result);
                 self.decide(effects);
+                self.send(effects);
             }
-            PutEvent::DeadlineReached if self.phase != Phase::Replied => self.time_out(effects),
+            PutEvent::DeadlineReached => self.time_out(effects),
             // Too early, too late or repeated.
             _ => {}
         }
@@ -199,12 +171,16 @@ impl PutCoordinator {
 
     /// True once the reply has been given out.
     pub fn replied(&self) -> bool {
-        self.phase == Phase::Replied
+        self.replied
     }
 
-    /// True while an answer of a replica is outstanding, also after the reply.
+    /// True while an answer is outstanding that could lead to something, also after the reply.
     pub fn waiting(&self) -> bool {
-        self.replicas.values().any(|replica| *replica == Replica::Waiting)
+        self.phase != Phase::Ended && self.copies.waiting()
+    }
+
+    fn awaits(&self, member: &MemberId) -> bool {
+        self.phase != Phase::Ended && self.copies.progress(member) == Some(Progress::Waiting)
     }
 
     fn start(&mut self, effects: &mut Vec<PutEffect>) {
@@ -212,57 +188,61 @@ impl PutCoordinator {
         self.phase = Phase::Preparing;
         self.decide(effects);
         if self.phase == Phase::Preparing {
-            self.replicas.insert(self.me.clone(), Replica::Waiting);
-            effects.push(PutEffect::WriteLocal);
+            self.copies.set(&self.me, Progress::Waiting);
+            effects.push(PutEffect::WriteLocal {
+                hint_for: self.copies.hint_for(&self.me),
+            });
         }
     }
 
+    /// Asks whoever is to be asked and has not been.
     fn send(&mut self, effects: &mut Vec<PutEffect>) {
-        self.phase = Phase::Sent;
-        for member in &self.peers {
-            if let Some(replica @ Replica::Idle) = self.replicas.get_mut(member) {
-                *replica = Replica::Waiting;
-                effects.push(PutEffect::Send {
-                    member: member.clone(),
-                });
-            }
+        if self.phase != Phase::Sent {
+            return;
+        }
+        for member in self.copies.idle() {
+            self.copies.set(&member, Progress::Waiting);
+            let hint_for = self.copies.hint_for(&member);
+            effects.push(PutEffect::Send { member, hint_for });
         }
     }
 
     fn local_done(&mut self, result: Result<Ack, ReplicaFailure>, effects: &mut Vec<PutEffect>) {
-        let prepared = self.phase != Phase::Preparing;
-        match result {
-            Ok(_) if !prepared => self.send(effects),
-            // Without a dot there is nothing that the peers could store.
-            Err(failure) if !prepared => {
-                self.count(self.me.clone(), result);
+        if self.phase == Phase::Preparing {
+            if let Err(failure) = result {
+                // Without a dot there is nothing that the peers could store.
+                self.copies.set(&self.me, Progress::Failed(failure));
                 self.reply_failed(WriteFailure::Local(failure.kind), effects);
+                return;
             }
-            _ => {}
+            self.phase = Phase::Sent;
+            self.send(effects);
         }
-        self.count(self.me.clone(), result);
+        let me = self.me.clone();
+        self.count(&me, result);
         self.decide(effects);
+        self.send(effects);
     }
 
-    fn count(&mut self, member: MemberId, result: Result<Ack, ReplicaFailure>) {
-        let replica = match result {
-            Ok(Ack { durable }) => Replica::Accepted { durable },
-            Err(failure) => Replica::Failed(failure),
+    fn count(&mut self, member: &MemberId, result: Result<Ack, ReplicaFailure>) {
+        let progress = match result {
+            Ok(Ack { durable }) => Progress::Accepted { durable },
+            Err(failure) => Progress::Failed(failure),
         };
-        self.replicas.insert(member, replica);
+        self.copies.set(member, progress);
     }
 
     /// Replies if the quorum is met, or can no longer be.
     fn decide(&mut self, effects: &mut Vec<PutEffect>) {
-        if self.phase == Phase::Replied {
+        if self.replied {
             return;
         }
-        let got = self.tally();
+        let got = self.copies.tally();
         if self.shortfall(got).is_none() {
-            self.phase = Phase::Replied;
+            self.replied = true;
             effects.push(PutEffect::Reply(outcome(WriteState::Applied, got, None)));
-        } else if let Some((field, needed, possible)) = self.shortfall(self.best_case()) {
-            let failed = self.failed();
+        } else if let Some((field, needed, possible)) = self.shortfall(self.copies.best_case()) {
+            let failed = self.copies.failed();
             self.reply_failed(
                 WriteFailure::QuorumNotMet {
                     field,
@@ -276,8 +256,9 @@ impl PutCoordinator {
     }
 
     fn time_out(&mut self, effects: &mut Vec<PutEffect>) {
-        if let Some((field, needed, got)) = self.shortfall(self.tally()) {
-            let failed = self.failed();
+        let missing = self.shortfall(self.copies.tally());
+        if let Some((field, needed, got)) = missing.filter(|_| !self.replied) {
+            let failed = self.copies.failed();
             self.reply_failed(
                 WriteFailure::TimedOut {
                     field,
@@ -288,82 +269,45 @@ impl PutCoordinator {
                 effects,
             );
         }
+        self.phase = Phase::Ended;
     }
 
     fn reply_failed(&mut self, failure: WriteFailure, effects: &mut Vec<PutEffect>) {
-        let traces = self.replicas.values().any(|replica| match replica {
-            Replica::Idle => false,
-            Replica::Waiting | Replica::Accepted { .. } => true,
-            Replica::Failed(failure) => failure.sent,
-        });
-        let state = if traces {
+        let state = if self.copies.traces() {
             WriteState::Partial
         } else {
             WriteState::NotApplied
         };
-        self.phase = Phase::Replied;
-        effects.push(PutEffect::Reply(outcome(state, self.tally(), Some(failure))));
-    }
-
-    /// What has been accepted.
-    fn tally(&self) -> Tally {
-        let mut tally = Tally::default();
-        for replica in self.replicas.values() {
-            if let Replica::Accepted { durable } = replica {
-                tally.acks += 1;
-                tally.durable += u32::from(*durable);
-            }
+        // What is called not applied stays so. What some nodes may have shall reach the others, if it has a dot.
+        if state == WriteState::NotApplied || self.phase != Phase::Sent {
+            self.phase = Phase::Ended;
         }
-        tally
-    }
-
-    /// What will have been accepted if all that have not failed accept and sync: the one definition of "can still
-    /// succeed".
-    fn best_case(&self) -> Tally {
-        let open = self
-            .replicas
-            .values()
-            .filter(|replica| matches!(replica, Replica::Idle | Replica::Waiting));
-        let open = open.count() as u32;
-        let Tally { acks, durable } = self.tally();
-        Tally {
-            acks: acks + open,
-            durable: durable + open,
-        }
+        self.replied = true;
+        let got = self.copies.tally();
+        effects.push(PutEffect::Reply(outcome(state, got, Some(failure))));
     }
 
     /// The first condition that a tally does not meet: its name, what it needs, what it has.
     fn shortfall(&self, tally: Tally) -> Option<(&'static str, u32, u32)> {
         [
             ("w", self.quorum.w, tally.acks),
-            ("pw", self.quorum.pw, tally.acks),
+            ("pw", self.quorum.pw, tally.primaries),
             ("dw", self.quorum.dw, tally.durable),
+            ("zones", self.quorum.zones, tally.zones),
         ]
         .into_iter()
         .find(|(_, needed, got)| got < needed)
     }
-
-    fn failed(&self) -> Vec<FailedReplica> {
-        let mut failed = Vec::new();
-        for (member, replica) in &self.replicas {
-            if let Replica::Failed(failure) = replica {
-                failed.push(FailedReplica {
-                    member: member.clone(),
-                    kind: failure.kind,
-                });
-            }
-        }
-        failed
-    }
 }
 
 fn outcome(state: WriteState, tally: Tally, failure: Option<WriteFailure>) -> WriteOutcome {
-    // All replicas are primaries.
     WriteOutcome {
         state,
         acks: tally.acks,
-        primaries: tally.acks,
+        primaries: tally.primaries,
+        fallbacks_counted: tally.acks - tally.primaries,
         durable: tally.durable,
+        zones: tally.zones,
         failure,
     }
 }

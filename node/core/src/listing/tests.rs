@@ -1,6 +1,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::types::Zone;
 use crate::version::{Actor, Content, Dot, Sibling, Stamp};
 
 /// A replica's records in the order of the ring.
@@ -16,6 +17,7 @@ fn candidates(reachable: [bool; NODES]) -> Vec<Candidate> {
     let all = reachable.into_iter().enumerate();
     all.map(|(index, reachable)| Candidate {
         member: member(index),
+        zone: Zone::default(),
         reachable,
     })
     .collect()
