@@ -2,23 +2,10 @@
 
 use super::reads::{Answers, Reads};
 use super::{Candidates, FailedReplica, ReplicaFailure};
+use crate::bucket::ReadRepair;
 use crate::quorum::Quorum;
 use crate::types::MemberId;
 use crate::version::KeyState;
-
-/// What a get does about primaries whose record is out of date.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ReadRepair {
-    /// Nothing; anti-entropy finds them.
-    Off,
-    /// It repairs them after the reply (§5).
-    #[default]
-    Async,
-    /// It repairs them before the reply, until every later read of R primaries meets one that holds all that this one
-    /// returns: `n - r + 1` primaries. Fallbacks' answers fill no quorum.
-    Blocking,
-}
-
 /// What happens to a get.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GetEvent {
@@ -240,7 +227,7 @@ impl GetCoordinator {
     fn verdict(&self) -> Option<GetResult> {
         let answers = self.reads.answers();
         match self.reads.merged() {
-            Some(merged) if is_live(merged, self.wall_ms) => {
+            Some(merged) if !merged.is_deleted(self.wall_ms) => {
                 let enough = self.counted(answers) >= self.quorum.r && answers.primaries >= self.quorum.pr;
                 enough.then(|| GetResult::Found(merged.clone()))
             }
@@ -339,12 +326,4 @@ impl GetCoordinator {
         );
         self.phase = Phase::Ended;
     }
-}
-
-/// True if a value of the record has not expired.
-fn is_live(state: &KeyState, wall_ms: u64) -> bool {
-    state.siblings().values().any(|sibling| {
-        let expired = sibling.expires_at_ms.is_some_and(|at_ms| at_ms <= wall_ms);
-        sibling.value().is_some() && !expired
-    })
 }

@@ -24,8 +24,9 @@ mod copies;
 
 mod reads;
 
+pub use crate::bucket::ReadRepair;
 pub use candidates::{Candidate, Candidates};
-pub use get::{GetCoordinator, GetEffect, GetEvent, GetOutcome, GetResult, ReadRepair, ReplicaRead};
+pub use get::{GetCoordinator, GetEffect, GetEvent, GetOutcome, GetResult, ReplicaRead};
 pub use put::{Ack, PutCoordinator, PutEffect, PutEvent, WriteFailure, WriteOutcome, WriteState};
 
 use crate::types::MemberId;
