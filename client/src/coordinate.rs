@@ -25,7 +25,7 @@ use tokio::time::{Instant, sleep_until};
 use tonic::Code;
 
 use crate::{
-    call::{Operation, Shared, with_timeout},
+    call::{ATTEMPT_MIN, Operation, Shared, with_timeout},
     error::{Detail, Error, Outcome},
     nodes::Node,
     routing::Routes,
@@ -211,7 +211,7 @@ impl<'a> Read<'a> {
             // It uses an older ring, under which it does not hold the key: its word is no primary's.
             return Ok(Err(failed(FailureKind::StaleEpoch)));
         }
-        let state = match reply.state.as_ref().map(KeyState::decode).transpose() {
+        let state = match reply.state.map(KeyState::decode).transpose() {
             Ok(state) => state,
             Err(error) => {
                 tracing::warn!(%member, %error, "a replica's record cannot be read");
@@ -234,10 +234,16 @@ impl<'a> Read<'a> {
             GetResult::Unavailable {
                 needed,
                 got,
-                timed_out: true,
+                timed_out: late,
                 ..
-            } => Ok(Err(timed_out(needed, got, tally.asked))),
-            GetResult::Unavailable { needed, got, .. } => Err(HandOver::TooFew { needed, got }),
+            } => {
+                // The last requests to replicas end with the deadline itself.
+                let left = self.until.saturating_duration_since(Instant::now());
+                if late || left < ATTEMPT_MIN {
+                    return Ok(Err(timed_out(needed, got, tally.asked)));
+                }
+                Err(HandOver::TooFew { needed, got })
+            }
         }
     }
 
@@ -405,5 +411,88 @@ fn timed_out(needed: u32, got: u32, asked: u32) -> Error {
     Error::DeadlineExceeded {
         outcome: Outcome::NotApplied,
         detail: Box::new(detail),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dynamo_core::{
+        ring::{Member, Ring},
+        types::{ClusterId, Zone},
+    };
+
+    use super::*;
+    use crate::{config::Builder, routing::Router};
+
+    /// Six members in the zones a, b, c, a, b, c.
+    fn routes(zone: Option<&str>) -> (Router, Arc<Routes>) {
+        let members = (0..6).map(|index| Member {
+            id: MemberId::new(format!("n{index}")).unwrap(),
+            zone: Zone::new(["a", "b", "c"][index % 3]).unwrap(),
+            weight: 1,
+        });
+        let ring = Ring::bootstrap(ClusterId([7; 16]), members.collect(), 32, 3).unwrap();
+        let members = ring
+            .members()
+            .iter()
+            .enumerate()
+            .map(|(index, member)| v1::RingMember {
+                member_id: member.id.to_string(),
+                zone: member.zone.to_string(),
+                weight: 1,
+                client_address: format!("127.0.0.1:{}", index + 1),
+            });
+        let wire = v1::Ring {
+            cluster_id: Bytes::copy_from_slice(&ring.cluster_id().0),
+            epoch: ring.epoch(),
+            hash: ring.hash(),
+            factor: ring.factor(),
+            members: members.collect(),
+            owners: ring.owners().iter().map(|owner| u32::from(*owner)).collect(),
+        };
+        let endpoints = ["127.0.0.1:1".to_owned()];
+        let router = Router::new(Builder::default().settings, &endpoints, zone.map(str::to_owned)).unwrap();
+        router.adopt(wire).unwrap();
+        let routes = router.routes().unwrap();
+        (router, routes)
+    }
+
+    #[tokio::test]
+    async fn d11_primaries_of_the_own_zone_come_first_and_all_are_asked() {
+        let ((_a, anywhere), (_b, in_b)) = (routes(None), routes(Some("b")));
+        for hash in (0..64u64).map(|index| KeyHash(index << 58)) {
+            let usual = candidates(&anywhere, hash, 3);
+            let local = candidates(&in_b, hash, 3);
+            assert_eq!(local.primaries[0].zone.as_str(), "b");
+            let mut expected = usual.primaries.clone();
+            expected.sort_by_key(|candidate| candidate.zone.as_str() != "b");
+            assert_eq!((local.primaries, local.fallbacks), (expected, usual.fallbacks));
+        }
+    }
+
+    #[tokio::test]
+    async fn nodes_put_aside_are_not_reachable() {
+        let (router, routes) = routes(None);
+        let aside = MemberId::new("n4").unwrap();
+        let node = routes.node_of(&aside).unwrap();
+        router.nodes.failed(node, Instant::now(), "refused");
+        let all = candidates(&routes, KeyHash(0), 3);
+        let mut all = all.primaries.into_iter().chain(all.fallbacks);
+        assert!(all.all(|candidate| candidate.reachable == (candidate.member != aside)));
+    }
+
+    #[test]
+    fn a_refusal_is_no_failed_replica() {
+        let told = |code| failure(&Failed::local(Origin::Node, code, String::new()));
+        assert_eq!(
+            told(Code::Unimplemented),
+            Err(HandOver::Refused(Code::Unimplemented))
+        );
+        assert_eq!(
+            told(Code::ResourceExhausted).unwrap().kind,
+            FailureKind::Overloaded
+        );
+        let refused = Failed::local(Origin::Connect, Code::Unavailable, String::new());
+        assert!(!failure(&refused).unwrap().sent);
     }
 }

@@ -20,7 +20,7 @@ use std::{
 
 use bytes::Bytes;
 use dynamo_core::{
-    ring::{Member, Placement, Ring},
+    ring::{Member, Placement, Ring, RingParts},
     types::{ClusterId, KeyHash, MemberId, Zone},
     version::KeyState,
 };
@@ -116,6 +116,7 @@ struct Inner {
     state: Arc<State>,
     seen: Mutex<Vec<Seen>>,
     script: Mutex<VecDeque<Act>>,
+    replica_script: Mutex<VecDeque<Act>>,
     frozen: AtomicBool,
     /// Encoded key states by key, for `ReplicaGet`: apart from the data that all share.
     copies: Mutex<BTreeMap<Bytes, Bytes>>,
@@ -197,6 +198,7 @@ impl FakeNode {
             state,
             seen: Mutex::default(),
             script: Mutex::default(),
+            replica_script: Mutex::default(),
             frozen: AtomicBool::new(false),
             copies: Mutex::default(),
             suspect: AtomicBool::new(false),
@@ -221,7 +223,12 @@ impl FakeNode {
         }
     }
 
-    /// Does this with the next request about data, one entry per request.
+    /// Does this with the next `ReplicaGet`, one entry per request.
+    pub fn script_replica(&self, acts: impl IntoIterator<Item = Act>) {
+        self.inner.replica_script.lock().unwrap().extend(acts);
+    }
+
+    /// Does this with the next other request about data, one entry per request.
     pub fn script(&self, acts: impl IntoIterator<Item = Act>) {
         self.inner.script.lock().unwrap().extend(acts);
     }
@@ -270,6 +277,18 @@ impl FakeNode {
         })
         .collect()
     }
+}
+
+/// The same ring with another epoch.
+pub fn with_epoch(ring: &Ring, epoch: u64) -> Ring {
+    Ring::new(RingParts {
+        cluster_id: ring.cluster_id(),
+        epoch,
+        factor: ring.factor(),
+        members: ring.members().to_vec(),
+        owners: ring.owners().to_vec(),
+    })
+    .unwrap()
 }
 
 /// What nodes say of a bucket with this quorum and no policy.

@@ -15,16 +15,16 @@ pub(super) struct Service(pub(super) Arc<Inner>);
 impl Service {
     /// Notes the request; what the script says to answer instead of the truth.
     async fn begin(&self, seen: Seen) -> Option<Act> {
-        let ring = matches!(seen, Seen::GetRing { .. });
+        let script = match seen {
+            Seen::GetRing { .. } => None,
+            Seen::ReplicaGet(_) => Some(&self.0.replica_script),
+            _ => Some(&self.0.script),
+        };
         self.0.seen.lock().unwrap().push(seen);
         if self.0.frozen.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
         }
-        if ring {
-            None
-        } else {
-            self.0.script.lock().unwrap().pop_front()
-        }
+        script?.lock().unwrap().pop_front()
     }
 
     async fn end<T>(
