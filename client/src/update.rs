@@ -118,7 +118,7 @@ impl Update {
     /// Flag: disables it, as far as the context covers what enabled it.
     ///
     /// # Errors
-    /// As [`Update::increment`].
+    /// As [`Update::remove`].
     pub async fn disable(self) -> Result<Written, Error> {
         self.send(Wire::Flag(false)).await
     }

@@ -244,17 +244,19 @@ async fn a_suspect_replica_is_merged_but_does_not_count() {
 
 #[tokio::test]
 async fn d32_a_fallback_is_read_for_a_primary_that_is_gone() {
-    let mut cluster = Cluster::start(4).await;
-    let client = client(&cluster).await;
+    let cluster = Cluster::start(4).await;
     let key = cluster.key_at(0);
     let primaries = cluster.primaries(&key);
+    let mut addresses = cluster.addresses();
+    addresses[primaries[2]] = support::refused().await;
+    cluster.set_ring(&Cluster::ring_of(4), &addresses);
+    let client = client(&cluster).await;
     let fallback = (0..4).find(|node| !primaries.contains(node)).unwrap();
     let (old, new) = (write(1, "old"), write(2, "new"));
     for node in &primaries[..2] {
         cluster.nodes[*node].hold(&key, &old);
     }
     cluster.nodes[fallback].hold(&key, &new);
-    cluster.nodes[primaries[2]].stop();
     let found = client.get_with(&key, &ALL).await.unwrap();
     assert_eq!(values(&found), ["new", "old"]);
     assert_eq!((found.info.acks, found.info.fallbacks_counted), (3, 1));

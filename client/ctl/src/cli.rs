@@ -269,7 +269,8 @@ Examples:
   dynamoctl bench-lite
   dynamoctl bench-lite --tasks 64 --put-percent 100 --duration 30s
   dynamoctl bench-lite --operations 100000 --value-bytes 100 --output json
-  dynamoctl bench-lite --route endpoint     # what a client without the ring would see")]
+  dynamoctl bench-lite --route endpoint     # what a client without the ring would see
+  dynamoctl bench-lite --coordination client --put-percent 0")]
 pub(crate) struct BenchLite {
     /// Requests in flight
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=10_000))]
@@ -295,9 +296,20 @@ pub(crate) struct BenchLite {
     /// Whom to send to
     #[arg(long, value_enum, default_value = "ring")]
     pub(crate) route: Route,
+    /// Who merges the replicas' answers to a get
+    #[arg(long, value_enum, default_value = "server")]
+    pub(crate) coordination: ReadCoordination,
     /// The zone that this client runs in: replicas there are asked first
     #[arg(long, env = "DYNAMO_ZONE")]
     pub(crate) zone: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReadCoordination {
+    /// A node
+    Server,
+    /// This client, which asks the replicas itself
+    Client,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

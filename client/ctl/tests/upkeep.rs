@@ -73,6 +73,15 @@ async fn d53_d54_data_types_are_updated_and_shown() {
     );
     let raw = run(&cluster, &["get", "tags", "--raw"]).await;
     assert!(raw.code == 1 && raw.stderr.contains("it is a set"), "{raw}");
+    // Nothing can be removed from a key that never was; what is added counts.
+    let absent = run(&cluster, &["update", "set", "none", "--remove", "a"]).await;
+    assert_eq!(absent.code, 2, "{absent}");
+    run(
+        &cluster,
+        &["update", "set", "none", "--add", "a", "--remove", "b"],
+    )
+    .await
+    .good();
     run(&cluster, &["update", "flag", "dark", "enable"]).await.good();
     assert!(has(
         &run(&cluster, &["get", "dark"]).await.good().text(),

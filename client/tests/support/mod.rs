@@ -241,11 +241,7 @@ impl FakeNode {
     /// Its own copy of a key, which only `ReplicaGet` shows.
     pub fn hold(&self, key: &str, state: &KeyState) {
         let key = Bytes::copy_from_slice(key.as_bytes());
-        self.inner
-            .copies
-            .lock()
-            .unwrap()
-            .insert(key, state.encode().into());
+        self.inner.copies.lock().unwrap().insert(key, state.encode());
     }
 
     /// Its store may have lost writes.

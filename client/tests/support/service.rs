@@ -32,8 +32,7 @@ impl Service {
         answer: impl FnOnce() -> Result<T, Status>,
     ) -> Result<Response<T>, Status> {
         match act {
-            None => answer().map(Response::new),
-            Some(Act::PutFirst(_)) => answer().map(Response::new),
+            None | Some(Act::PutFirst(_)) => answer().map(Response::new),
             Some(Act::Fail(status)) => Err(status),
             Some(Act::Hang) => std::future::pending().await,
             Some(Act::ServeThen(status)) => {
@@ -153,6 +152,7 @@ fn update(value: &mut v1::TypedValue, request: &v1::UpdateRequest) -> Result<(),
     let operation = request.operation.clone().unwrap();
     let removes = match &operation {
         Operation::Set(set) => !set.remove.is_empty(),
+        Operation::Flag(enabled) => !enabled,
         _ => false,
     };
     if removes && request.context.is_empty() {
@@ -165,10 +165,10 @@ fn update(value: &mut v1::TypedValue, request: &v1::UpdateRequest) -> Result<(),
         Operation::Flag(enabled) => *value = Some(Kind::Flag(enabled)),
         Operation::Register(bytes) => *value = Some(Kind::Register(v1::RegisterValue { value: bytes })),
         Operation::Map(map) => {
-            let Kind::Map(fields) = value.get_or_insert_with(|| Kind::Map(v1::MapValue::default())) else {
-                panic!("not a map");
+            let mut fields = match value.take() {
+                Some(Kind::Map(map)) => map.fields,
+                _ => Vec::new(),
             };
-            let fields = &mut fields.fields;
             for field in map.fields {
                 if fields.iter().all(|existing| existing.name != field.name) {
                     fields.push(v1::MapField {
@@ -191,26 +191,30 @@ fn update(value: &mut v1::TypedValue, request: &v1::UpdateRequest) -> Result<(),
                     field_update::Operation::Remove(_) => drop(fields.remove(index)),
                 }
             }
+            *value = Some(Kind::Map(v1::MapValue { fields }));
         }
     }
     Ok(())
 }
 
 fn increment(value: &mut Option<Kind>, by: i64) {
-    let Kind::Counter(number) = value.get_or_insert(Kind::Counter(0)) else {
-        panic!("not a counter");
+    let number = match value {
+        Some(Kind::Counter(number)) => *number,
+        _ => 0,
     };
-    *number += by;
+    *value = Some(Kind::Counter(number + by));
 }
 
 fn change_set(value: &mut Option<Kind>, update: v1::SetUpdate) {
-    let Kind::Set(set) = value.get_or_insert_with(|| Kind::Set(v1::SetValue::default())) else {
-        panic!("not a set");
+    let mut set = match value.take() {
+        Some(Kind::Set(set)) => set,
+        _ => v1::SetValue::default(),
     };
     set.members.retain(|member| !update.remove.contains(member));
     set.members.extend(update.add);
     set.members.sort();
     set.members.dedup();
+    *value = Some(Kind::Set(set));
 }
 
 fn text(bytes: &Bytes) -> String {

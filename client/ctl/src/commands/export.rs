@@ -38,7 +38,7 @@ pub(crate) async fn run(global: &Global, export: &Export, output: Output) -> Res
         (true, None) => RecordFormat::Ndjson,
         (_, told) => format_of(&export.file, told)?,
     };
-    let client = connect::many(global, export.route, None).await?;
+    let client = connect::many(global, export.route).await?;
     let failed = |error: &io::Error| Failure::io(format!("cannot write {}", export.file.display()), error);
     let out: Box<dyn Write + Send> = if to_stdout {
         Box::new(io::stdout())

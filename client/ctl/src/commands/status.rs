@@ -89,29 +89,28 @@ fn status_text(answers: &[Answer<StatusResponse>], output: Output) -> String {
     ];
     let mut columns = Columns::new(&header, &[3, 4, 5, 6, 7, 8, 9, 10]);
     for answer in answers {
-        match &answer.said {
-            Ok(status) => columns.row([
-                answer.name(),
-                state(status).to_owned(),
-                status.zone.clone(),
-                status.ring_epoch.to_string(),
-                status.tokens.to_string(),
-                status.partitions.to_string(),
-                status.keys_estimate.to_string(),
-                values::size(status.data_bytes),
-                status.hints.to_string(),
-                status.partitions_suspect.to_string(),
-                format!("{}s", status.uptime_s),
-                status.peers_down.join(","),
-                status.not_ready_reason.clone(),
-            ]),
-            Err(_) => {
-                let mut row = vec![answer.name(), "unreachable".to_owned()];
-                row.extend(vec![String::new(); header.len() - 3]);
-                row.push(answer.why_not().unwrap_or_default());
-                columns.row(row);
-            }
-        }
+        let Ok(status) = &answer.said else {
+            let mut row = vec![answer.name(), "unreachable".to_owned()];
+            row.extend(vec![String::new(); header.len() - 3]);
+            row.push(answer.why_not().unwrap_or_default());
+            columns.row(row);
+            continue;
+        };
+        columns.row([
+            answer.name(),
+            state(status).to_owned(),
+            status.zone.clone(),
+            status.ring_epoch.to_string(),
+            status.tokens.to_string(),
+            status.partitions.to_string(),
+            status.keys_estimate.to_string(),
+            values::size(status.data_bytes),
+            status.hints.to_string(),
+            status.partitions_suspect.to_string(),
+            format!("{}s", status.uptime_s),
+            status.peers_down.join(","),
+            status.not_ready_reason.clone(),
+        ]);
     }
     output.table(&columns)
 }

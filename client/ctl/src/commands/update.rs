@@ -15,27 +15,36 @@ use crate::{
     values,
 };
 
+/// An update with its choices.
+struct Begun {
+    key: Bytes,
+    update: dynamo_client::Update,
+    /// There is a context: what it covers can be removed.
+    covered: bool,
+}
+
 pub(crate) async fn update(global: &Global, update: &Update, output: Output) -> Result<(), Failure> {
     let client = connect::single(global)?;
     let (key, written) = match &update.operation {
         UpdateOperation::Counter(counter) => {
-            let (key, update) = begin(&client, &counter.key, &counter.options, false).await?;
-            (key, update.increment(counter.by).await)
+            let begun = begin(&client, &counter.key, &counter.options, false).await?;
+            (begun.key, begun.update.increment(counter.by).await)
         }
         UpdateOperation::Set(set) => {
-            let removes = !set.remove.is_empty();
-            let (key, update) = begin(&client, &set.key, &set.options, removes).await?;
-            (key, update.set(&set.add, &set.remove).await)
+            let begun = begin(&client, &set.key, &set.options, !set.remove.is_empty()).await?;
+            let remove = begun.removable(&set.remove, set.add.is_empty())?;
+            (begun.key, begun.update.set(&set.add, remove).await)
         }
         UpdateOperation::Flag(flag) => {
             let disables = flag.state == FlagState::Disable;
-            let (key, update) = begin(&client, &flag.key, &flag.options, disables).await?;
+            let begun = begin(&client, &flag.key, &flag.options, disables).await?;
+            begun.check(disables)?;
             let written = if disables {
-                update.disable().await
+                begun.update.disable().await
             } else {
-                update.enable().await
+                begun.update.enable().await
             };
-            (key, written)
+            (begun.key, written)
         }
         UpdateOperation::Register(register) => {
             let value = if register.value == "-" {
@@ -43,25 +52,22 @@ pub(crate) async fn update(global: &Global, update: &Update, output: Output) -> 
             } else {
                 Bytes::copy_from_slice(register.value.as_bytes())
             };
-            let (key, update) = begin(&client, &register.key, &register.options, false).await?;
-            (key, update.register(value).await)
+            let begun = begin(&client, &register.key, &register.options, false).await?;
+            (begun.key, begun.update.register(value).await)
         }
         UpdateOperation::Map(map) => {
-            let (fields, removes) = field(&map.field, &map.operation);
-            let (key, update) = begin(&client, &map.key, &map.options, removes).await?;
-            (key, update.map(fields).await)
+            let operation = &map.operation;
+            let removes = operation.disable || operation.drop || !operation.remove.is_empty();
+            let begun = begin(&client, &map.key, &map.options, removes).await?;
+            let field = field(&map.field, operation, &begun)?;
+            (begun.key, begun.update.map(field).await)
         }
     };
     print(&key, written, output)
 }
 
 /// Key and choices. Removals without a context take away what is there now.
-async fn begin(
-    client: &Client,
-    key: &Key,
-    given: &UpdateOptions,
-    removes: bool,
-) -> Result<(Bytes, dynamo_client::Update), Failure> {
+async fn begin(client: &Client, key: &Key, given: &UpdateOptions, removes: bool) -> Result<Begun, Failure> {
     let key = key.bytes()?;
     let context = match &given.context {
         Some(token) => values::context(token)?,
@@ -70,11 +76,14 @@ async fn begin(
     };
     let mut options = options(&given.quorum);
     options.op_id = given.op_id;
-    let update = client
-        .update(client.bucket(), &key)
-        .context(&context)
-        .options(options);
-    Ok((key, update))
+    Ok(Begun {
+        update: client
+            .update(client.bucket(), &key)
+            .context(&context)
+            .options(options),
+        covered: !context.is_none(),
+        key,
+    })
 }
 
 async fn current(client: &Client, key: &Bytes) -> Result<Context, Failure> {
@@ -88,22 +97,43 @@ async fn current(client: &Client, key: &Bytes) -> Result<Context, Failure> {
     }
 }
 
-/// The operation on one field, and whether it needs a context.
-fn field(name: &str, operation: &FieldOperation) -> (MapUpdate, bool) {
+impl Begun {
+    /// A removal from a key that never was is refused if it is all that was asked for.
+    fn check(&self, removes: bool) -> Result<(), Failure> {
+        if self.covered || !removes {
+            return Ok(());
+        }
+        let context = Context::none();
+        Err(Failure::client(
+            format!("cannot remove anything from {:?}", values::show(&self.key)),
+            &Error::NotFound { context },
+        ))
+    }
+
+    /// The members to remove: none if there are none.
+    fn removable<'a>(&self, remove: &'a [String], alone: bool) -> Result<&'a [String], Failure> {
+        self.check(alone)?;
+        Ok(if self.covered { remove } else { &[] })
+    }
+}
+
+/// The operation on one field.
+fn field(name: &str, operation: &FieldOperation, begun: &Begun) -> Result<MapUpdate, Failure> {
     let name = Bytes::copy_from_slice(name.as_bytes());
     let update = MapUpdate::new();
-    if let Some(by) = operation.increment {
-        (update.increment(name, by), false)
+    begun.check(operation.disable || operation.drop)?;
+    Ok(if let Some(by) = operation.increment {
+        update.increment(name, by)
     } else if let Some(value) = &operation.register {
-        (update.register(name, value.clone()), false)
+        update.register(name, value.clone())
     } else if operation.enable || operation.disable {
-        (update.flag(name, operation.enable), operation.disable)
+        update.flag(name, operation.enable)
     } else if operation.drop {
-        (update.remove(name), true)
+        update.remove(name)
     } else {
-        let removes = !operation.remove.is_empty();
-        (update.set(name, &operation.add, &operation.remove), removes)
-    }
+        let remove = begun.removable(&operation.remove, operation.add.is_empty())?;
+        update.set(name, &operation.add, remove)
+    })
 }
 
 fn print(key: &Bytes, written: Result<Written, Error>, output: Output) -> Result<(), Failure> {

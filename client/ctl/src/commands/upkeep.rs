@@ -1,6 +1,6 @@
 //! hints, exchanges, repair, tasks: what nodes do in the background to keep replicas whole.
 
-use std::{collections::BTreeMap, process::ExitCode};
+use std::{collections::BTreeMap, fmt::Write as _, process::ExitCode};
 
 use dynamo_proto::admin::{
     ExchangeInfo, ExchangesRequest, ExchangesResponse, HintsRequest, HintsResponse, PauseTaskRequest,
@@ -60,7 +60,8 @@ fn hints_text(answers: &[Answer<HintsResponse>], output: Output) -> String {
             values::size(hints.bytes),
             values::size(hints.bytes_max)
         );
-        notes += &format!(
+        let _ = write!(
+            notes,
             "\n{}: hints take {room}, {} declined for want of room",
             answer.name(),
             hints.declined
@@ -184,10 +185,10 @@ pub(crate) async fn repair(global: &Global, options: &Repair, output: Output) ->
             if member.is_empty() { &node.address } else { member },
         );
         if !reply.exchanged.is_empty() {
-            text += &format!("\nexchanged with {}", reply.exchanged.join(", "));
+            let _ = write!(text, "\nexchanged with {}", reply.exchanged.join(", "));
         }
         for failed in &reply.failed {
-            text += &format!("\nnot exchanged: {failed}");
+            let _ = write!(text, "\nnot exchanged: {failed}");
         }
         text
     })?;
@@ -288,7 +289,8 @@ fn tasks_text(answers: &[Answer<TasksResponse>], output: Output) -> String {
                 task.operations.to_string(),
             ]);
         }
-        notes += &format!(
+        let _ = write!(
+            notes,
             "\n{}: {} operations a second allowed, client requests' p99 {:.1} ms",
             answer.name(),
             said.operations_per_s,
