@@ -182,6 +182,7 @@ mod tests {
             acks,
             primaries: acks,
             durable: 0,
+            ..Default::default()
         };
         Failed {
             outcome: Some(outcome),

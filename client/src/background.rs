@@ -10,7 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use dynamo_proto::v1::GetRingRequest;
 
-use crate::client::Shared;
+use crate::call::Shared;
 
 /// Replies that show a newer ring cause one refresh per so much time at most.
 const REFRESH_PAUSE: Duration = Duration::from_millis(200);

@@ -12,7 +12,8 @@ use tonic::{Code, Status, transport::Channel};
 
 use crate::{
     attempts::{Attempts, Verdict},
-    client::{Client, Reply as _, Shared, with_timeout},
+    call::{Reply as _, Shared, with_timeout},
+    client::Client,
     error::Error,
     nodes::Node,
     status::{Failed, Origin},
@@ -197,7 +198,7 @@ fn chunks<R: Batched>(shared: &Shared, items: &mut [Item<R>]) -> Vec<Chunk> {
         .enumerate()
         .filter(|(_, item)| item.result.is_none())
     {
-        let node = shared.router.pick(Some(item.hash), &item.attempts, random);
+        let node = shared.router.pick(Some(item.hash), None, &item.attempts, random);
         item.attempts.begin(node.id);
         let bytes = item.request.encoded_len();
         if item.alone {

@@ -29,6 +29,20 @@ const RECEIVE_BYTES_MAX: usize = 64 << 20;
 /// Open connections; beyond, the one used longest ago is closed.
 const CHANNELS_MAX: usize = 1024;
 
+/// Who merges the answers of a key's replicas when it is read. Paper: §6.4.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Coordination {
+    /// A node: one of the key's replicas if the ring is known. The default: one message instead of N, it works behind
+    /// a Service or a port-forward, and only nodes repair the replicas that a read finds stale (§5, read repair).
+    #[default]
+    Server,
+    /// This client: it asks the key's replicas itself, which saves one trip between nodes. What it cannot decide (the
+    /// ring has changed, too few replicas answer, the bucket does not allow it) it hands over to a node.
+    ///
+    /// Times to live are judged by this machine's clock. Batches and listings are always coordinated by nodes.
+    Client,
+}
+
 /// Collects what a [`Client`] needs. Only endpoints are required.
 #[derive(Debug, Clone)]
 pub struct Builder {
@@ -48,6 +62,7 @@ pub(crate) struct Settings {
     pub(crate) ring_refresh_interval: Duration,
     pub(crate) probe_interval: Duration,
     pub(crate) ring_aware: bool,
+    pub(crate) coordination: Coordination,
     pub(crate) send_bytes_max: usize,
     pub(crate) receive_bytes_max: usize,
     pub(crate) channels_max: usize,
@@ -64,6 +79,7 @@ impl Default for Builder {
             ring_refresh_interval: RING_REFRESH_INTERVAL,
             probe_interval: PROBE_INTERVAL,
             ring_aware: true,
+            coordination: Coordination::default(),
             send_bytes_max: SEND_BYTES_MAX,
             receive_bytes_max: RECEIVE_BYTES_MAX,
             channels_max: CHANNELS_MAX,
@@ -149,6 +165,14 @@ impl Builder {
         self
     }
 
+    /// Who coordinates reads (a node). Writes always go to a node of the key's preference list. Without a ring there is
+    /// only [`Coordination::Server`].
+    #[must_use]
+    pub fn coordination(mut self, coordination: Coordination) -> Self {
+        self.settings.coordination = coordination;
+        self
+    }
+
     /// Largest messages to send (16 MiB) and to receive (64 MiB).
     #[must_use]
     pub fn message_bytes_max(mut self, send: usize, receive: usize) -> Self {
@@ -208,6 +232,9 @@ impl Builder {
         match times.iter().find(|(_, time)| time.is_zero()) {
             Some((name, _)) => invalid(format!("the {name} is zero")),
             None if self.settings.channels_max == 0 => invalid("channels_max is zero".to_owned()),
+            None if self.settings.coordination == Coordination::Client && !self.settings.ring_aware => {
+                invalid("a client that coordinates reads needs the ring".to_owned())
+            }
             None => Ok(()),
         }
     }
@@ -281,6 +308,10 @@ mod tests {
             Builder::default().endpoint("x:1").zone("a b"),
             Builder::default().endpoint("x:1").deadline(Duration::ZERO),
             Builder::default().endpoint("x:1").channels_max(0),
+            Builder::default()
+                .endpoint("x:1")
+                .ring_aware(false)
+                .coordination(Coordination::Client),
         ];
         for builder in refused {
             assert!(matches!(builder.build(), Err(Error::Configuration(_))));

@@ -19,11 +19,17 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Modules in reading order: [`Client`] (`client`, `batch`, `listing`), its [`Builder`] (`config`), values (`types`),
-//! [`Error`] (`error`); then the machinery: `attempts` decides whether and when to try again, `routing` where, `nodes`
-//! keeps one channel and the local opinion per node, `background` refreshes the ring and probes nodes put aside.
+//! Modules in reading order: [`Client`] (`client`, `update`, `resolve`, `batch`, `listing`), its [`Builder`] (`config`),
+//! values (`types`, `typed`), [`Error`] (`error`); then the machinery: `call` carries an operation to its end, `attempts`
+//! decides whether and when to try again, `routing` where; `coordinate` reads replicas without a coordinating node,
+//! `memory` keeps what was learnt on the way, `nodes` one channel and the local opinion per node, `background` refreshes
+//! the ring and probes nodes put aside.
 
 mod client;
+
+mod update;
+
+mod resolve;
 
 mod batch;
 
@@ -33,7 +39,11 @@ mod config;
 
 mod types;
 
+mod typed;
+
 mod error;
+
+mod call;
 
 mod attempts;
 
@@ -41,13 +51,20 @@ mod status;
 
 mod routing;
 
+mod coordinate;
+
+mod memory;
+
 mod nodes;
 
 mod background;
 
 pub use batch::PutEntry;
 pub use client::Client;
-pub use config::Builder;
+pub use config::{Builder, Coordination};
 pub use error::{Detail, Error, Outcome};
 pub use listing::{KeyPage, ListOptions};
+pub use memory::Stats;
+pub use typed::Typed;
 pub use types::{Context, Found, Info, OpId, ReadOptions, Replicas, Value, WriteOptions, Written};
+pub use update::{MapUpdate, Update};

@@ -134,7 +134,7 @@ impl Listing {
         usual: Duration,
     ) -> Result<Open, (Failed, Arc<Node>)> {
         let shared = &self.client.shared;
-        let node = shared.router.pick(None, attempts, rand::random());
+        let node = shared.router.pick(None, None, attempts, rand::random());
         attempts.begin(node.id);
         let request = v1::ListKeysRequest {
             bucket: self.client.bucket().to_owned(),

@@ -27,12 +27,12 @@ pub(crate) struct Router {
 
 /// A ring with its members' nodes.
 #[derive(Debug)]
-struct Routes {
-    placement: Placement,
+pub(crate) struct Routes {
+    pub(crate) placement: Placement,
     /// By the ring's index; none while the address is unknown or cannot be used.
-    members: Vec<Option<Arc<Node>>>,
+    pub(crate) members: Vec<Option<Arc<Node>>>,
     /// By the ring's index.
-    in_own_zone: Vec<bool>,
+    pub(crate) in_own_zone: Vec<bool>,
 }
 
 /// Why a ring from a node is not taken.
@@ -70,6 +70,11 @@ impl Router {
             .load()
             .as_ref()
             .map(|routes| Arc::clone(routes.placement.ring()))
+    }
+
+    /// The ring in use with its members' nodes.
+    pub(crate) fn routes(&self) -> Option<Arc<Routes>> {
+        self.routes.load_full()
     }
 
     /// The epoch to name in `GetRing`, so that the reply may leave the ring out. 0 while something about the members'
@@ -126,10 +131,16 @@ impl Router {
 
     /// The best node to ask next.
     ///
-    /// Nodes put aside come last. Then those asked least often in this operation; among these the key's primaries, in
-    /// the own zone first, else in the list's order: one key has one usual coordinator, which keeps its versions'
-    /// contexts small. Then other members, then the endpoints, each in random order.
-    pub(crate) fn pick(&self, hash: Option<KeyHash>, attempts: &Attempts, random: u64) -> Arc<Node> {
+    /// Nodes put aside come last. Then those asked least often in this operation; among these the key's primaries: the
+    /// preferred one, then those in the own zone, else in the list's order: one key has one usual coordinator, which
+    /// keeps its versions' contexts small. Then other members, then the endpoints, each in random order.
+    pub(crate) fn pick(
+        &self,
+        hash: Option<KeyHash>,
+        preferred: Option<&MemberId>,
+        attempts: &Attempts,
+        random: u64,
+    ) -> Arc<Node> {
         let routes = self.routes.load();
         let primaries = match (&*routes, hash) {
             (Some(routes), Some(hash)) => routes.placement.primaries_of(hash),
@@ -142,7 +153,12 @@ impl Router {
         if let Some(routes) = &*routes {
             for (order, index) in primaries.iter().map(|index| usize::from(*index)).enumerate() {
                 if let Some(node) = &routes.members[index] {
-                    best.consider(node, u8::from(!routes.in_own_zone[index]), order as u64);
+                    let class = if preferred == Some(&routes.placement.ring().members()[index].id) {
+                        0
+                    } else {
+                        1 + u8::from(!routes.in_own_zone[index])
+                    };
+                    best.consider(node, class, order as u64);
                 }
             }
         }
@@ -156,14 +172,14 @@ impl Router {
             for (index, node) in routes.members.iter().enumerate() {
                 let primary = primaries.iter().any(|primary| usize::from(*primary) == index);
                 if let (Some(node), false) = (node, primary) {
-                    let class = 2 + u8::from(!routes.in_own_zone[index]);
+                    let class = 3 + u8::from(!routes.in_own_zone[index]);
                     best.consider(node, class, scramble(index, random));
                 }
             }
         }
         for (index, node) in self.endpoints.iter().enumerate() {
             if !routes.as_ref().is_some_and(|routes| routes.has(node)) {
-                best.consider(node, 4, scramble(index, random));
+                best.consider(node, 5, scramble(index, random));
             }
         }
         // There is at least one endpoint, which is a candidate here or above.
@@ -173,6 +189,13 @@ impl Router {
 }
 
 impl Routes {
+    /// A member's node, if its address is known.
+    pub(crate) fn node_of(&self, member: &MemberId) -> Option<&Arc<Node>> {
+        let members = self.placement.ring().members();
+        let index = members.iter().position(|other| other.id == *member)?;
+        self.members[index].as_ref()
+    }
+
     fn has(&self, node: &Node) -> bool {
         self.members.iter().flatten().any(|member| member.id == node.id)
     }

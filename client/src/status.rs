@@ -214,6 +214,7 @@ mod tests {
             acks: 1,
             primaries: 1,
             durable: 0,
+            ..Default::default()
         };
         let unknown = prost_types::Any {
             type_url: "x/y.Z".to_owned(),

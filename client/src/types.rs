@@ -3,10 +3,13 @@
 use std::{fmt, str::FromStr, time::Duration};
 
 use bytes::Bytes;
+use dynamo_core::{quorum::ReplicaCount, types};
 use dynamo_proto::v1;
 
-/// What a client repeats when it retries a write, so that the write counts once.
-pub type OpId = [u8; 16];
+use crate::typed::Typed;
+
+/// What a client repeats when it retries a write, so that the write counts once: 16 random bytes.
+pub type OpId = types::OpId;
 
 /// What a read or write has seen of a key, to be passed to the put or delete that supersedes it. Paper: §4.4.
 ///
@@ -23,14 +26,18 @@ pub struct Value {
     pub value: Bytes,
     /// When the coordinator accepted it, in milliseconds since 1970 by its clock; for people, orders nothing.
     pub written_at_ms: u64,
+    /// Milliseconds since 1970 from which it counts as deleted; none: never.
+    pub expires_at_ms: Option<u64>,
 }
 
 /// What a get found: at least one value; more than one are siblings, to be resolved by the caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// All causally unrelated values, at least one.
+    /// All causally unrelated values, at least one; empty if `typed` is there.
     pub versions: Vec<Value>,
-    /// Covers all of them.
+    /// In a bucket of a data type: the one value, merged.
+    pub typed: Option<Typed>,
+    /// Covers all that was read.
     pub context: Context,
     /// A delete was concurrent with one of the values.
     pub deleted_concurrently: bool,
@@ -49,6 +56,8 @@ pub struct Written {
     pub primaries: u32,
     /// Of these, nodes that have synced it to disk.
     pub durable: u32,
+    /// Distinct zones of the nodes that accepted it.
+    pub zones: u32,
     /// How the request was served.
     pub info: Info,
 }
@@ -58,7 +67,7 @@ pub struct Written {
 pub struct Info {
     /// Epoch of the ring that the coordinator used.
     pub ring_epoch: u64,
-    /// The member that coordinated.
+    /// The member that coordinated; empty: this client did (see [`Coordination`](crate::Coordination)).
     pub coordinator: String,
     /// Forwards between nodes: 0 or 1.
     pub hops: u32,
@@ -66,14 +75,16 @@ pub struct Info {
     pub acks: u32,
     /// Of these, nodes that are not among the key's primaries.
     pub fallbacks_counted: u32,
-    /// The quorum in effect: N, r, w, pr, pw, dw.
-    pub quorum: [u32; 6],
+    /// Of a get: the primary that answered first; empty if it is not known.
+    pub fastest: String,
+    /// The quorum in effect: N, r, w, pr, pw, dw, zones.
+    pub quorum: [u32; 7],
 }
 
 /// How many replicas must answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Replicas {
-    /// So many: 1..=N for r and w, 0..=N for pr, pw and dw.
+    /// So many: 1..=N for r and w, 0..=N for pr, pw, dw and zones.
     Count(u32),
     /// One.
     One,
@@ -103,6 +114,11 @@ pub struct WriteOptions {
     pub pw: Option<Replicas>,
     /// Of these, replicas that have synced it to disk.
     pub dw: Option<Replicas>,
+    /// Distinct zones in which replicas must have accepted it; `All` and `Quorum` are of N.
+    pub zones: Option<Replicas>,
+    /// The value counts as deleted after so long, to the millisecond and at least one. None: as the bucket says, which
+    /// may be never. For puts of plain values only.
+    pub ttl: Option<Duration>,
     /// Instead of the client's own deadline.
     pub deadline: Option<Duration>,
     /// Instead of a random one: for a caller that repeats a write whose outcome was unknown.
@@ -157,6 +173,23 @@ impl Replicas {
         };
         v1::Replicas { amount: Some(amount) }
     }
+
+    pub(crate) fn count(self) -> ReplicaCount {
+        match self {
+            Self::Count(count) => ReplicaCount::Count(count),
+            Self::One => ReplicaCount::One,
+            Self::Quorum => ReplicaCount::Quorum,
+            Self::All => ReplicaCount::All,
+        }
+    }
+}
+
+impl WriteOptions {
+    /// For the wire: 0 is "the bucket's".
+    pub(crate) fn ttl_ms(&self) -> u64 {
+        let ms = |ttl: Duration| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1);
+        self.ttl.map_or(0, ms)
+    }
 }
 
 impl FromStr for Replicas {
@@ -200,8 +233,10 @@ impl From<v1::GetResponse> for Found {
                 .map(|version| Value {
                     value: version.value,
                     written_at_ms: version.written_at_ms,
+                    expires_at_ms: Some(version.expires_at_ms).filter(|ms| *ms > 0),
                 })
                 .collect(),
+            typed: reply.typed.and_then(Typed::decode),
             context: Context(reply.context),
             deleted_concurrently: reply.deleted_concurrently,
             info: reply.info.unwrap_or_default().into(),
@@ -221,6 +256,7 @@ impl Written {
             acks: outcome.acks,
             primaries: outcome.primaries,
             durable: outcome.durable,
+            zones: outcome.zones,
             info: info.unwrap_or_default().into(),
         }
     }
@@ -235,6 +271,7 @@ impl From<v1::ResponseInfo> for Info {
             hops: info.hops,
             acks: info.acks,
             fallbacks_counted: info.fallbacks_counted,
+            fastest: info.fastest,
             quorum: [
                 quorum.replicas,
                 quorum.r,
@@ -242,6 +279,7 @@ impl From<v1::ResponseInfo> for Info {
                 quorum.pr,
                 quorum.pw,
                 quorum.dw,
+                quorum.zones,
             ],
         }
     }

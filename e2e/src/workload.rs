@@ -40,6 +40,8 @@ const WRITE: WriteOptions = WriteOptions {
     w: Some(Replicas::Count(2)),
     pw: None,
     dw: None,
+    zones: None,
+    ttl: None,
     deadline: None,
     op_id: None,
 };

@@ -1,5 +1,9 @@
 //! The command line.
 
+pub(crate) mod admin;
+
+pub(crate) mod typed;
+
 use std::{ffi::OsStr, path::PathBuf, time::Duration};
 
 use clap::{Args, Command, Parser, Subcommand, ValueEnum};
@@ -71,11 +75,18 @@ pub(crate) enum Commands {
     Put(Put),
     Get(Get),
     Delete(Delete),
+    Update(typed::Update),
     Ring(Ring),
     Members(Members),
     PreferenceList(PreferenceList),
     Status(Status),
     Inspect(Inspect),
+    Locate(admin::Locate),
+    Hints(admin::Hints),
+    Exchanges(admin::Exchanges),
+    Repair(admin::Repair),
+    Tasks(admin::Tasks),
+    Bucket(admin::Bucket),
     BenchLite(BenchLite),
     Import(Import),
     Export(Export),
@@ -105,6 +116,9 @@ pub(crate) struct WriteQuorum {
     /// Of these, replicas that have synced it to disk
     #[arg(long, value_name = "REPLICAS")]
     pub(crate) dw: Option<Replicas>,
+    /// Distinct zones in which replicas must accept it
+    #[arg(long, value_name = "ZONES")]
+    pub(crate) zones: Option<Replicas>,
 }
 
 /// Put a value
@@ -117,7 +131,8 @@ Examples:
   dynamoctl put greeting hallo --context TOKEN    # supersedes what the get that printed TOKEN has seen
   dynamoctl put photo --value-file cat.jpg
   date | dynamoctl put now -                      # the value from standard input
-  dynamoctl put --hex 00ff01 binary-key -w all")]
+  dynamoctl put --hex 00ff01 binary-key -w all
+  dynamoctl put session:7 token --ttl 30s --zones 2")]
 pub(crate) struct Put {
     #[command(flatten)]
     pub(crate) key: Key,
@@ -130,6 +145,9 @@ pub(crate) struct Put {
     /// The context that a get or put of this key printed
     #[arg(long, value_name = "TOKEN")]
     pub(crate) context: Option<String>,
+    /// After which the value counts as deleted, such as 30s, 1h or 7d; otherwise the bucket says
+    #[arg(long, value_name = "DURATION", value_parser = values::ttl)]
+    pub(crate) ttl: Option<Duration>,
     #[command(flatten)]
     pub(crate) quorum: WriteQuorum,
 }
@@ -251,7 +269,8 @@ Examples:
   dynamoctl bench-lite
   dynamoctl bench-lite --tasks 64 --put-percent 100 --duration 30s
   dynamoctl bench-lite --operations 100000 --value-bytes 100 --output json
-  dynamoctl bench-lite --route endpoint     # what a client without the ring would see")]
+  dynamoctl bench-lite --route endpoint     # what a client without the ring would see
+  dynamoctl bench-lite --coordination client --put-percent 0")]
 pub(crate) struct BenchLite {
     /// Requests in flight
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=10_000))]
@@ -277,9 +296,20 @@ pub(crate) struct BenchLite {
     /// Whom to send to
     #[arg(long, value_enum, default_value = "ring")]
     pub(crate) route: Route,
+    /// Who merges the replicas' answers to a get
+    #[arg(long, value_enum, default_value = "server")]
+    pub(crate) coordination: ReadCoordination,
     /// The zone that this client runs in: replicas there are asked first
     #[arg(long, env = "DYNAMO_ZONE")]
     pub(crate) zone: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReadCoordination {
+    /// A node
+    Server,
+    /// This client, which asks the replicas itself
+    Client,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -442,7 +472,9 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent_and_every_command_has_help_with_examples() {
         Cli::command().debug_assert();
-        for command in Cli::command().get_subcommands() {
+        let command = Cli::command();
+        let nested = command.get_subcommands().flat_map(Command::get_subcommands);
+        for command in command.get_subcommands().chain(nested) {
             assert!(
                 command.get_about().is_some(),
                 "{} says nothing",
@@ -489,6 +521,21 @@ mod tests {
             "dynamoctl put k --value-file -",
             "dynamoctl put k - --context dG9rZW4",
             "dynamoctl delete k --force",
+            "dynamoctl put k v --ttl 30s --zones 2 --pw 1",
+            "dynamoctl update counter k",
+            "dynamoctl update counter k +2",
+            "dynamoctl update counter k -2 --op-id 00112233445566778899aabbccddeeff",
+            "dynamoctl update set k --add a --add b --remove c -w all",
+            "dynamoctl update flag k enable",
+            "dynamoctl update map k f --add a --remove b",
+            "dynamoctl update map k f --increment -3",
+            "dynamoctl hints --all",
+            "dynamoctl repair 17",
+            "dynamoctl tasks",
+            "dynamoctl tasks pause exchange --all",
+            "dynamoctl bucket set b --conflict lww --read-repair blocking --ttl 1h -n 3 -r 2 -w 2",
+            "dynamoctl bucket set b --ttl never",
+            "dynamoctl locate k --ttl 3",
             "dynamoctl bootstrap --member-id a --member a,zone=x,weight=2 --member b,peer=h:1",
         ] {
             parse(good).unwrap();
@@ -504,6 +551,17 @@ mod tests {
             "dynamoctl bench-lite --put-percent 101",
             "dynamoctl import f --concurrency 0",
             "dynamoctl join --member-id a",
+            "dynamoctl put k v --ttl 0s",
+            "dynamoctl update counter k two",
+            "dynamoctl update set k",
+            "dynamoctl update flag k on",
+            "dynamoctl update map k f",
+            "dynamoctl update map k f --increment 1 --add a",
+            "dynamoctl update map k f --enable --disable",
+            "dynamoctl update counter k --op-id 0011",
+            "dynamoctl tasks pause",
+            "dynamoctl bucket set b --conflict newest",
+            "dynamoctl locate k --ttl 17",
             "dynamoctl bootstrap --member-id a --member a,zome=x",
         ] {
             assert!(parse(bad).is_err(), "{bad}");

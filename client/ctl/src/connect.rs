@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
-use dynamo_client::Client;
+use dynamo_client::{Builder, Client, Coordination};
 use dynamo_proto::admin::admin_client::AdminClient;
 use tonic::{
     Request, Response, Status,
     transport::{Channel, Endpoint},
 };
 
-use crate::{cli::Global, cli::Route, failure::Failure};
+use crate::{
+    cli::{BenchLite, Global, ReadCoordination, Route},
+    failure::Failure,
+};
 
 /// A ring of 16,384 partitions and thousands of members is far smaller.
 const RECEIVE_BYTES_MAX: usize = 64 << 20;
@@ -36,13 +39,24 @@ pub(crate) fn single(global: &Global) -> Result<Client, Failure> {
 }
 
 /// A client for many operations.
-pub(crate) async fn many(global: &Global, route: Route, zone: Option<&str>) -> Result<Client, Failure> {
-    let mut builder = Client::builder()
-        .endpoints(&global.endpoint)
-        .deadline(global.timeout);
-    if let Some(zone) = zone {
+pub(crate) async fn many(global: &Global, route: Route) -> Result<Client, Failure> {
+    connect(global, route, Client::builder()).await
+}
+
+/// A client that measures.
+pub(crate) async fn bench(global: &Global, bench: &BenchLite) -> Result<Client, Failure> {
+    let mut builder = Client::builder().coordination(match bench.coordination {
+        ReadCoordination::Server => Coordination::Server,
+        ReadCoordination::Client => Coordination::Client,
+    });
+    if let Some(zone) = &bench.zone {
         builder = builder.zone(zone);
     }
+    connect(global, bench.route, builder).await
+}
+
+async fn connect(global: &Global, route: Route, builder: Builder) -> Result<Client, Failure> {
+    let builder = builder.endpoints(&global.endpoint).deadline(global.timeout);
     let client = builder.ring_aware(route == Route::Ring).connect().await;
     let attempted = || format!("cannot reach the cluster at {}", global.endpoint.join(", "));
     let client = client.map_err(|error| Failure::client(attempted(), &error))?;

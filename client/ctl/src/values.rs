@@ -7,13 +7,22 @@ use base64::{
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
 use bytes::Bytes;
-use dynamo_client::Context;
+use dynamo_client::{Context, OpId};
 use dynamo_core::types::ClusterId;
 
 use crate::{cli::Key, failure::Failure};
 
 /// A value from a file or standard input: the largest that any cluster can be configured to take.
 const VALUE_BYTES_MAX: u64 = 16 << 20;
+const DAY_MS: u64 = 86_400_000;
+/// In milliseconds.
+const UNITS: [(&str, u64); 5] = [
+    ("ms", 1),
+    ("s", 1000),
+    ("m", 60_000),
+    ("h", 3_600_000),
+    ("d", DAY_MS),
+];
 
 /// A member of the first ring, as `bootstrap --member` takes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +32,10 @@ pub(crate) struct Member {
     pub(crate) weight: u32,
     pub(crate) peer: String,
 }
+
+/// A time to live; none: values stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ttl(pub(crate) Option<Duration>);
 
 /// A cluster id, written as a UUID or as 32 hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,21 +105,64 @@ pub(crate) fn read_value(path: &Path) -> Result<Bytes, Failure> {
 
 /// A number with a unit: ms, s or m.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is not a duration such as 500ms, 5s or 1m");
-    let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
-    let (number, unit) = text.split_at(split);
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    let milliseconds = match unit {
-        "ms" => Some(number),
-        "s" => number.checked_mul(1000),
-        "m" => number.checked_mul(60_000),
-        _ => None,
-    };
     // A day is more than anything here should wait, and far from any overflow.
-    milliseconds
-        .filter(|ms| (1..=86_400_000).contains(ms))
+    milliseconds(text, &UNITS[..3], DAY_MS)
         .map(Duration::from_millis)
-        .ok_or_else(wrong)
+        .ok_or_else(|| format!("{text:?} is not a duration such as 500ms, 5s or 1m"))
+}
+
+/// A time to live: a number with a unit up to days, at most a hundred years.
+pub(crate) fn ttl(text: &str) -> Result<Duration, String> {
+    milliseconds(text, &UNITS, 36_525 * DAY_MS)
+        .map(Duration::from_millis)
+        .ok_or_else(|| format!("{text:?} is not a time to live such as 30s, 1h or 7d"))
+}
+
+/// As [`ttl`], or `never`.
+pub(crate) fn ttl_or_never(text: &str) -> Result<Ttl, String> {
+    if text == "never" {
+        return Ok(Ttl(None));
+    }
+    ttl(text).map(|ttl| Ttl(Some(ttl)))
+}
+
+/// Reads back as the same time to live; empty for none.
+pub(crate) fn show_ttl(ms: u64) -> String {
+    let unit = UNITS.iter().rev().find(|(_, unit)| ms.is_multiple_of(*unit));
+    match unit {
+        Some((name, unit)) if ms > 0 => format!("{}{name}", ms / unit),
+        _ => String::new(),
+    }
+}
+
+fn milliseconds(text: &str, units: &[(&str, u64)], max: u64) -> Option<u64> {
+    let split = text.find(|c: char| !c.is_ascii_digit())?;
+    let (number, unit) = text.split_at(split);
+    let (_, unit) = units.iter().find(|(name, _)| *name == unit)?;
+    let ms = number.parse::<u64>().ok()?.checked_mul(*unit)?;
+    (1..=max).contains(&ms).then_some(ms)
+}
+
+/// 32 hexadecimal digits.
+pub(crate) fn op_id(text: &str) -> Result<OpId, String> {
+    from_hex(text)
+        .and_then(|bytes| OpId::try_from(bytes).ok())
+        .ok_or_else(|| format!("{text:?} is not 32 hexadecimal digits"))
+}
+
+/// Bytes for people.
+pub(crate) fn size(bytes: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let unit = (bytes.max(1).ilog2() / 10).min(4);
+    if unit == 0 {
+        format!("{bytes}B")
+    } else {
+        format!(
+            "{:.1}{}",
+            bytes as f64 / 1024f64.powf(f64::from(unit)),
+            units[unit as usize]
+        )
+    }
 }
 
 /// `ID[,zone=ZONE][,weight=W][,peer=HOST:PORT]`.
@@ -183,6 +239,40 @@ mod tests {
             "18446744073709551615m",
         ] {
             assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn times_to_live() {
+        for (text, ms) in [
+            ("30s", 30_000),
+            ("1h", 3_600_000),
+            ("7d", 604_800_000),
+            ("1500ms", 1500),
+        ] {
+            assert_eq!(ttl(text), Ok(Duration::from_millis(ms)));
+            assert_eq!(show_ttl(ms), text);
+        }
+        assert_eq!(ttl_or_never("never"), Ok(Ttl(None)));
+        assert_eq!((show_ttl(0), show_ttl(60_000)), (String::new(), "1m".to_owned()));
+        for bad in ["", "0s", "1w", "never", "99999999d", "-1s"] {
+            assert!(ttl(bad).is_err(), "{bad}");
+        }
+        assert_eq!(op_id("00112233445566778899aabbccddeeff").unwrap()[15], 0xff);
+        assert!(op_id("00").is_err());
+    }
+
+    #[test]
+    fn sizes() {
+        let sizes = [
+            (0, "0B"),
+            (1023, "1023B"),
+            (1024, "1.0KiB"),
+            (3 << 19, "1.5MiB"),
+            (u64::MAX, "16777216.0TiB"),
+        ];
+        for (bytes, text) in sizes {
+            assert_eq!(size(bytes), text);
         }
     }
 

@@ -6,81 +6,15 @@ mod support;
 
 mod admin;
 
+mod runner;
+
 use std::{path::Path, process::Stdio};
 
+use runner::{Ran, command, run, run_with};
 use serde_json::Value;
 use support::{Act, Cluster, not_applied, partial};
-use tokio::{io::AsyncWriteExt as _, process::Command};
+use tokio::process::Command;
 use tonic::{Code, Status};
-
-/// What a run left behind.
-struct Ran {
-    code: i32,
-    stdout: Vec<u8>,
-    stderr: String,
-}
-
-impl Ran {
-    fn text(&self) -> String {
-        String::from_utf8(self.stdout.clone()).unwrap()
-    }
-
-    fn json(&self) -> Value {
-        serde_json::from_slice(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self}"))
-    }
-
-    #[track_caller]
-    fn good(self) -> Self {
-        assert_eq!(self.code, 0, "{self}");
-        self
-    }
-}
-
-impl std::fmt::Display for Ran {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "code {}\n{}\n{}",
-            self.code,
-            String::from_utf8_lossy(&self.stdout),
-            self.stderr
-        )
-    }
-}
-
-fn command(endpoints: &[String]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_dynamoctl"));
-    for name in ["DYNAMO_ENDPOINT", "DYNAMO_ADMIN", "DYNAMO_BUCKET", "DYNAMO_ZONE"] {
-        command.env_remove(name);
-    }
-    command
-        .env("DYNAMO_ENDPOINT", endpoints.join(","))
-        .kill_on_drop(true);
-    command
-}
-
-async fn run_with(mut command: Command, arguments: &[&str], input: &[u8]) -> Ran {
-    command
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    let input = input.to_vec();
-    // A command that fails early does not read all of it.
-    tokio::spawn(async move { stdin.write_all(&input).await });
-    let output = child.wait_with_output().await.unwrap();
-    Ran {
-        code: output.status.code().unwrap(),
-        stdout: output.stdout,
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
-}
-
-async fn run(cluster: &Cluster, arguments: &[&str]) -> Ran {
-    run_with(command(&cluster.addresses()), arguments, b"").await
-}
 
 #[tokio::test]
 async fn d1_put_get_siblings_resolve_delete() {

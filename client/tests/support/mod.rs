@@ -8,8 +8,10 @@
     reason = "each test file uses a part of it"
 )]
 
+mod service;
+
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -18,17 +20,17 @@ use std::{
 
 use bytes::Bytes;
 use dynamo_core::{
-    ring::{Member, Placement, Ring},
+    ring::{Member, Placement, Ring, RingParts},
     types::{ClusterId, KeyHash, MemberId, Zone},
+    version::KeyState,
 };
-use dynamo_proto::v1::{
-    self,
-    key_value_server::{KeyValue, KeyValueServer},
-};
+use dynamo_proto::v1::{self, key_value_server::KeyValueServer};
 use prost::Message as _;
 use tokio::{net::TcpListener, sync::oneshot};
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
-use tonic::{Code, Request, Response, Status};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Code, Status};
+
+use service::Service;
 
 const PARTITIONS: u32 = 32;
 
@@ -42,18 +44,35 @@ pub enum Act {
     ServeAndHang,
     /// Never answers.
     Hang,
+    /// Serves another client's blind put of this value just before it serves the put.
+    PutFirst(Bytes),
 }
 
 /// One request as a node saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Seen {
     Get(String),
-    Put { key: String, op_id: Vec<u8> },
+    Put {
+        key: String,
+        op_id: Vec<u8>,
+        ttl_ms: u64,
+        zones: Option<v1::Replicas>,
+    },
+    Update {
+        key: String,
+        op_id: Vec<u8>,
+        context: String,
+    },
+    ReplicaGet(String),
     Delete(String),
     BatchGet(usize),
     BatchPut(usize),
-    ListKeys { token: String },
-    GetRing { known_epoch: u64 },
+    ListKeys {
+        token: String,
+    },
+    GetRing {
+        known_epoch: u64,
+    },
 }
 
 /// Nodes n0, n1, ... in zones a, b, c, a, ...
@@ -77,6 +96,13 @@ pub struct State {
     ring: Mutex<Option<(Placement, Vec<String>)>>,
     /// The epoch that replies show, whatever the ring's is.
     pub shown_epoch: AtomicU64,
+    /// Values of data types.
+    pub typed: Mutex<BTreeMap<(String, Bytes), v1::TypedValue>>,
+    updated: Mutex<BTreeSet<Vec<u8>>>,
+    /// What nodes say of every bucket's reads.
+    pub rules: Mutex<Option<v1::ReadRules>>,
+    /// Who answered every get first, as the coordinators say.
+    pub fastest: Mutex<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -90,7 +116,11 @@ struct Inner {
     state: Arc<State>,
     seen: Mutex<Vec<Seen>>,
     script: Mutex<VecDeque<Act>>,
+    replica_script: Mutex<VecDeque<Act>>,
     frozen: AtomicBool,
+    /// Encoded key states by key, for `ReplicaGet`: apart from the data that all share.
+    copies: Mutex<BTreeMap<Bytes, Bytes>>,
+    suspect: AtomicBool,
 }
 
 impl Cluster {
@@ -102,6 +132,10 @@ impl Cluster {
             next: AtomicU64::new(1),
             ring: Mutex::default(),
             shown_epoch: AtomicU64::new(1),
+            typed: Mutex::default(),
+            updated: Mutex::default(),
+            rules: Mutex::new(Some(rules(3, 2, 2))),
+            fastest: Mutex::default(),
         });
         let mut started = Vec::new();
         for index in 0..nodes {
@@ -164,7 +198,10 @@ impl FakeNode {
             state,
             seen: Mutex::default(),
             script: Mutex::default(),
+            replica_script: Mutex::default(),
             frozen: AtomicBool::new(false),
+            copies: Mutex::default(),
+            suspect: AtomicBool::new(false),
         });
         let (stop, stopped) = oneshot::channel::<()>();
         let service = KeyValueServer::from_arc(Arc::new(Service(Arc::clone(&inner))))
@@ -186,7 +223,12 @@ impl FakeNode {
         }
     }
 
-    /// Does this with the next request about data, one entry per request.
+    /// Does this with the next `ReplicaGet`, one entry per request.
+    pub fn script_replica(&self, acts: impl IntoIterator<Item = Act>) {
+        self.inner.replica_script.lock().unwrap().extend(acts);
+    }
+
+    /// Does this with the next other request about data, one entry per request.
     pub fn script(&self, acts: impl IntoIterator<Item = Act>) {
         self.inner.script.lock().unwrap().extend(acts);
     }
@@ -194,6 +236,17 @@ impl FakeNode {
     /// Answers nothing at all any more, or again.
     pub fn freeze(&self, frozen: bool) {
         self.inner.frozen.store(frozen, Ordering::SeqCst);
+    }
+
+    /// Its own copy of a key, which only `ReplicaGet` shows.
+    pub fn hold(&self, key: &str, state: &KeyState) {
+        let key = Bytes::copy_from_slice(key.as_bytes());
+        self.inner.copies.lock().unwrap().insert(key, state.encode());
+    }
+
+    /// Its store may have lost writes.
+    pub fn suspect(&self, suspect: bool) {
+        self.inner.suspect.store(suspect, Ordering::SeqCst);
     }
 
     /// Closes the port.
@@ -215,10 +268,35 @@ impl FakeNode {
     pub fn op_ids(&self) -> Vec<Vec<u8>> {
         let seen = self.seen().into_iter();
         seen.filter_map(|seen| match seen {
-            Seen::Put { op_id, .. } => Some(op_id),
+            Seen::Put { op_id, .. } | Seen::Update { op_id, .. } => Some(op_id),
             _ => None,
         })
         .collect()
+    }
+}
+
+/// The same ring with another epoch.
+pub fn with_epoch(ring: &Ring, epoch: u64) -> Ring {
+    Ring::new(RingParts {
+        cluster_id: ring.cluster_id(),
+        epoch,
+        factor: ring.factor(),
+        members: ring.members().to_vec(),
+        owners: ring.owners().to_vec(),
+    })
+    .unwrap()
+}
+
+/// What nodes say of a bucket with this quorum and no policy.
+pub fn rules(replicas: u32, r: u32, w: u32) -> v1::ReadRules {
+    v1::ReadRules {
+        quorum: Some(v1::EffectiveQuorum {
+            replicas,
+            r,
+            w,
+            ..Default::default()
+        }),
+        ..Default::default()
     }
 }
 
@@ -272,6 +350,7 @@ pub fn partial(acks: u32) -> Status {
         acks,
         primaries: acks,
         durable: acks,
+        ..Default::default()
     };
     status(
         Code::Unavailable,
@@ -343,322 +422,6 @@ impl State {
         }
         seen.push(version);
         Ok(Self::context(seen))
-    }
-}
-
-struct Service(Arc<Inner>);
-
-impl Service {
-    /// Notes the request; what the script says to answer instead of the truth.
-    async fn begin(&self, seen: Seen) -> Option<Act> {
-        let ring = matches!(seen, Seen::GetRing { .. });
-        self.0.seen.lock().unwrap().push(seen);
-        if self.0.frozen.load(Ordering::SeqCst) {
-            std::future::pending::<()>().await;
-        }
-        if ring {
-            None
-        } else {
-            self.0.script.lock().unwrap().pop_front()
-        }
-    }
-
-    async fn end<T>(
-        act: Option<Act>,
-        answer: impl FnOnce() -> Result<T, Status>,
-    ) -> Result<Response<T>, Status> {
-        match act {
-            None => answer().map(Response::new),
-            Some(Act::Fail(status)) => Err(status),
-            Some(Act::Hang) => std::future::pending().await,
-            Some(Act::ServeThen(status)) => {
-                let _ = answer();
-                Err(status)
-            }
-            Some(Act::ServeAndHang) => {
-                let _ = answer();
-                std::future::pending().await
-            }
-        }
-    }
-
-    fn info(&self, bucket: &str, key: &[u8], write: bool) -> v1::ResponseInfo {
-        let primaries = self.0.state.primaries(bucket, key);
-        let me = self.0.member[1..].parse::<usize>().unwrap();
-        let inside = !write || primaries.is_empty() || primaries.contains(&me);
-        let coordinator = if inside { me } else { primaries[0] };
-        v1::ResponseInfo {
-            ring_epoch: self.0.state.shown_epoch.load(Ordering::SeqCst),
-            coordinator: format!("n{coordinator}"),
-            hops: u32::from(!inside),
-            acks: 2,
-            fallbacks_counted: 0,
-            quorum: Some(v1::EffectiveQuorum {
-                replicas: 3,
-                r: 2,
-                w: 2,
-                pr: 0,
-                pw: 0,
-                dw: 0,
-            }),
-        }
-    }
-
-    fn get_one(&self, request: &v1::GetRequest) -> Result<v1::GetResponse, Status> {
-        let data = self.0.state.data.lock().unwrap();
-        let stored = data
-            .get(&(request.bucket.clone(), request.key.clone()))
-            .cloned()
-            .unwrap_or_default();
-        let context = State::context(stored.iter().map(|stored| stored.version));
-        let info = self.info(&request.bucket, &request.key, false);
-        let versions: Vec<_> = stored
-            .iter()
-            .filter_map(|stored| stored.value.clone().map(|value| (stored.version, value)))
-            .map(|(version, value)| v1::Version {
-                value,
-                written_at_ms: 1_700_000_000_000 + version,
-            })
-            .collect();
-        if versions.is_empty() {
-            let context = if stored.is_empty() { Bytes::new() } else { context };
-            let detail = v1::NotFound {
-                context,
-                info: Some(info),
-            }
-            .encode_to_vec();
-            return Err(status(
-                Code::NotFound,
-                "KEY_NOT_FOUND",
-                vec![("dynamo.v1.NotFound", detail)],
-            ));
-        }
-        let deleted_concurrently = versions.len() < stored.len();
-        Ok(v1::GetResponse {
-            versions,
-            context,
-            deleted_concurrently,
-            info: Some(info),
-        })
-    }
-
-    fn put_one(&self, request: &v1::PutRequest) -> Result<v1::PutResponse, Status> {
-        if request.key.is_empty() {
-            return Err(not_applied(Code::InvalidArgument, "INVALID_ARGUMENT"));
-        }
-        let at = (request.bucket.clone(), request.key.clone());
-        let value = Some(request.value.clone());
-        let context = self.0.state.write(at, &request.context, value, &request.op_id)?;
-        let info = Some(self.info(&request.bucket, &request.key, true));
-        Ok(v1::PutResponse {
-            context,
-            outcome: Some(applied()),
-            info,
-        })
-    }
-}
-
-fn applied() -> v1::WriteOutcome {
-    v1::WriteOutcome {
-        state: v1::write_outcome::State::Applied.into(),
-        acks: 2,
-        primaries: 2,
-        durable: 2,
-    }
-}
-
-fn text(bytes: &Bytes) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn batch_error(status: &Status) -> v1::Error {
-    let details = tonic_types::pb::Status::decode(status.details())
-        .unwrap_or_default()
-        .details;
-    let find = |name: &str| {
-        let found = details.iter().find(|any| any.type_url.ends_with(name));
-        found.map(|any| Bytes::from(any.value.clone()))
-    };
-    v1::Error {
-        code: status.code() as i32,
-        message: status.message().to_owned(),
-        reason: find("ErrorInfo")
-            .and_then(|value| tonic_types::pb::ErrorInfo::decode(value).ok())
-            .map(|info| info.reason)
-            .unwrap_or_default(),
-        not_found: find("NotFound").and_then(|value| v1::NotFound::decode(value).ok()),
-        outcome: find("WriteOutcome").and_then(|value| v1::WriteOutcome::decode(value).ok()),
-    }
-}
-
-#[tonic::async_trait]
-impl KeyValue for Service {
-    type ListKeysStream = ReceiverStream<Result<v1::ListKeysResponse, Status>>;
-
-    async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
-        let request = request.into_inner();
-        let act = self.begin(Seen::Get(text(&request.key))).await;
-        Self::end(act, || self.get_one(&request)).await
-    }
-
-    async fn put(&self, request: Request<v1::PutRequest>) -> Result<Response<v1::PutResponse>, Status> {
-        let request = request.into_inner();
-        let seen = Seen::Put {
-            key: text(&request.key),
-            op_id: request.op_id.to_vec(),
-        };
-        let act = self.begin(seen).await;
-        Self::end(act, || self.put_one(&request)).await
-    }
-
-    async fn delete(
-        &self,
-        request: Request<v1::DeleteRequest>,
-    ) -> Result<Response<v1::DeleteResponse>, Status> {
-        let request = request.into_inner();
-        let act = self.begin(Seen::Delete(text(&request.key))).await;
-        Self::end(act, || {
-            let at = (request.bucket.clone(), request.key.clone());
-            let mut context = request.context.clone();
-            if context.is_empty() {
-                if !request.force {
-                    return Err(status(Code::InvalidArgument, "CONTEXT_REQUIRED", Vec::new()));
-                }
-                let data = self.0.state.data.lock().unwrap();
-                let stored = data.get(&at).cloned().unwrap_or_default();
-                context = State::context(stored.iter().map(|stored| stored.version));
-            }
-            if context.as_ref() == b"ctx:" {
-                context = Bytes::new();
-            }
-            let context = self.0.state.write(at, &context, None, &request.op_id)?;
-            let info = Some(self.info(&request.bucket, &request.key, true));
-            Ok(v1::DeleteResponse {
-                context,
-                outcome: Some(applied()),
-                info,
-            })
-        })
-        .await
-    }
-
-    async fn batch_get(
-        &self,
-        request: Request<v1::BatchGetRequest>,
-    ) -> Result<Response<v1::BatchGetResponse>, Status> {
-        let requests = request.into_inner().requests;
-        let act = self.begin(Seen::BatchGet(requests.len())).await;
-        Self::end(act, || {
-            let results = requests.iter().map(|request| v1::GetResult {
-                result: Some(match self.get_one(request) {
-                    Ok(response) => v1::get_result::Result::Response(response),
-                    Err(status) => v1::get_result::Result::Error(batch_error(&status)),
-                }),
-            });
-            Ok(v1::BatchGetResponse {
-                results: results.collect(),
-            })
-        })
-        .await
-    }
-
-    async fn batch_put(
-        &self,
-        request: Request<v1::BatchPutRequest>,
-    ) -> Result<Response<v1::BatchPutResponse>, Status> {
-        let requests = request.into_inner().requests;
-        let act = self.begin(Seen::BatchPut(requests.len())).await;
-        Self::end(act, || {
-            let results = requests.iter().map(|request| v1::PutResult {
-                result: Some(match self.put_one(request) {
-                    Ok(response) => v1::put_result::Result::Response(response),
-                    Err(status) => v1::put_result::Result::Error(batch_error(&status)),
-                }),
-            });
-            Ok(v1::BatchPutResponse {
-                results: results.collect(),
-            })
-        })
-        .await
-    }
-
-    async fn list_keys(
-        &self,
-        request: Request<v1::ListKeysRequest>,
-    ) -> Result<Response<Self::ListKeysStream>, Status> {
-        let request = request.into_inner();
-        let act = self
-            .begin(Seen::ListKeys {
-                token: text(&request.page_token),
-            })
-            .await;
-        let data = self.0.state.data.lock().unwrap().clone();
-        let keys: Vec<Bytes> = data
-            .into_iter()
-            .filter(|((bucket, key), stored)| {
-                *bucket == request.bucket
-                    && key.starts_with(&request.prefix)
-                    && key > &request.page_token
-                    && stored.iter().any(|stored| stored.value.is_some())
-            })
-            .map(|((_, key), _)| key)
-            .take(if request.limit == 0 {
-                usize::MAX
-            } else {
-                request.limit as usize
-            })
-            .collect();
-        let size = if request.page_size == 0 {
-            1000
-        } else {
-            request.page_size as usize
-        };
-        let pages: Vec<Vec<Bytes>> = keys.chunks(size).map(<[Bytes]>::to_vec).collect();
-        let (send, receive) = tokio::sync::mpsc::channel(1);
-        tokio::spawn(async move {
-            let last = pages.len().saturating_sub(1);
-            for (index, keys) in pages.into_iter().enumerate() {
-                // A scripted failure comes after the first page.
-                if index == 1
-                    && let Some(Act::Fail(status)) = act
-                {
-                    let _ = send.send(Err(status)).await;
-                    return;
-                }
-                let token = if index == last {
-                    Bytes::new()
-                } else {
-                    keys[keys.len() - 1].clone()
-                };
-                let page = v1::ListKeysResponse {
-                    keys,
-                    next_page_token: token,
-                };
-                if send.send(Ok(page)).await.is_err() {
-                    return;
-                }
-            }
-        });
-        Ok(Response::new(ReceiverStream::new(receive)))
-    }
-
-    async fn get_ring(
-        &self,
-        request: Request<v1::GetRingRequest>,
-    ) -> Result<Response<v1::GetRingResponse>, Status> {
-        let known_epoch = request.into_inner().known_epoch;
-        let act = self.begin(Seen::GetRing { known_epoch }).await;
-        Self::end(act, || {
-            let ring = self.0.state.ring.lock().unwrap();
-            let Some((placement, addresses)) = &*ring else {
-                return Err(status(Code::Unavailable, "NOT_READY", Vec::new()));
-            };
-            let ring = placement.ring();
-            let epoch = ring.epoch();
-            let ring = (known_epoch != epoch).then(|| encode(ring, addresses));
-            Ok(v1::GetRingResponse { epoch, ring })
-        })
-        .await
     }
 }
 

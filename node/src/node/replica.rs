@@ -167,15 +167,21 @@ impl Node {
                     entries: KEYS_PER_MESSAGE - page.keys.len(),
                     bytes: SCAN_BYTES_MAX,
                 };
-                let after = after.as_ref().filter(|after| range.contains(&after.hash().0));
-                let found = leaf_keys(store.as_ref(), &range, after, limit)?;
-                page.keys.extend(found.keys.into_iter().map(|(key, hash)| KeySummary {
-                    position: key.position(),
-                    hash,
-                }));
-                // A page that shows no key at all could not be gone on from; the leaf is read to its end then.
-                if page.keys.len() >= KEYS_PER_MESSAGE || found.next.is_some() {
-                    page.more = true;
+                let mut after = after.clone().filter(|after| range.contains(&after.hash().0));
+                // A page that shows no key at all could not be gone on from: the leaf is read until one is found.
+                loop {
+                    let found = leaf_keys(store.as_ref(), &range, after.as_ref(), limit)?;
+                    page.keys.extend(found.keys.into_iter().map(|(key, hash)| KeySummary {
+                        position: key.position(),
+                        hash,
+                    }));
+                    page.more = found.next.is_some() || page.keys.len() >= KEYS_PER_MESSAGE;
+                    after = found.next;
+                    if after.is_none() || !page.keys.is_empty() {
+                        break;
+                    }
+                }
+                if page.more {
                     return Ok(page);
                 }
             }

@@ -57,7 +57,7 @@ struct Task {
 pub(crate) async fn run(global: &Global, bench: &BenchLite, output: Output) -> Result<(), Failure> {
     let mut clients = Vec::new();
     for _ in 0..bench.connections {
-        clients.push(connect::many(global, bench.route, bench.zone.as_deref()).await?);
+        clients.push(connect::bench(global, bench).await?);
     }
     let began = Instant::now();
     let limits = Arc::new(Limits {

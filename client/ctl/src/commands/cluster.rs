@@ -3,13 +3,13 @@
 use std::fmt::Write as _;
 
 use dynamo_proto::admin::{
-    InspectRequest, InspectResponse, PeersRequest, PeersResponse, PreferenceListRequest, ReplicaState,
-    RingRequest, RingResponse,
+    InspectRequest, InspectResponse, PreferenceListRequest, ReplicaState, RingRequest, RingResponse,
 };
 use serde_json::{Value, json};
 
 use crate::{
     cli::{Global, Inspect, PreferenceList, Ring},
+    commands::everyone::peers,
     connect::Admin,
     failure::Failure,
     output::{Columns, Output},
@@ -107,14 +107,6 @@ fn ring_text(reply: &RingResponse, list_partitions: bool, output: Output) -> Str
 fn share(reply: &RingResponse, member: &str) -> (u32, u32) {
     let share = reply.shares.iter().find(|share| share.member_id == member);
     share.map_or((0, 0), |share| (share.tokens, share.partitions))
-}
-
-/// The members as one node sees them.
-pub(super) async fn peers(admin: &Admin) -> Result<PeersResponse, Failure> {
-    let send = |mut stub: dynamo_proto::admin::admin_client::AdminClient<_>, request| async move {
-        stub.peers(request).await
-    };
-    admin.call("cannot list the members", PeersRequest {}, send).await
 }
 
 pub(crate) async fn members(global: &Global, output: Output) -> Result<(), Failure> {

@@ -38,7 +38,7 @@ pub(crate) async fn run(global: &Global, export: &Export, output: Output) -> Res
         (true, None) => RecordFormat::Ndjson,
         (_, told) => format_of(&export.file, told)?,
     };
-    let client = connect::many(global, export.route, None).await?;
+    let client = connect::many(global, export.route).await?;
     let failed = |error: &io::Error| Failure::io(format!("cannot write {}", export.file.display()), error);
     let out: Box<dyn Write + Send> = if to_stdout {
         Box::new(io::stdout())
@@ -58,6 +58,12 @@ pub(crate) async fn run(global: &Global, export: &Export, output: Output) -> Res
         let page = page.map_err(|error| Failure::client("cannot list the keys", &error))?;
         for (key, found) in read(&client, page.keys).await {
             match found {
+                Ok(found) if found.typed.is_some() => {
+                    return Err(Failure::new(
+                        format!("cannot export {:?}", values::show(&key)),
+                        "the bucket holds values of a data type, which records cannot express",
+                    ));
+                }
                 Ok(found) => {
                     tally.keys += 1;
                     for record in records(key, found) {

@@ -54,7 +54,7 @@ struct Tally {
 pub(crate) async fn run(global: &Global, import: &Import, output: Output) -> Result<ExitCode, Failure> {
     let format = format_of(&import.file, import.format)?;
     let (reader, size) = open(&import.file)?;
-    let client = connect::many(global, import.route, None).await?;
+    let client = connect::many(global, import.route).await?;
     let template = "{bar:30} {bytes}/{total_bytes} {msg} {elapsed} (eta {eta})";
     let bar = output.progress(size, template);
     let read_bytes = Arc::new(AtomicU64::new(0));

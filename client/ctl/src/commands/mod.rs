@@ -12,9 +12,17 @@ use crate::{
 
 mod kv;
 
+mod update;
+
+mod everyone;
+
 mod cluster;
 
 mod status;
+
+mod upkeep;
+
+mod buckets;
 
 mod assign;
 
@@ -31,11 +39,18 @@ pub(crate) async fn run(cli: &Cli, output: Output) -> Result<ExitCode, Failure> 
         Commands::Put(put) => kv::put(global, put, output).await?,
         Commands::Get(get) => kv::get(global, get, output).await?,
         Commands::Delete(delete) => kv::delete(global, delete, output).await?,
+        Commands::Update(update) => update::update(global, update, output).await?,
         Commands::Ring(ring) => cluster::ring(global, ring, output).await?,
         Commands::Members(_) => cluster::members(global, output).await?,
         Commands::PreferenceList(list) => cluster::preference_list(global, list, output).await?,
         Commands::Status(status) => return status::status(global, status, output).await,
         Commands::Inspect(inspect) => cluster::inspect(global, inspect, output).await?,
+        Commands::Locate(locate) => buckets::locate(global, locate, output).await?,
+        Commands::Hints(hints) => return upkeep::hints(global, hints, output).await,
+        Commands::Exchanges(exchanges) => return upkeep::exchanges(global, exchanges, output).await,
+        Commands::Repair(repair) => return upkeep::repair(global, repair, output).await,
+        Commands::Tasks(tasks) => return upkeep::tasks(global, tasks, output).await,
+        Commands::Bucket(bucket) => buckets::bucket(global, bucket, output).await?,
         Commands::BenchLite(bench) => bench::run(global, bench, output).await?,
         Commands::Import(import) => return import::run(global, import, output).await,
         Commands::Export(export) => return export::run(global, export, output).await,

@@ -1,12 +1,18 @@
-//! A node's admin service that always says the same.
+//! A node's admin service that says the same to everyone, and remembers tasks paused and buckets set.
+
+use std::sync::Mutex;
 
 use dynamo_proto::{
     admin::{
-        ActorCounter, BootstrapRequest, BootstrapResponse, InspectRequest, InspectResponse, JoinRequest,
-        JoinResponse, LocalGetRequest, LocalGetResponse, MemberShare, MembershipLogRequest,
-        MembershipLogResponse, PeerInfo, PeersRequest, PeersResponse, PreferenceEntry, PreferenceListRequest,
-        PreferenceListResponse, ReplicaState, RingRequest, RingResponse, SiblingInfo, StatusRequest,
-        StatusResponse,
+        ActorCounter, BootstrapRequest, BootstrapResponse, Bucket, ExchangeInfo, ExchangesRequest,
+        ExchangesResponse, HintCount, HintsRequest, HintsResponse, InspectRequest, InspectResponse,
+        JoinRequest, JoinResponse, ListBucketsRequest, ListBucketsResponse, LocalGetRequest,
+        LocalGetResponse, LocateRequest, LocateResponse, MemberShare, MembershipLogRequest,
+        MembershipLogResponse, MerkleRootRequest, MerkleRootResponse, PauseTaskRequest, PauseTaskResponse,
+        PeerInfo, PeersRequest, PeersResponse, PreferenceEntry, PreferenceListRequest,
+        PreferenceListResponse, RepairRequest, RepairResponse, ReplicaState, RingRequest, RingResponse,
+        SetBucketRequest, SetBucketResponse, SiblingInfo, StatusRequest, StatusResponse, TaskInfo,
+        TasksRequest, TasksResponse,
         admin_server::{Admin, AdminServer},
         status_response::State,
     },
@@ -22,6 +28,8 @@ pub(crate) async fn start() -> String {
     let address = listener.local_addr().unwrap().to_string();
     let service = AdminServer::new(Fake {
         address: address.clone(),
+        paused: Mutex::default(),
+        buckets: Mutex::default(),
     });
     tokio::spawn(
         tonic::transport::Server::builder()
@@ -33,6 +41,8 @@ pub(crate) async fn start() -> String {
 
 struct Fake {
     address: String,
+    paused: Mutex<Vec<String>>,
+    buckets: Mutex<Vec<Bucket>>,
 }
 
 fn member(id: &str, zone: &str) -> v1::RingMember {
@@ -98,6 +108,8 @@ impl Admin for Fake {
             tokens: 4,
             partitions: 8,
             release: "0.1.0".into(),
+            hints: 12,
+            partitions_suspect: 3,
             ..Default::default()
         };
         status.set_state(State::Valid);
@@ -178,6 +190,121 @@ impl Admin for Fake {
         };
         Ok(Response::new(PeersResponse {
             peers: vec![me, other],
+        }))
+    }
+
+    async fn hints(&self, _: Request<HintsRequest>) -> Result<Response<HintsResponse>, Status> {
+        Ok(Response::new(HintsResponse {
+            owners: vec![HintCount {
+                member_id: "n2".into(),
+                hints: 12,
+                bytes: 2048,
+            }],
+            bytes: 2048,
+            bytes_max: 1 << 30,
+            declined: 1,
+        }))
+    }
+
+    async fn merkle_root(
+        &self,
+        _: Request<MerkleRootRequest>,
+    ) -> Result<Response<MerkleRootResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn exchanges(&self, _: Request<ExchangesRequest>) -> Result<Response<ExchangesResponse>, Status> {
+        let exchange = |partition, age_ms| ExchangeInfo {
+            partition,
+            member_id: "n2".into(),
+            age_ms,
+        };
+        Ok(Response::new(ExchangesResponse {
+            exchanges: vec![
+                exchange(0, Some(5000)),
+                exchange(1, None),
+                exchange(2, Some(180_000)),
+            ],
+        }))
+    }
+
+    async fn repair(&self, request: Request<RepairRequest>) -> Result<Response<RepairResponse>, Status> {
+        let partition = request.into_inner().partition;
+        Ok(Response::new(RepairResponse {
+            exchanged: vec!["n3".into()],
+            // Of the partitions that the tests repair, one cannot be exchanged with everybody.
+            failed: Vec::from_iter((partition == 2).then(|| "n2: unreachable".to_owned())),
+            keys_pulled: 4,
+            keys_pushed: 5,
+        }))
+    }
+
+    async fn tasks(&self, _: Request<TasksRequest>) -> Result<Response<TasksResponse>, Status> {
+        let paused = self.paused.lock().unwrap();
+        let task = |name: &str| TaskInfo {
+            name: name.into(),
+            paused: paused.iter().any(|paused| paused == name),
+            operations: 7,
+        };
+        Ok(Response::new(TasksResponse {
+            tasks: vec![task("hints"), task("exchange")],
+            foreground_p99_us: 2500,
+            operations_per_s: 400,
+        }))
+    }
+
+    async fn pause_task(
+        &self,
+        request: Request<PauseTaskRequest>,
+    ) -> Result<Response<PauseTaskResponse>, Status> {
+        let request = request.into_inner();
+        if !["hints", "exchange"].contains(&request.name.as_str()) {
+            return Err(Status::not_found("no task has this name"));
+        }
+        let mut paused = self.paused.lock().unwrap();
+        paused.retain(|name| *name != request.name);
+        if request.paused {
+            paused.push(request.name);
+        }
+        Ok(Response::new(PauseTaskResponse {}))
+    }
+
+    async fn set_bucket(
+        &self,
+        request: Request<SetBucketRequest>,
+    ) -> Result<Response<SetBucketResponse>, Status> {
+        let mut bucket = request.into_inner().bucket.unwrap();
+        bucket.version += 1;
+        let mut buckets = self.buckets.lock().unwrap();
+        buckets.retain(|other| other.name != bucket.name);
+        buckets.push(bucket.clone());
+        Ok(Response::new(SetBucketResponse { bucket: Some(bucket) }))
+    }
+
+    async fn list_buckets(
+        &self,
+        _: Request<ListBucketsRequest>,
+    ) -> Result<Response<ListBucketsResponse>, Status> {
+        let buckets = self.buckets.lock().unwrap().clone();
+        Ok(Response::new(ListBucketsResponse { buckets }))
+    }
+
+    async fn locate(&self, request: Request<LocateRequest>) -> Result<Response<LocateResponse>, Status> {
+        let copy = |id: &str, role: v1::located_copy::Role, hint_for: &str| v1::LocatedCopy {
+            member_id: id.into(),
+            role: role.into(),
+            hint_for: hint_for.into(),
+            digest: 0xab,
+            siblings: 1,
+            deleted: false,
+        };
+        let ttl = request.into_inner().ttl;
+        Ok(Response::new(LocateResponse {
+            copies: vec![
+                copy("n1", v1::located_copy::Role::Primary, ""),
+                copy("n3", v1::located_copy::Role::Hint, "n2"),
+            ],
+            asked: ttl,
         }))
     }
 }

@@ -1,0 +1,288 @@
+//! The loop that carries an operation to its end, and what clones of a client share.
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use dynamo_core::types::{KeyHash, MemberId};
+use dynamo_proto::v1::{self, key_value_client::KeyValueClient};
+use tokio::{
+    sync::Notify,
+    task::AbortHandle,
+    time::{Instant, sleep_until, timeout},
+};
+use tonic::{Request, Response, Status, transport::Channel};
+
+use crate::{
+    attempts::{Attempts, Verdict},
+    background,
+    config::{Builder, Settings},
+    error::Error,
+    memory::Memory,
+    nodes::Node,
+    routing::Router,
+    status::{Failed, Origin},
+    types::{OpId, WriteOptions},
+};
+
+/// With less time left than this, no further attempt is begun.
+pub(crate) const ATTEMPT_MIN: Duration = Duration::from_millis(5);
+
+/// What clones of a client share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) settings: Settings,
+    pub(crate) router: Router,
+    pub(crate) memory: Memory,
+    wake: Arc<Notify>,
+    tasks: OnceLock<Vec<AbortHandle>>,
+}
+
+/// What the loop needs to know of an operation.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Operation {
+    pub(crate) hash: Option<KeyHash>,
+    pub(crate) write: bool,
+    pub(crate) deadline: Duration,
+}
+
+/// Replies that may tell how they were served.
+pub(crate) trait Reply {
+    fn info(&self) -> Option<&v1::ResponseInfo>;
+
+    /// Of the ring that it was served by; 0 if the reply does not tell.
+    fn ring_epoch(&self) -> u64 {
+        self.info().map_or(0, |info| info.ring_epoch)
+    }
+}
+
+impl Shared {
+    /// Sets up what clones share and starts the background work.
+    pub(crate) fn start(builder: Builder) -> Result<Arc<Self>, Error> {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return Err(Error::Configuration(
+                "a client needs a running tokio runtime".to_owned(),
+            ));
+        };
+        let Builder {
+            endpoints,
+            zone,
+            settings,
+        } = builder;
+        let router = Router::new(settings.clone(), &endpoints, zone)?;
+        let wake = Arc::new(Notify::new());
+        let shared = Arc::new(Self {
+            settings,
+            router,
+            memory: Memory::default(),
+            wake,
+            tasks: OnceLock::new(),
+        });
+        let settings = &shared.settings;
+        let weak = Arc::downgrade(&shared);
+        let mut tasks = vec![
+            runtime
+                .spawn(background::probe(weak.clone(), settings.probe_interval))
+                .abort_handle(),
+        ];
+        if settings.ring_aware {
+            let wake = Arc::clone(&shared.wake);
+            let refresh = background::refresh(weak, settings.ring_refresh_interval, wake);
+            tasks.push(runtime.spawn(refresh).abort_handle());
+        }
+        let _ = shared.tasks.set(tasks);
+        Ok(shared)
+    }
+
+    /// Asks nodes until one answers or the deadline passes.
+    pub(crate) async fn call<T, F>(
+        &self,
+        operation: Operation,
+        mut send: impl FnMut(KeyValueClient<Channel>, Duration) -> F,
+    ) -> Result<T, Error>
+    where
+        T: Reply,
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let until = Instant::now() + operation.deadline;
+        let usual = self.settings.attempt_timeout.min(operation.deadline);
+        let mut attempts = Attempts::new(operation.write);
+        let preferred = self.preferred(operation);
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left < ATTEMPT_MIN {
+                return Err(attempts.error());
+            }
+            let node = self
+                .router
+                .pick(operation.hash, preferred.as_ref(), &attempts, rand::random());
+            attempts.begin(node.id);
+            let limit = left.min(usual);
+            let stub = self.router.nodes.stub(&node);
+            let failed = match self.attempt(&node, limit, usual, send(stub, limit)).await {
+                Ok(reply) => {
+                    self.notice(reply.ring_epoch());
+                    return Ok(reply);
+                }
+                Err(failed) => failed,
+            };
+            match attempts.failed(failed, &node.address, rand::random()) {
+                Verdict::Fail(error) => return Err(error),
+                Verdict::Retry(pause) => sleep_until((Instant::now() + pause).min(until)).await,
+            }
+        }
+    }
+
+    /// One request to one node, and what its end says about the node.
+    pub(crate) async fn attempt<T>(
+        &self,
+        node: &Node,
+        limit: Duration,
+        usual: Duration,
+        request: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, Failed> {
+        let started = Instant::now();
+        let failed = match timeout(limit, request).await {
+            Ok(Ok(reply)) => {
+                node.heard();
+                return Ok(reply.into_inner());
+            }
+            Ok(Err(status)) => Failed::from_status(&status),
+            Err(_) => Failed::timed_out(format!("no answer within {} ms", limit.as_millis())),
+        };
+        let nodes = &self.router.nodes;
+        match failed.origin {
+            Origin::Node if failed.reason == "NOT_READY" => nodes.failed(node, started, &failed.message),
+            Origin::Node => node.heard(),
+            // The rest of a deadline may be too short to blame the node.
+            Origin::TimedOut if limit < usual / 2 => {}
+            Origin::Connect | Origin::Transport | Origin::TimedOut => {
+                nodes.failed(node, started, &failed.message);
+            }
+        }
+        Err(failed)
+    }
+
+    /// A write goes to the node that answered the key's last read first. Paper: §5.
+    fn preferred(&self, operation: Operation) -> Option<MemberId> {
+        let hash = operation.hash.filter(|_| operation.write)?;
+        self.memory.fastest(hash)
+    }
+
+    /// Notes that a node served a write.
+    pub(crate) fn wrote(&self, operation: Operation, info: Option<&v1::ResponseInfo>) {
+        self.memory.served(info);
+        if let Some(fastest) = self.preferred(operation) {
+            let at_fastest = info.is_some_and(|info| info.coordinator == fastest.as_str());
+            self.memory.wrote_after_read(at_fastest);
+        }
+    }
+
+    /// Notes that a node served a read.
+    pub(crate) fn read(&self, hash: KeyHash, info: Option<&v1::ResponseInfo>) {
+        self.memory.served(info);
+        let fastest = info.and_then(|info| MemberId::new(info.fastest.clone()).ok());
+        if let Some(fastest) = fastest {
+            self.memory.answered_first(hash, fastest);
+        }
+    }
+
+    /// Fetches the ring and takes it.
+    pub(crate) async fn refresh(&self) -> Result<(), Error> {
+        let operation = Operation {
+            hash: None,
+            write: false,
+            deadline: self.settings.deadline,
+        };
+        self.memory.forget_refusals();
+        let known_epoch = self.router.known_epoch();
+        let reply = self.call(operation, |mut stub, limit| {
+            let request = with_timeout(v1::GetRingRequest { known_epoch }, limit);
+            async move { stub.get_ring(request).await }
+        });
+        let reply: v1::GetRingResponse = Box::pin(reply).await?;
+        if let Some(ring) = reply.ring
+            && self.settings.ring_aware
+            && let Err(error) = self.router.adopt(ring)
+        {
+            tracing::warn!(%error, "ring is not taken");
+        }
+        Ok(())
+    }
+
+    /// A reply shows a ring: a newer one is fetched in the background.
+    pub(crate) fn notice(&self, epoch: u64) {
+        if self.settings.ring_aware && epoch > self.router.epoch() {
+            self.refresh_soon();
+        }
+    }
+
+    /// Has the ring fetched in the background.
+    pub(crate) fn refresh_soon(&self) {
+        self.wake.notify_one();
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        for task in self.tasks.get().into_iter().flatten() {
+            task.abort();
+        }
+    }
+}
+
+/// The node learns the time that the client waits, as `grpc-timeout`, and should answer a little before it ends.
+pub(crate) fn with_timeout<T>(message: T, limit: Duration) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(limit);
+    request
+}
+
+/// The operation's own id, or a random one; its retries repeat it.
+pub(crate) fn op_id(options: &WriteOptions) -> Bytes {
+    let id: OpId = options.op_id.unwrap_or_else(rand::random);
+    Bytes::copy_from_slice(&id)
+}
+
+impl Reply for v1::GetResponse {
+    fn info(&self) -> Option<&v1::ResponseInfo> {
+        self.info.as_ref()
+    }
+}
+
+impl Reply for v1::PutResponse {
+    fn info(&self) -> Option<&v1::ResponseInfo> {
+        self.info.as_ref()
+    }
+}
+
+impl Reply for v1::DeleteResponse {
+    fn info(&self) -> Option<&v1::ResponseInfo> {
+        self.info.as_ref()
+    }
+}
+
+impl Reply for v1::UpdateResponse {
+    fn info(&self) -> Option<&v1::ResponseInfo> {
+        self.info.as_ref()
+    }
+}
+
+impl Reply for v1::ReplicaGetResponse {
+    fn info(&self) -> Option<&v1::ResponseInfo> {
+        None
+    }
+
+    fn ring_epoch(&self) -> u64 {
+        self.ring_epoch
+    }
+}
+
+impl Reply for v1::GetRingResponse {
+    /// The reply itself brings the ring.
+    fn info(&self) -> Option<&v1::ResponseInfo> {
+        None
+    }
+}
