@@ -41,14 +41,18 @@ impl Counter {
         Ok(())
     }
 
-    /// Moves what the write's actor added under `forgotten` dots into its total, under the write `dot`.
-    pub(super) fn forget(&mut self, forgotten: &[Dot], dot: Dot) {
-        let moved: Vec<i64> = forgotten
-            .iter()
-            .filter_map(|dot| self.remembered.remove(dot))
+    /// Moves what the actor of the write `dot` added under dots that are not remembered any more into its total.
+    pub(super) fn forget(&mut self, dot: Dot, is_remembered: impl Fn(&Dot) -> bool) {
+        let forgotten: Vec<(Dot, i64)> = own(&self.remembered, dot.actor)
+            .filter(|(known, _)| !is_remembered(known))
             .collect();
-        if !moved.is_empty() {
-            self.add_to_total(dot, moved.into_iter().fold(0, i64::saturating_add));
+        if !forgotten.is_empty() {
+            let mut sum = 0_i64;
+            for (known, amount) in forgotten {
+                self.remembered.remove(&known);
+                sum = sum.saturating_add(amount);
+            }
+            self.add_to_total(dot, sum);
         }
     }
 

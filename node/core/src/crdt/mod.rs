@@ -32,7 +32,8 @@
 //! * An increment with an op id is kept apart from the totals as long as the op id is remembered. A coordinator that
 //!   remembers it answers a retry with the first write and applies nothing. One that has not heard of the first
 //!   attempt applies it under a second dot; wherever the two meet, the smaller dot counts and the other is taken out.
-//! * Each actor remembers the op ids of its latest [`OP_IDS_MAX`] writes of a key. A retry counts once if both attempts
+//! * Of each actor the op ids of its latest [`OP_IDS_MAX`] writes of a key are remembered (fewer, but at least 16, where
+//!   more than 8 actors have written with op ids). A retry counts once if both attempts
 //!   meet in one record before that many other writes with op ids were made by the actor of one of them. Beyond this
 //!   window it counts twice. Increments without op ids are counted as often as they are sent.
 //! * Sets, flags and registers need no taking out: a retry at a coordinator that has not heard of the first attempt is

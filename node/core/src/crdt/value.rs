@@ -12,8 +12,12 @@ use crate::types::OpId;
 use crate::version::{Actor, Dot, Seen, open_frame, put_seen, read_seen, seal_frame};
 use crate::wire::{DecodeError, Reader, put_varint};
 
-/// Op ids that a value remembers of each coordinator's latest writes.
+/// Op ids that a value remembers of each actor's latest writes, unless there are more than 8 actors.
 pub const OP_IDS_MAX: usize = 256;
+/// Op ids that a value remembers of all actors together: with more than 8 they share this number.
+const OP_IDS_TOTAL: usize = 8 * OP_IDS_MAX;
+/// Op ids that a value remembers of each actor, however many there are.
+const OP_IDS_MIN: usize = 16;
 
 const FORMAT_VERSION: u8 = 1;
 const TARGET_FIELD: u8 = 1;
@@ -188,7 +192,8 @@ impl Value {
         for dot in &repeated {
             self.op_ids.remove(dot);
         }
-        self.change_counters(|counter| counter.take_out(&repeated));
+        self.contents
+            .change_counters(|counter| counter.take_out(&repeated));
     }
 
     /// The highest counter of an actor that the value knows of, be it that a removal claims it; 0: none.
@@ -299,39 +304,22 @@ impl Value {
         });
     }
 
-    /// Forgets the op ids of the writer's own oldest writes, if there are too many, for good.
+    /// Forgets the oldest op ids of each actor that has too many. What the writer's own actor added under them moves
+    /// into its total; what other actors added stays under its dots until they do the same.
     fn forget_oldest(&mut self, dot: Dot) {
-        let own: Vec<Dot> = self
-            .op_ids
-            .iter()
-            .map(|(known, _)| *known)
-            .filter(|known| known.actor == dot.actor)
-            .collect();
-        let Some(forgotten) = own
-            .len()
-            .checked_sub(OP_IDS_MAX)
-            .and_then(|count| own.get(..count))
-        else {
-            return;
-        };
-        for dot in forgotten {
-            self.op_ids.remove(dot);
+        let mut by_actor: BTreeMap<Actor, Vec<Dot>> = BTreeMap::new();
+        for (dot, _) in self.op_ids.iter() {
+            by_actor.entry(dot.actor).or_default().push(*dot);
         }
-        self.change_counters(|counter| counter.forget(forgotten, dot));
-    }
-
-    fn change_counters(&mut self, change: impl Fn(&mut Counter)) {
-        match &mut self.contents {
-            Contents::Leaf(leaf) => {
-                if let Some(counter) = leaf.counter_mut() {
-                    change(counter);
-                }
-            }
-            Contents::Map(fields) => {
-                fields.stores_mut().filter_map(Leaf::counter_mut).for_each(change);
-                fields.prune();
+        let window = (OP_IDS_TOTAL / by_actor.len().max(1)).clamp(OP_IDS_MIN, OP_IDS_MAX);
+        for dots in by_actor.values() {
+            for oldest in dots.iter().take(dots.len().saturating_sub(window)) {
+                self.op_ids.remove(oldest);
             }
         }
+        let op_ids = &self.op_ids;
+        self.contents
+            .change_counters(|counter| counter.forget(dot, |known| op_ids.get(known).is_some()));
     }
 
     fn data_type_byte(&self) -> u8 {
@@ -343,6 +331,20 @@ impl Value {
 }
 
 impl Contents {
+    fn change_counters(&mut self, change: impl Fn(&mut Counter)) {
+        match self {
+            Self::Leaf(leaf) => {
+                if let Some(counter) = leaf.counter_mut() {
+                    change(counter);
+                }
+            }
+            Self::Map(fields) => {
+                fields.stores_mut().filter_map(Leaf::counter_mut).for_each(change);
+                fields.prune();
+            }
+        }
+    }
+
     fn drop_claimed(&mut self, target: &Target, claims: &Seen) {
         match (self, &target.field) {
             (Self::Leaf(leaf), None) => leaf.drop_claimed(target.element.as_ref(), claims),

@@ -1,5 +1,7 @@
 //! What a coordinator does with an operation, and a reader with siblings.
 
+use bytes::Bytes;
+
 use super::leaf::Writer;
 use super::operation::{DataType, Operation, OperationError};
 use super::value::{Value, View};
@@ -26,7 +28,8 @@ pub struct TypedUpdate {
     pub expires_at_ms: Option<u64>,
     /// Milliseconds since 1970: what has expired by then is not built upon.
     pub wall_ms: u64,
-    /// Longest value that an operation may make, in bytes.
+    /// Longest value that an operation may make, in bytes; removals may make longer ones. A counter alone takes up to
+    /// 6 KiB per node that coordinates its writes, for the op ids that it remembers.
     pub value_bytes_max: usize,
 }
 
@@ -105,7 +108,6 @@ pub fn coordinate(
     }
     value.settle();
     value.know(record.seen());
-    let bytes_before = value.encode().len();
     let context = update.context.unwrap_or_default();
     // A node goes on counting only where it still holds what it counted last.
     let entry = entry.filter(|entry| record.seen().contains(&last_dot(entry)));
@@ -124,11 +126,11 @@ pub fn coordinate(
         .map_err(|_| TypedRefused::Overflow)?;
     let content = value.encode();
     let allowance = if update.operation.removes() {
-        REMOVAL_BYTES
+        bytes_of(record) + REMOVAL_BYTES
     } else {
         0
     };
-    if content.len() > update.value_bytes_max.max(bytes_before + allowance) {
+    if content.len() > update.value_bytes_max.max(allowance) {
         return Err(TypedRefused::TooLong {
             bytes: content.len(),
             bytes_max: update.value_bytes_max,
@@ -192,6 +194,12 @@ pub fn resolve(data_type: DataType, state: &KeyState, wall_ms: u64) -> Result<Va
         }
     }
     Ok(merged)
+}
+
+/// Bytes of all values in a record.
+fn bytes_of(record: &KeyState) -> usize {
+    let values = record.siblings().values().filter_map(Sibling::value);
+    values.map(Bytes::len).sum()
 }
 
 /// The last write that an entry counts.

@@ -230,6 +230,28 @@ fn forgetting_op_ids_forgets_no_increment() {
     assert!(largest < 40 * OP_IDS_MAX, "{largest} bytes");
 }
 
+/// Nodes come and go: what they leave behind is bounded, and counts.
+#[test]
+fn many_actors_share_the_op_ids_that_are_remembered() {
+    let mut node = Replica::new(COUNTER, 1);
+    let mut number = 0;
+    for life in 0..20 {
+        node.minter = minter(life);
+        for _ in 0..100 {
+            number += 1;
+            let attempt = TypedUpdate {
+                op_id: Some(op_id(number)),
+                ..update(increment(1))
+            };
+            node.update(attempt.clone()).unwrap();
+            assert!(node.update(attempt).unwrap().replayed);
+        }
+    }
+    assert_eq!(node.view(), View::Counter(2_000));
+    let bytes = node.state().encode().len();
+    assert!(bytes < 45_000, "{bytes} bytes");
+}
+
 /// Amnesia: a store that lost the record, or that is older than its own memory, never takes its total back.
 #[test]
 fn a_lost_record_takes_no_increment_with_it() {
