@@ -7,10 +7,12 @@
 use std::{future::Future, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use dynamo_core::{reap::QuietTable, recovery::Recovery};
 use dynamo_proto::{
     DESCRIPTORS, admin::admin_server::AdminServer, peer::peer_server::PeerServer,
     v1::key_value_server::KeyValueServer,
 };
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::{Server, server::Router};

@@ -116,6 +116,11 @@ impl Position {
         Ok(Self(bytes.freeze()))
     }
 
+    /// The position of a key whose hash has been checked: the bytes are what [`new`](Self::new) makes.
+    pub fn of_checked(bytes: Bytes) -> Self {
+        Self(bytes)
+    }
+
     /// Reads a position that another node or a client sent.
     ///
     /// # Errors

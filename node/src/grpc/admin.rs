@@ -9,11 +9,14 @@ use dynamo_core::{
     version::{Content, KeyState},
 };
 use dynamo_proto::admin::{
-    ActorCounter, BootstrapRequest, BootstrapResponse, InspectRequest, InspectResponse, JoinRequest,
-    JoinResponse, LocalGetRequest, LocalGetResponse, MemberShare, MembershipLogEntry, MembershipLogRequest,
-    MembershipLogResponse, PeerInfo, PeersRequest, PeersResponse, PreferenceEntry, PreferenceListRequest,
-    PreferenceListResponse, ReplicaState, RingRequest, RingResponse, SiblingInfo, StatusRequest,
-    StatusResponse, admin_server::Admin, status_response::State,
+    ActorCounter, BootstrapRequest, BootstrapResponse, ExchangesRequest, ExchangesResponse, HintsRequest,
+    HintsResponse, InspectRequest, InspectResponse, JoinRequest, JoinResponse, ListBucketsRequest,
+    ListBucketsResponse, LocalGetRequest, LocalGetResponse, LocateRequest, LocateResponse, MemberShare,
+    MembershipLogEntry, MembershipLogRequest, MembershipLogResponse, MerkleRootRequest, MerkleRootResponse,
+    PauseTaskRequest, PauseTaskResponse, PeerInfo, PeersRequest, PeersResponse, PreferenceEntry,
+    PreferenceListRequest, PreferenceListResponse, RepairRequest, RepairResponse, ReplicaState, RingRequest,
+    RingResponse, SetBucketRequest, SetBucketResponse, SiblingInfo, StatusRequest, StatusResponse, TasksRequest,
+    TasksResponse, admin_server::Admin, status_response::State,
 };
 use futures::future::join_all;
 use tonic::{Request, Response, Status};
@@ -21,6 +24,7 @@ use tonic::{Request, Response, Status};
 use super::{
     convert,
     status::{Failure, Reason},
+    upkeep,
 };
 use crate::{
     clock::wall_ms,
@@ -198,6 +202,7 @@ impl Admin for AdminService {
         let key = convert::record_key(&request.bucket, &request.key)?;
         let candidates = self.node.candidates(&placed, &key);
         let replicas = candidates
+            .primaries
             .into_iter()
             .map(|candidate| inspect(&self.node, &placed, &key, candidate.member));
         Ok(Response::new(InspectResponse {
@@ -230,6 +235,69 @@ impl Admin for AdminService {
                 .unwrap_or_default(),
             state: Some(replica_state(me, state.as_ref())),
         }))
+    }
+
+    async fn hints(&self, _: Request<HintsRequest>) -> Result<Response<HintsResponse>, Status> {
+        Ok(Response::new(upkeep::hints(&self.node)))
+    }
+
+    async fn merkle_root(
+        &self,
+        request: Request<MerkleRootRequest>,
+    ) -> Result<Response<MerkleRootResponse>, Status> {
+        let placed = self.ring_in_use()?;
+        let partition = request.into_inner().partition;
+        Ok(Response::new(upkeep::merkle_root(&self.node, &placed, partition)?))
+    }
+
+    async fn exchanges(&self, _: Request<ExchangesRequest>) -> Result<Response<ExchangesResponse>, Status> {
+        Ok(Response::new(upkeep::exchanges(&self.node)))
+    }
+
+    async fn repair(&self, request: Request<RepairRequest>) -> Result<Response<RepairResponse>, Status> {
+        let placed = self.ring_in_use()?;
+        let partition = request.into_inner().partition;
+        Ok(Response::new(
+            upkeep::repair(&self.node, &placed, partition).await?,
+        ))
+    }
+
+    async fn tasks(&self, _: Request<TasksRequest>) -> Result<Response<TasksResponse>, Status> {
+        Ok(Response::new(upkeep::tasks(&self.node)))
+    }
+
+    async fn pause_task(
+        &self,
+        request: Request<PauseTaskRequest>,
+    ) -> Result<Response<PauseTaskResponse>, Status> {
+        let PauseTaskRequest { name, paused } = request.into_inner();
+        upkeep::pause_task(&self.node, &name, paused)?;
+        Ok(Response::new(PauseTaskResponse {}))
+    }
+
+    async fn set_bucket(
+        &self,
+        request: Request<SetBucketRequest>,
+    ) -> Result<Response<SetBucketResponse>, Status> {
+        let placed = self.ring_in_use()?;
+        let asked = request.into_inner().bucket;
+        let asked = asked.ok_or_else(|| Failure::invalid("the request must hold a bucket"))?;
+        let bucket = upkeep::set_bucket(&self.node, &placed, asked).await?;
+        Ok(Response::new(SetBucketResponse { bucket: Some(bucket) }))
+    }
+
+    async fn list_buckets(
+        &self,
+        _: Request<ListBucketsRequest>,
+    ) -> Result<Response<ListBucketsResponse>, Status> {
+        let buckets = upkeep::list_buckets(&self.node);
+        Ok(Response::new(ListBucketsResponse { buckets }))
+    }
+
+    async fn locate(&self, request: Request<LocateRequest>) -> Result<Response<LocateResponse>, Status> {
+        Ok(Response::new(
+            upkeep::search(&self.node, request.into_inner()).await?,
+        ))
     }
 
     async fn membership_log(
@@ -302,6 +370,8 @@ fn status(node: &Node) -> StatusResponse {
         keys_estimate: estimate.keys,
         data_bytes: estimate.bytes,
         not_ready_reason: node.not_ready_reason().unwrap_or_default(),
+        hints: node.hints().owners().values().map(|count| count.records).sum(),
+        partitions_suspect: node.partitions_suspect(),
         ..StatusResponse::default()
     };
     if let Some(me) = me {
@@ -327,19 +397,20 @@ fn status(node: &Node) -> StatusResponse {
 
 async fn inspect(node: &Arc<Node>, placed: &Arc<Placed>, key: &DataKey, member: MemberId) -> ReplicaState {
     let result = if member == *placed.me() {
-        node.load(key).await.map_err(|error| error.to_string())
+        let read = node.read_replica(key).await;
+        read.map_err(|error| error.to_string())
     } else {
         match node.membership().to(&member) {
             Some(to) => node
                 .peers()
-                .read(&to, key)
+                .read(&to, key, false)
                 .await
                 .map_err(|failure| failure.kind.as_str().to_owned()),
             None => Err("its address is not known yet".to_owned()),
         }
     };
     match result {
-        Ok(state) => replica_state(member.to_string(), state.as_ref()),
+        Ok(read) => replica_state(member.to_string(), read.state.as_ref()),
         Err(error) => ReplicaState {
             member_id: member.to_string(),
             error,

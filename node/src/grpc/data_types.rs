@@ -1,6 +1,5 @@
 //! Operations on values of data types, and the values, between the client protocol and the core. Paper: §4.4.
 
-use bytes::Bytes;
 use dynamo_core::crdt::{Field, FieldOperation, LeafOperation, LeafType, Operation, View};
 use dynamo_proto::v1::{
     FieldUpdate, MapField, MapValue, RegisterValue, SetUpdate, SetValue, TypedValue, UpdateRequest, field_update,
@@ -24,8 +23,11 @@ pub(crate) fn operation(request: &UpdateRequest) -> Result<Operation, Failure> {
         Asked::Flag(on) => Operation::Leaf(flag_operation(on)),
         Asked::Register(value) => Operation::Leaf(LeafOperation::Assign(value)),
         Asked::Map(map) => {
-            let fields = map.fields.into_iter().map(field_operation);
-            Operation::Map(fields.collect::<Result<_, _>>()?)
+            let mut operations = Vec::new();
+            for field in map.fields {
+                operations.extend(field_operations(field)?);
+            }
+            Operation::Map(operations)
         }
     })
 }
@@ -71,32 +73,43 @@ fn flag_operation(on: bool) -> LeafOperation {
     }
 }
 
-fn field_operation(update: FieldUpdate) -> Result<FieldOperation, Failure> {
+/// What is asked of one field; fields of one name and different types are different ones, and a removal means all.
+fn field_operations(update: FieldUpdate) -> Result<Vec<FieldOperation>, Failure> {
     use field_update::Operation as Asked;
     let name = update.name;
-    let Some(asked) = update.operation else {
-        return Err(Failure::invalid("an update of a field must hold an operation"));
-    };
-    let operation = match asked {
-        Asked::Increment(by) => LeafOperation::Increment(by),
-        Asked::Set(set) => set_operation(set)?,
-        Asked::Flag(on) => flag_operation(on),
-        Asked::Register(value) => LeafOperation::Assign(value),
-        Asked::Remove(leaf_type) => return removal(name, leaf_type),
-    };
-    Ok(FieldOperation::Update { name, operation })
-}
-
-fn removal(name: Bytes, leaf_type: i32) -> Result<FieldOperation, Failure> {
-    use field_update::FieldType;
-    let leaf_type = match FieldType::try_from(leaf_type).unwrap_or_default() {
-        FieldType::Counter => LeafType::Counter,
-        FieldType::Set => LeafType::Set,
-        FieldType::Flag => LeafType::Flag,
-        FieldType::Register => LeafType::Register,
-        FieldType::Unspecified => {
-            return Err(Failure::invalid("the removal of a field must name the field's type"));
+    let operations = match update.operation {
+        Some(Asked::Increment(by)) => vec![LeafOperation::Increment(by)],
+        Some(Asked::Set(set)) => both(set),
+        Some(Asked::Flag(on)) => vec![flag_operation(on)],
+        Some(Asked::Register(value)) => vec![LeafOperation::Assign(value)],
+        Some(Asked::Remove(true)) => {
+            let remove = |leaf_type| {
+                let name = name.clone();
+                FieldOperation::Remove(Field { leaf_type, name })
+            };
+            return Ok(LEAF_TYPES.map(remove).to_vec());
+        }
+        Some(Asked::Remove(false)) | None => {
+            return Err(Failure::invalid("an update of a field must hold an operation"));
         }
     };
-    Ok(FieldOperation::Remove(Field { leaf_type, name }))
+    let update = |operation| FieldOperation::Update {
+        name: name.clone(),
+        operation,
+    };
+    Ok(operations.into_iter().map(update).collect())
+}
+
+const LEAF_TYPES: [LeafType; 4] = [
+    LeafType::Counter,
+    LeafType::Set,
+    LeafType::Flag,
+    LeafType::Register,
+];
+
+fn both(set: SetUpdate) -> Vec<LeafOperation> {
+    let SetUpdate { add, remove } = set;
+    let add = (!add.is_empty()).then(|| LeafOperation::Add(add));
+    let remove = (!remove.is_empty()).then(|| LeafOperation::Remove(remove));
+    remove.into_iter().chain(add).collect()
 }

@@ -19,3 +19,5 @@ pub(crate) mod peer;
 pub(crate) mod reap;
 
 pub(crate) mod status;
+
+mod upkeep;

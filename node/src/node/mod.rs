@@ -391,8 +391,17 @@ impl Node {
             writer_syncs: writer.syncs,
             writer_queue: writer.queued,
             read_errors: writer.read_errors,
+            hints_declined: self.hints.counters().budget_spent,
+            partitions_suspect: self.partitions_suspect().into(),
+            background_rate: self.background.pace().1,
             ..Snapshot::default()
         };
+        for count in self.hints.owners().into_values() {
+            snapshot.hints += count.records;
+            snapshot.hints_bytes += count.bytes;
+        }
+        let overdue = self.background.with_schedule(|schedule| schedule.overdue(clock::monotonic_ms()));
+        snapshot.exchanges_overdue = overdue as u64;
         if let Some(placed) = self.ring_in_use() {
             let placement = &placed.placement;
             snapshot.ring_epoch = placement.ring().epoch();

@@ -166,9 +166,10 @@ async fn list_partition(
     pager: &mut Pager,
 ) -> Result<bool, Failure> {
     let range = placed.placement().ring().range(partition);
+    let policy = node.bucket(&pager.listing.bucket);
     let mut listing = RangeListing::new(
-        node.candidates_of(placed, partition),
-        placed.quorum().absence(),
+        node.candidates_of(placed, partition, policy.n).primaries,
+        placed.quorum_of(&policy)?.absence(),
         after,
         wall_ms(),
     );

@@ -15,6 +15,7 @@ use std::{
 };
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+use dynamo_core::listing::Position;
 use dynamo_core::types::{KeyHash, MemberId};
 
 use super::KeyRange;
@@ -111,6 +112,11 @@ impl DataKey {
     /// The client's key.
     pub fn key(&self) -> Bytes {
         self.0.slice(self.key_start()..)
+    }
+
+    /// Where the record stands among others.
+    pub fn position(&self) -> Position {
+        Position::of_checked(self.0.clone())
     }
 
     /// As stored, and as position in a listing.

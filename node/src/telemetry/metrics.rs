@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use dynamo_core::{entropy::ExchangeReport, reap::ReapReport};
 use opentelemetry::{
     KeyValue,
     metrics::{Counter, Gauge, Histogram, MeterProvider as _},
@@ -46,6 +47,12 @@ pub(crate) struct Metrics {
     forwards: Counter<u64>,
     shed: Counter<u64>,
     siblings: Histogram<u64>,
+    fallbacks_counted: Counter<u64>,
+    hints_delivered: Counter<u64>,
+    read_repairs: Counter<u64>,
+    exchanges: Counter<u64>,
+    exchange_keys: Counter<u64>,
+    reaped: Counter<u64>,
     gossip_exchanges: Counter<u64>,
     gossip_entries: Counter<u64>,
     gauges: Gauges,
@@ -67,6 +74,12 @@ struct Gauges {
     writer_syncs: Gauge<u64>,
     writer_queue: Gauge<u64>,
     read_errors: Gauge<u64>,
+    hints: Gauge<u64>,
+    hints_bytes: Gauge<u64>,
+    hints_declined: Gauge<u64>,
+    partitions_suspect: Gauge<u64>,
+    exchanges_overdue: Gauge<u64>,
+    background_rate: Gauge<u64>,
     build_info: Gauge<u64>,
 }
 
@@ -87,6 +100,12 @@ pub(crate) struct Snapshot {
     pub(crate) writer_syncs: u64,
     pub(crate) writer_queue: u64,
     pub(crate) read_errors: u64,
+    pub(crate) hints: u64,
+    pub(crate) hints_bytes: u64,
+    pub(crate) hints_declined: u64,
+    pub(crate) partitions_suspect: u64,
+    pub(crate) exchanges_overdue: u64,
+    pub(crate) background_rate: u64,
 }
 
 impl Metrics {
@@ -128,6 +147,15 @@ impl Metrics {
                 .with_description("Live versions in the answer of a get")
                 .with_boundaries(vec![1.0, 2.0, 3.0, 5.0, 10.0, 25.0, 50.0, 100.0])
                 .build(),
+            fallbacks_counted: counter(
+                "dynamo_fallbacks_counted",
+                "Acknowledgements of fallbacks among those that writes were answered with",
+            ),
+            hints_delivered: counter("dynamo_hints_delivered", "Hints delivered to those they were kept for"),
+            read_repairs: counter("dynamo_read_repairs", "Replicas brought up to date by gets"),
+            exchanges: counter("dynamo_exchanges", "Exchanges of a partition with another primary"),
+            exchange_keys: counter("dynamo_exchange_keys", "Records that exchanges have moved, by direction"),
+            reaped: counter("dynamo_reaped", "Tombstones removed and histories shortened"),
             gossip_exchanges: counter("dynamo_gossip_exchanges", "Gossip exchanges begun by this node"),
             gossip_entries: counter(
                 "dynamo_gossip_entries_sent",
@@ -159,6 +187,21 @@ impl Metrics {
                 read_errors: gauge(
                     "dynamo_read_errors",
                     "Writes that failed because their record could not be read, since the start",
+                ),
+                hints: gauge("dynamo_hints", "Hints that this node keeps for others"),
+                hints_bytes: gauge("dynamo_hints_bytes", "Bytes of hints that this node keeps for others"),
+                hints_declined: gauge("dynamo_hints_declined", "Hints refused for want of room, since the start"),
+                partitions_suspect: gauge(
+                    "dynamo_partitions_suspect",
+                    "Partitions that this node does not answer reads for, since its store lost writes",
+                ),
+                exchanges_overdue: gauge(
+                    "dynamo_exchanges_overdue",
+                    "Pairs of partition and primary whose last exchange is longer ago than the interval allows",
+                ),
+                background_rate: gauge(
+                    "dynamo_background_operations_per_second",
+                    "Operations a second that background work may do now",
                 ),
                 build_info: gauge("dynamo_build_info", "Always 1; the release is a label"),
             },
@@ -192,6 +235,31 @@ impl Metrics {
         self.siblings.record(count as u64, &[]);
     }
 
+    pub(crate) fn fallbacks_counted(&self, count: u32) {
+        self.fallbacks_counted.add(count.into(), &[]);
+    }
+
+    pub(crate) fn hint_delivered(&self) {
+        self.hints_delivered.add(1, &[]);
+    }
+
+    pub(crate) fn read_repair(&self) {
+        self.read_repairs.add(1, &[]);
+    }
+
+    pub(crate) fn exchange(&self, report: &ExchangeReport) {
+        let result = if report.finished { "finished" } else { "unfinished" };
+        self.exchanges.add(1, &[KeyValue::new("result", result)]);
+        let moved = [("pulled", report.keys_pulled), ("pushed", report.keys_pushed)];
+        for (direction, keys) in moved {
+            self.exchange_keys.add(keys, &[KeyValue::new("direction", direction)]);
+        }
+    }
+
+    pub(crate) fn reaped(&self, report: &ReapReport) {
+        self.reaped.add(report.removed, &[]);
+    }
+
     pub(crate) fn gossip(&self, entries_sent: usize) {
         self.gossip_exchanges.add(1, &[]);
         self.gossip_entries.add(entries_sent as u64, &[]);
@@ -221,6 +289,12 @@ impl Metrics {
         gauges.writer_syncs.record(snapshot.writer_syncs, &[]);
         gauges.writer_queue.record(snapshot.writer_queue, &[]);
         gauges.read_errors.record(snapshot.read_errors, &[]);
+        gauges.hints.record(snapshot.hints, &[]);
+        gauges.hints_bytes.record(snapshot.hints_bytes, &[]);
+        gauges.hints_declined.record(snapshot.hints_declined, &[]);
+        gauges.partitions_suspect.record(snapshot.partitions_suspect, &[]);
+        gauges.exchanges_overdue.record(snapshot.exchanges_overdue, &[]);
+        gauges.background_rate.record(snapshot.background_rate, &[]);
         gauges
             .build_info
             .record(1, &[KeyValue::new("release", env!("CARGO_PKG_VERSION"))]);

@@ -130,6 +130,20 @@ impl Operation {
         }
     }
 
+    /// Bytes of all names, elements and values, roughly: what it takes while it waits.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Leaf(operation) => operation.bytes(),
+            Self::Map(parts) => parts
+                .iter()
+                .map(|part| match part {
+                    FieldOperation::Update { name, operation } => name.len() + operation.bytes(),
+                    FieldOperation::Remove(field) => field.name.len(),
+                })
+                .sum(),
+        }
+    }
+
     /// True if some part removes, and so needs a context.
     pub fn removes(&self) -> bool {
         match self {
@@ -144,6 +158,14 @@ impl Operation {
 
 impl LeafOperation {
     /// What it changes.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Increment(_) | Self::Enable | Self::Disable => 8,
+            Self::Add(elements) | Self::Remove(elements) => elements.iter().map(|element| element.len() + 8).sum(),
+            Self::Assign(value) => value.len(),
+        }
+    }
+
     pub fn leaf_type(&self) -> LeafType {
         match self {
             Self::Increment(_) => LeafType::Counter,

@@ -22,7 +22,7 @@ use std::{
 };
 
 use dynamo_core::{
-    replica::{Minter, Update},
+    replica::Minter,
     version::{Dot, KeyState},
 };
 use parking_lot::Mutex;
@@ -50,7 +50,7 @@ mod thread;
 pub use error::WriteError;
 pub use follow::{Before, Follower, RecordChange};
 pub use mint::Mint;
-pub use operation::{Expected, Swap};
+pub use operation::{Expected, Intent, Swap};
 pub use queue::{GROUP_BYTES_MAX, GROUP_OPERATIONS_MAX, QUEUE_BYTES_MAX, QUEUE_OPERATIONS_MAX};
 pub use room::free_bytes_min;
 

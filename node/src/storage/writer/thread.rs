@@ -7,7 +7,8 @@ use std::{
 };
 
 use dynamo_core::{
-    replica::{self, Coordinated, Update},
+    crdt,
+    replica::{self, Coordinated},
     version::KeyState,
 };
 use tokio::sync::oneshot;
