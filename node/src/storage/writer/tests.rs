@@ -18,6 +18,8 @@ use crate::{
     },
 };
 
+mod lives;
+
 mod modes;
 
 mod power_loss;
