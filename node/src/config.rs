@@ -189,6 +189,7 @@ pub struct Storage {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Hints {
     /// Bytes of hints on this node, 0..=1 TiB; beyond, hints are declined and anti-entropy brings what they would have.
+    /// 0: this node keeps none.
     pub bytes_max: u64,
 }
 

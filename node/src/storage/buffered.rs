@@ -65,11 +65,15 @@ impl<S: Store> BufferedStore<S> {
 }
 
 impl Buffer {
-    fn get(&self, space: Space, key: &[u8]) -> Option<Option<Bytes>> {
+    /// What it says of a key; `OnDisk` if nothing.
+    fn get(&self, space: Space, key: &[u8]) -> Cached {
         if self.latest.is_empty() {
-            return None;
+            return Cached::OnDisk;
         }
-        self.latest.get(&(space, Bytes::copy_from_slice(key))).cloned()
+        let place = (space, Bytes::copy_from_slice(key));
+        self.latest
+            .get(&place)
+            .map_or(Cached::OnDisk, |value| Cached::Known(value.clone()))
     }
 
     fn add(&mut self, batch: Batch) {
@@ -85,17 +89,17 @@ impl<S: Store> Store for BufferedStore<S> {
     fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         let buffered = self.buffer.read().get(space, key);
         match buffered {
-            Some(value) => Ok(value),
+            Cached::Known(value) => Ok(value),
             // If the buffer is flushed now, the inner store has more than was asked for: what was written since.
-            None => self.inner.get(space, key),
+            Cached::OnDisk => self.inner.get(space, key),
         }
     }
 
     fn get_cached(&self, space: Space, key: &[u8]) -> Result<Cached, StoreError> {
         let buffered = self.buffer.read().get(space, key);
         match buffered {
-            Some(value) => Ok(Cached::Known(value)),
-            None => self.inner.get_cached(space, key),
+            Cached::Known(value) => Ok(Cached::Known(value)),
+            Cached::OnDisk => self.inner.get_cached(space, key),
         }
     }
 

@@ -181,9 +181,10 @@ impl Follower for PartitionTrees {
         let Some(trees) = &mut *guard else { return };
         for RecordChange { place, before, after } in changes {
             let partition = trees.shape().partition_of(place.hash());
-            let position = Position::decode(place.as_bytes().clone());
-            match (before, position) {
-                _ if trees.state(partition) == TreeState::Unknown => {}
+            if trees.state(partition) == TreeState::Unknown {
+                continue;
+            }
+            match (before, Position::decode(place.as_bytes().clone())) {
                 (Before::Known(before), Ok(position)) => {
                     trees.changed(&position, before.as_deref(), after.as_deref());
                 }

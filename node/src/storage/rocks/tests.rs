@@ -126,7 +126,7 @@ fn a_newer_store_is_named_even_with_spaces_unknown_here() {
     };
     newer(refusal(directory.path()));
 
-    let families = ["default", "data", "epochs", "hints"];
+    let families = ["default", "data", "epochs", "marks", "of a later release"];
     let mut options = Options::default();
     options.create_missing_column_families(true);
     drop(DB::open_cf(&options, directory.path(), families).unwrap());

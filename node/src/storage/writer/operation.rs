@@ -107,8 +107,11 @@ pub(super) enum Operation {
         minter: Option<Minter>,
         done: Done,
     },
-    Look(Box<dyn FnOnce(&dyn Store) + Send>),
+    Look(Look),
 }
+
+/// Runs on the writer's thread and answers by itself.
+pub(super) type Look = Box<dyn FnOnce(&dyn Store) + Send>;
 
 pub(super) type Done = oneshot::Sender<Result<Committed, WriteError>>;
 pub(super) type Outcome = oneshot::Receiver<Result<Committed, WriteError>>;

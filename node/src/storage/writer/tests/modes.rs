@@ -3,6 +3,59 @@
 use super::*;
 use crate::storage::buffered::BufferedStore;
 
+#[tokio::test]
+async fn in_interval_mode_an_answer_is_truthful_about_durability() {
+    let store = TestStore::default();
+    let (writer, _failure) = start(&store, HOUR);
+    let merge = async |sync| writer.merge(key("k"), delta("v", 1), sync).await.unwrap();
+    assert_eq!(merge(false).await, Committed { durable: false });
+    assert_eq!(
+        merge(false).await,
+        Committed { durable: false },
+        "its first write is still unsynced"
+    );
+    assert_eq!(store.counts(), (1, 0), "the repeated one wrote nothing");
+    assert_eq!(merge(true).await, Committed { durable: true });
+    assert_eq!(store.counts(), (1, 1), "and forced a sync when asked");
+    assert_eq!(merge(false).await, Committed { durable: true });
+    assert_eq!(merge(true).await, Committed { durable: true });
+    assert_eq!(store.counts(), (1, 1), "nothing was left to sync");
+
+    assert_eq!(put(&writer, "1", "v").await, Ok(Committed { durable: false }));
+    let prepared = writer.coordinate(key("2"), update("v"), true).await.unwrap();
+    assert_eq!(prepared.committed().await, Ok(Committed { durable: true }));
+    assert_eq!(
+        (store.counts(), store.memory.unsynced()),
+        ((3, 2), 0),
+        "with everything before it"
+    );
+    assert_eq!(writer.counters().unchanged, 4);
+}
+
+#[tokio::test]
+async fn in_interval_mode_the_timer_syncs() {
+    let store = TestStore::default();
+    let (writer, _failure) = start(&store, Durability::Interval(Duration::from_millis(1)));
+    for name in ["1", "2"] {
+        put(&writer, name, "v").await.unwrap();
+        until("the timer has synced", || store.memory.unsynced() == 0).await;
+    }
+    assert!(writer.counters().syncs >= 2);
+}
+
+#[tokio::test]
+async fn in_interval_mode_a_timer_that_fails_ends_the_writer() {
+    let store = TestStore::default();
+    store.set(|state| state.fails_at = Some(FailsAt::Sync));
+    let (writer, mut failure) = start(&store, Durability::Interval(Duration::from_millis(1)));
+    assert_eq!(put(&writer, "k", "v").await, Ok(Committed { durable: false }));
+    assert_eq!(failure.failed().await, broken("writing"));
+    assert!(matches!(
+        put(&writer, "k", "v").await,
+        Err(WriteError::Storage(_))
+    ));
+}
+
 /// D42: of the N replicas the one that coordinates is durable, the others do not wait.
 #[tokio::test]
 async fn in_mode_one_of_n_only_what_is_coordinated_here_is_synced() {
