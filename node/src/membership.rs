@@ -370,7 +370,10 @@ impl Membership {
     /// The policies of all buckets that have one.
     pub(crate) fn buckets(&self) -> Vec<BucketPolicy> {
         let state = self.state.lock();
-        let known = state.view.as_ref().map(|view| view.buckets().iter().cloned().collect());
+        let known = state
+            .view
+            .as_ref()
+            .map(|view| view.buckets().iter().cloned().collect());
         known.unwrap_or_default()
     }
 
@@ -387,7 +390,10 @@ impl Membership {
         {
             let mut state = self.state.lock();
             let Some(view) = &mut state.view else {
-                return Err(Failure::new(Reason::NoRing, "this node belongs to no cluster yet"));
+                return Err(Failure::new(
+                    Reason::NoRing,
+                    "this node belongs to no cluster yet",
+                ));
             };
             let known = view.buckets().policy(&policy.name);
             policy.version = known.version;
@@ -398,7 +404,8 @@ impl Membership {
             }
         }
         let bytes = self.state.lock().view.as_ref().map(View::encode);
-        self.persist(writer, durable::view(&bytes.unwrap_or_default())).await?;
+        self.persist(writer, durable::view(&bytes.unwrap_or_default()))
+            .await?;
         Ok(policy)
     }
 

@@ -30,7 +30,7 @@ use tonic::{Code, Response, Status, transport::Channel, transport::Endpoint};
 use crate::{
     clock,
     config::{Config, KEEPALIVE},
-    faults,
+    faults::Faults,
     grpc::status,
     storage::DataKey,
 };
@@ -65,6 +65,7 @@ pub(crate) struct CallError {
 pub(crate) struct Peers {
     channels: Mutex<BTreeMap<MemberId, Arc<Peer>>>,
     detector: Mutex<Detector>,
+    faults: Faults,
     call_timeout: Duration,
     message_bytes_max: usize,
 }
@@ -76,9 +77,10 @@ struct Peer {
 }
 
 impl Peers {
-    pub(crate) fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &Config, faults: Faults) -> Self {
         Self {
             channels: Mutex::default(),
+            faults,
             detector: Mutex::default(),
             call_timeout: Duration::from_millis(config.limits.peer_timeout_ms),
             message_bytes_max: config.peer_message_bytes_max(),
@@ -235,8 +237,12 @@ impl Peers {
         request: peer::LocateRequest,
         timeout: Duration,
     ) -> Result<peer::LocateResponse, CallError> {
-        self.call(to, timeout, |mut client| async move { client.locate(request).await })
-            .await
+        self.call(
+            to,
+            timeout,
+            |mut client| async move { client.locate(request).await },
+        )
+        .await
     }
 
     pub(crate) async fn coordinate(
@@ -301,8 +307,7 @@ impl Peers {
                     .map_err(|status| classify(status, false))?;
                 peer.greeted.store(true, Ordering::Relaxed);
             }
-            let me = MemberId::new(to.header.member_id.as_str()).ok();
-            faults::before_request(me.as_ref(), &to.member).await;
+            self.faults.before_request(&to.member).await;
             request(peer.client.clone())
                 .await
                 .map_err(|status| classify(status, true))

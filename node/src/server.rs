@@ -19,9 +19,9 @@ use tonic::transport::{Server, server::Router};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
-    clock,
+    background, clock,
     config::{Config, DurabilityMode, KEEPALIVE, SIBLINGS_MAX},
-    background, durable::{self, Life, Started},
+    durable::{self, Life, Started},
     grpc::{admin::AdminService, kv::KvService, peer::PeerService},
     membership::{Addresses, Membership},
     net::{Incoming, bind},
@@ -29,9 +29,9 @@ use crate::{
     storage::{
         HintStore, Store,
         buffered::BufferedStore,
+        follower::DataFollower,
         rocks::{RocksOptions, RocksStore},
         set_aside::{self, Part},
-        follower::DataFollower,
         trees::PartitionTrees,
         writer::{Durability, Failure, Mint, Writer, WriterOptions},
     },
@@ -170,10 +170,19 @@ fn open_storage(config: &Config) -> anyhow::Result<Opened> {
     );
     let options = writer_options(config);
     let mint = Mint::new(started.minter());
-    let (store, hints) = (buffered(data, config), buffered(hints, config));
+    let faults = Faults::default();
+    let store = faults.wrap(buffered(data, config));
+    let hints = faults.wrap(buffered(hints, config));
     let trees = PartitionTrees::new();
-    let quiet = Arc::new(Mutex::new(QuietTable::new(clock::monotonic_ms(), QUIET_ENTRIES_MAX)));
-    let follower = Arc::new(DataFollower::new(Arc::clone(&trees), Arc::clone(&quiet), config.background.actors_max));
+    let quiet = Arc::new(Mutex::new(QuietTable::new(
+        clock::monotonic_ms(),
+        QUIET_ENTRIES_MAX,
+    )));
+    let follower = Arc::new(DataFollower::new(
+        Arc::clone(&trees),
+        Arc::clone(&quiet),
+        config.background.actors_max,
+    ));
     let (writer, failure) = Writer::start_with(Arc::clone(&store), mint.clone(), options, Some(follower))?;
     let (hints, hints_failure) = HintStore::start(hints, mint, options, config.hints.bytes_max)?;
     let storage = Storage {
@@ -184,6 +193,7 @@ fn open_storage(config: &Config) -> anyhow::Result<Opened> {
         recovery: recovery(&started, config),
         quiet,
         fresh: started.life == Life::First,
+        faults,
     };
     Ok(Opened {
         storage,

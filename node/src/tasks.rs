@@ -35,7 +35,10 @@ pub(crate) fn start(node: &Arc<Node>, tracker: &TaskTracker, shutdown: &Cancella
             gossip_round(&gossip_node).await;
             if announced.elapsed() >= ANNOUNCE_INTERVAL {
                 announced = Instant::now();
-                gossip_node.membership().announce_synced(gossip_node.writer()).await;
+                gossip_node
+                    .membership()
+                    .announce_synced(gossip_node.writer())
+                    .await;
             }
             let hurry = gossip_node.membership().ring().is_none() || gossip_node.is_unconfirmed();
             tokio::time::sleep(if hurry { JOINING_INTERVAL } else { GOSSIP_INTERVAL }).await;

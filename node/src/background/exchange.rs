@@ -92,7 +92,9 @@ impl With {
             header: Some(self.to.header.clone()),
             partition: self.partition.0,
             leaves,
-            after: after.map(|position| position.as_bytes().clone()).unwrap_or_default(),
+            after: after
+                .map(|position| position.as_bytes().clone())
+                .unwrap_or_default(),
         };
         let response = match self.node.peers().tree_keys(&self.to, request).await {
             Ok(response) if response.not_ready => return ExchangeEvent::PeerNotReady,
@@ -142,7 +144,10 @@ impl With {
                 known: known.map(|state| state.without_values().encode()),
             });
         }
-        self.node.background().wait_turn(self.task, positions.len() as u32, 0).await;
+        self.node
+            .background()
+            .wait_turn(self.task, positions.len() as u32, 0)
+            .await;
         let request = peer::FetchRequest {
             header: Some(self.to.header.clone()),
             keys,
@@ -153,12 +158,15 @@ impl With {
         };
         let mut bytes = 0;
         // All at once, so that the writer syncs them together.
-        let merges = positions.into_iter().zip(response.fetched).map(|(position, fetched)| {
-            if let Some(Fetched::State(state)) = &fetched.result {
-                bytes += state.len() as u64;
-            }
-            self.take(position, fetched)
-        });
+        let merges = positions
+            .into_iter()
+            .zip(response.fetched)
+            .map(|(position, fetched)| {
+                if let Some(Fetched::State(state)) = &fetched.result {
+                    bytes += state.len() as u64;
+                }
+                self.take(position, fetched)
+            });
         let results = join_all(merges).await;
         self.node.background().wait_turn(self.task, 0, bytes).await;
         if results.is_empty() {
@@ -180,7 +188,10 @@ impl With {
     }
 
     async fn merge(&self, position: Position, state: Bytes) -> PullResult {
-        let (Ok(key), Ok(state)) = (DataKey::parse(position.as_bytes().clone()), KeyState::decode(state)) else {
+        let (Ok(key), Ok(state)) = (
+            DataKey::parse(position.as_bytes().clone()),
+            KeyState::decode(state),
+        ) else {
             tracing::warn!(peer = %self.to.member, "a peer sent a record that cannot be read");
             return PullResult::Failed;
         };
@@ -219,7 +230,9 @@ impl With {
             return ExchangeEvent::Pushed(results);
         }
         let background = self.node.background();
-        background.wait_turn(self.task, states.len() as u32, bytes as u64).await;
+        background
+            .wait_turn(self.task, states.len() as u32, bytes as u64)
+            .await;
         let request = peer::StoreRequest {
             header: Some(self.to.header.clone()),
             states,

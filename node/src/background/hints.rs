@@ -45,7 +45,10 @@ async fn deliver_to(node: &Arc<Node>, placed: &Placed, owner: &MemberId) {
                 tracing::warn!(%owner, %error, "cannot remove a damaged hint");
             }
         }
-        let deliveries = page.entries.into_iter().map(|hint| hand_over(node, placed, owner, hint));
+        let deliveries = page
+            .entries
+            .into_iter()
+            .map(|hint| hand_over(node, placed, owner, hint));
         let delivered = join_all(deliveries).await;
         // An owner that does not answer is asked again later, not for every hint.
         let none = !delivered.is_empty() && delivered.iter().all(|delivered| !delivered);
@@ -74,7 +77,9 @@ async fn hand_over(node: &Arc<Node>, placed: &Placed, owner: &MemberId, hint: Hi
         if !node.peers().reachable(&target) {
             return false;
         }
-        node.background().wait_turn(Task::Hints, 1, bytes.len() as u64).await;
+        node.background()
+            .wait_turn(Task::Hints, 1, bytes.len() as u64)
+            .await;
         let replication = Replication {
             sync: true,
             hint_for: None,

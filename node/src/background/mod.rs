@@ -70,7 +70,10 @@ impl Background {
             admission: Mutex::new(Admission::new(config.background.admission())),
             schedule: Mutex::new(Schedule::new(config.background.exchange_interval_ms)),
             hints_due: Notify::new(),
-            operations: Task::ALL.into_iter().map(|task| (task, AtomicU64::new(0))).collect(),
+            operations: Task::ALL
+                .into_iter()
+                .map(|task| (task, AtomicU64::new(0)))
+                .collect(),
         }
     }
 
@@ -144,7 +147,9 @@ async fn rebuild_loop(node: Arc<Node>) {
         match node.trees().fold_next(node.writer(), FOLD_LIMIT).await {
             Ok(Some(folded)) => {
                 let background = node.background();
-                background.wait_turn(Task::Rebuild, folded.records as u32, 0).await;
+                background
+                    .wait_turn(Task::Rebuild, folded.records as u32, 0)
+                    .await;
             }
             Ok(None) => tokio::time::sleep(IDLE).await,
             Err(error) => {
@@ -182,7 +187,8 @@ async fn exchange_loop(node: Arc<Node>) {
         let due = (!node.is_suspect_anywhere())
             .then(|| {
                 let reachable = |member: &MemberId| node.peers().reachable(member);
-                node.background().with_schedule(|schedule| schedule.next(now_ms, &reachable))
+                node.background()
+                    .with_schedule(|schedule| schedule.next(now_ms, &reachable))
             })
             .flatten();
         let Some(due) = due else {
@@ -202,7 +208,9 @@ async fn reap_loop(node: Arc<Node>) {
     let interval = Duration::from_millis(node.config().background.reap_interval_ms);
     loop {
         tokio::time::sleep(interval).await;
-        let Some(placed) = node.ring_in_use() else { continue };
+        let Some(placed) = node.ring_in_use() else {
+            continue;
+        };
         let mine: BTreeSet<PartitionId> = placed.first_of().collect();
         for partition in mine {
             reap::partition(&node, &placed, partition).await;

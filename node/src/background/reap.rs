@@ -10,10 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use dynamo_core::{
-    reap::{
-        Opinion, Proposal, ROUND_KEYS_MAX, ReapCoordinator, ReapEffect, ReapEvent, ReapParties, Refusal, Round,
-        Target,
-    },
+    reap::{Opinion, Proposal, ROUND_KEYS_MAX, ReapCoordinator, ReapEffect, ReapEvent, Round, Target},
     types::{MemberId, PartitionId},
     version::{KeyState, truncated},
 };
@@ -38,7 +35,9 @@ pub(crate) async fn partition(node: &Arc<Node>, placed: &Arc<Placed>, partition:
     let mut removed = 0;
     let mut after = None;
     loop {
-        node.background().wait_turn(Task::Reap, PAGE_RECORDS as u32, 0).await;
+        node.background()
+            .wait_turn(Task::Reap, PAGE_RECORDS as u32, 0)
+            .await;
         let page = match node.page(partition, after.take(), PAGE_RECORDS).await {
             Ok(page) => page,
             Err(error) => {
@@ -158,7 +157,10 @@ impl Running {
 
     /// Puts a question to a member, this one included; no answer is an empty one.
     fn ask(&self, member: MemberId, step: Step, proposals: Vec<Proposal>) {
-        let positions: Vec<Bytes> = proposals.iter().map(|proposal| proposal.position.clone()).collect();
+        let positions: Vec<Bytes> = proposals
+            .iter()
+            .map(|proposal| proposal.position.clone())
+            .collect();
         let request = wire::request(self.partition, self.round, step, self.keys(step, proposals));
         let (node, events) = (Arc::clone(&self.node), self.events.clone());
         tokio::spawn(async move {
@@ -224,11 +226,9 @@ fn event(member: MemberId, step: Step, positions: Vec<Bytes>, answer: &peer::Rea
         },
         Step::Commit => {
             let done = |(_, opinion): &(Bytes, Opinion)| !matches!(opinion, Opinion::Refuses(_));
-            let positions: BTreeSet<Bytes> = opinions().into_iter().filter(done).map(|(key, _)| key).collect();
+            let positions: BTreeSet<Bytes> =
+                opinions().into_iter().filter(done).map(|(key, _)| key).collect();
             ReapEvent::Committed { member, positions }
         }
     }
 }
-
-/// What an unanswered question comes to.
-pub(crate) const SILENT: Opinion = Opinion::Refuses(Refusal::Silent);

@@ -14,7 +14,11 @@ use crate::{clock, durable, node::Node};
 pub(crate) async fn step(node: &Arc<Node>) -> bool {
     let now_ms = clock::monotonic_ms();
     let next = node.recovery(|recovery| {
-        recovery.next(now_ms, &|member| node.peers().reachable(member), clock::random_u64())
+        recovery.next(
+            now_ms,
+            &|member| node.peers().reachable(member),
+            clock::random_u64(),
+        )
     });
     let Some(Some((partition, source))) = next else {
         return false;

@@ -61,14 +61,34 @@ impl Background {
     /// Names every setting that is out of its range.
     pub(super) fn check(&self, range: &mut dyn FnMut(&str, u64, u64, u64)) {
         const DAY_MS: u64 = 86_400_000;
-        range("background.hintsIntervalMs", self.hints_interval_ms, 10, DAY_MS / 24);
-        range("background.exchangeIntervalMs", self.exchange_interval_ms, 10, DAY_MS);
+        range(
+            "background.hintsIntervalMs",
+            self.hints_interval_ms,
+            10,
+            DAY_MS / 24,
+        );
+        range(
+            "background.exchangeIntervalMs",
+            self.exchange_interval_ms,
+            10,
+            DAY_MS,
+        );
         range("background.reapIntervalMs", self.reap_interval_ms, 10, DAY_MS);
         range("background.reapGraceMs", self.reap_grace_ms, 100, 30 * DAY_MS);
         range("background.actorsMax", self.actors_max as u64, 4, 10_000);
         range("background.recoveryDelayMs", self.recovery_delay_ms, 0, 600_000);
-        range("background.operationsPerSMax", self.operations_per_s_max, 1, 1_000_000);
-        range("background.operationsPerSMin", self.operations_per_s_min, 1, 1_000_000);
+        range(
+            "background.operationsPerSMax",
+            self.operations_per_s_max,
+            1,
+            1_000_000,
+        );
+        range(
+            "background.operationsPerSMin",
+            self.operations_per_s_min,
+            1,
+            1_000_000,
+        );
         range("background.p99TargetMs", self.p99_target_ms, 1, 30_000);
     }
 }

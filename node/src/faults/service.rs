@@ -3,13 +3,18 @@
 use std::sync::Arc;
 
 use dynamo_proto::fault::{
-    CrashRequest, CrashResponse, DropKeyRequest, DropKeyResponse, SetRequest, SetResponse, fault_server::Fault,
+    CrashRequest, CrashResponse, DropKeyRequest, DropKeyResponse, SetRequest, SetResponse,
+    fault_server::Fault,
 };
 use tonic::{Request, Response, Status};
 
 use crate::{
-    grpc::{convert, status::{Failure, Reason}},
+    grpc::{
+        convert,
+        status::{Failure, Reason},
+    },
     node::Node,
+    storage::writer::{Expected, Swap},
 };
 
 /// The exit code of a process that was killed.
@@ -30,18 +35,25 @@ impl FaultService {
 impl Fault for FaultService {
     async fn set(&self, request: Request<SetRequest>) -> Result<Response<SetResponse>, Status> {
         let settings = request.into_inner();
-        let me = self.node.membership().me().map(|me| me.member.to_string());
         tracing::warn!(?settings, "faults set");
-        super::set(&me.unwrap_or_default(), settings);
+        self.node.faults().set(settings);
         Ok(Response::new(SetResponse {}))
     }
 
     async fn drop_key(&self, request: Request<DropKeyRequest>) -> Result<Response<DropKeyResponse>, Status> {
         let request = request.into_inner();
         let key = convert::record_key(&request.bucket, &request.key)?;
-        let dropped = self.node.load(&key).await.map_err(|error| Failure::new(Reason::Storage, error.to_string()))?.is_some();
-        let written = self.node.writer().forget(key).await;
-        written.map_err(|error| Failure::new(Reason::Storage, error.to_string()))?;
+        let failed = |error: String| Failure::new(Reason::Storage, error);
+        let stored = self.node.load(&key).await;
+        let Some(state) = stored.map_err(|error| failed(error.to_string()))? else {
+            return Ok(Response::new(DropKeyResponse { dropped: false }));
+        };
+        let expected = Expected {
+            digest: state.digest(),
+            mark: None,
+        };
+        let swapped = self.node.writer().swap(&key, expected, Swap::Delete, true).await;
+        let dropped = swapped.map_err(|error| failed(error.to_string()))?.is_some();
         Ok(Response::new(DropKeyResponse { dropped }))
     }
 

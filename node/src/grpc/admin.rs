@@ -15,8 +15,8 @@ use dynamo_proto::admin::{
     MembershipLogEntry, MembershipLogRequest, MembershipLogResponse, MerkleRootRequest, MerkleRootResponse,
     PauseTaskRequest, PauseTaskResponse, PeerInfo, PeersRequest, PeersResponse, PreferenceEntry,
     PreferenceListRequest, PreferenceListResponse, RepairRequest, RepairResponse, ReplicaState, RingRequest,
-    RingResponse, SetBucketRequest, SetBucketResponse, SiblingInfo, StatusRequest, StatusResponse, TasksRequest,
-    TasksResponse, admin_server::Admin, status_response::State,
+    RingResponse, SetBucketRequest, SetBucketResponse, SiblingInfo, StatusRequest, StatusResponse,
+    TasksRequest, TasksResponse, admin_server::Admin, status_response::State,
 };
 use futures::future::join_all;
 use tonic::{Request, Response, Status};
@@ -247,7 +247,9 @@ impl Admin for AdminService {
     ) -> Result<Response<MerkleRootResponse>, Status> {
         let placed = self.ring_in_use()?;
         let partition = request.into_inner().partition;
-        Ok(Response::new(upkeep::merkle_root(&self.node, &placed, partition)?))
+        Ok(Response::new(upkeep::merkle_root(
+            &self.node, &placed, partition,
+        )?))
     }
 
     async fn exchanges(&self, _: Request<ExchangesRequest>) -> Result<Response<ExchangesResponse>, Status> {

@@ -12,8 +12,9 @@ use dynamo_core::{
     version::KeyState,
 };
 use dynamo_proto::peer::{
-    FetchKey, FetchRequest, FetchResponse, Fetched, StoreRequest, StoreResponse, StoredState, TreeHashesRequest,
-    TreeHashesResponse, TreeKey, TreeKeysRequest, TreeKeysResponse, fetched::Result as Found,
+    FetchKey, FetchRequest, FetchResponse, Fetched, StoreRequest, StoreResponse, StoredState,
+    TreeHashesRequest, TreeHashesResponse, TreeKey, TreeKeysRequest, TreeKeysResponse,
+    fetched::Result as Found,
 };
 use futures::future::try_join_all;
 
@@ -31,9 +32,9 @@ pub(super) fn tree_hashes(node: &Node, request: &TreeHashesRequest) -> Result<Tr
             ..TreeHashesResponse::default()
         });
     };
-    let hashes = tree
-        .hashes_of(request.level, &request.nodes)
-        .ok_or_else(|| Failure::invalid("the tree has no such level or nodes; do both sides use one ring?"))?;
+    let hashes = tree.hashes_of(request.level, &request.nodes).ok_or_else(|| {
+        Failure::invalid("the tree has no such level or nodes; do both sides use one ring?")
+    })?;
     Ok(TreeHashesResponse {
         hashes,
         not_ready: false,
@@ -127,12 +128,15 @@ pub(super) async fn store(node: &Arc<Node>, request: StoreRequest) -> Result<Sto
 }
 
 fn place(position: Bytes) -> Result<DataKey, Failure> {
-    DataKey::parse(position).map_err(|error| Failure::invalid(format!("a key's place cannot be read: {error}")))
+    DataKey::parse(position)
+        .map_err(|error| Failure::invalid(format!("a key's place cannot be read: {error}")))
 }
 
 fn at_most(what: &str, count: usize, most: usize) -> Result<(), Failure> {
     if count <= most {
         return Ok(());
     }
-    Err(Failure::invalid(format!("a message asks for {count} {what}, at most {most} are allowed")))
+    Err(Failure::invalid(format!(
+        "a message asks for {count} {what}, at most {most} are allowed"
+    )))
 }

@@ -2,8 +2,8 @@
 
 use dynamo_core::crdt::{Field, FieldOperation, LeafOperation, LeafType, Operation, View};
 use dynamo_proto::v1::{
-    FieldUpdate, MapField, MapValue, RegisterValue, SetUpdate, SetValue, TypedValue, UpdateRequest, field_update,
-    typed_value::Value, update_request,
+    FieldUpdate, MapField, MapValue, RegisterValue, SetUpdate, SetValue, TypedValue, UpdateRequest,
+    field_update, typed_value::Value, update_request,
 };
 
 use super::status::Failure;

@@ -96,7 +96,11 @@ pub(crate) fn delta_from_proto(cluster: ClusterId, delta: GossipDelta) -> Result
         cluster,
         members: members.collect::<Result<_, NameError>>()?,
         ring: Some(delta.ring).filter(|ring: &Bytes| !ring.is_empty()),
-        log: delta.log.into_iter().map(past_from_proto).collect::<Result<_, NameError>>()?,
+        log: delta
+            .log
+            .into_iter()
+            .map(past_from_proto)
+            .collect::<Result<_, NameError>>()?,
         buckets: delta.buckets,
     })
 }

@@ -60,7 +60,10 @@ pub(crate) async fn flood(
     sender: Option<&str>,
 ) -> Result<LocateResponse, Failure> {
     let id: [u8; 16] = request.request_id.as_ref().try_into().map_err(|_| {
-        Failure::invalid(format!("the request id has {} bytes but must have 16", request.request_id.len()))
+        Failure::invalid(format!(
+            "the request id has {} bytes but must have 16",
+            request.request_id.len()
+        ))
     })?;
     if request.ttl > TTL_MAX {
         return Err(Failure::invalid(format!(

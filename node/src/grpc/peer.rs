@@ -20,14 +20,7 @@ use super::{
     kv, locate, reap,
     status::{Failure, Reason},
 };
-use crate::{
-    faults,
-    node::Node,
-    peers::PROTOCOL_VERSIONS,
-    request::not_ready,
-    storage::hints::HintError,
-    tasks,
-};
+use crate::{node::Node, peers::PROTOCOL_VERSIONS, request::not_ready, storage::hints::HintError, tasks};
 
 /// The peer service.
 pub(crate) struct PeerService {
@@ -70,12 +63,12 @@ impl PeerService {
         header: Option<&Header>,
         answer: impl Future<Output = Result<T, Failure>>,
     ) -> Result<Response<T>, Status> {
-        let mine = self.check(header)?;
+        self.check(header)?;
         self.node.placed()?;
         let sender = header.map_or("", |header| header.member_id.as_str());
-        faults::on_arrival(&mine.member_id, sender).await;
+        self.node.faults().on_arrival(sender).await;
         let answer = answer.await;
-        faults::before_reply(&mine.member_id, sender).await;
+        self.node.faults().before_reply(sender).await;
         Ok(Response::new(answer?))
     }
 }
@@ -138,7 +131,8 @@ impl Peer for PeerService {
 
     async fn read(&self, request: Request<ReadRequest>) -> Result<Response<ReadResponse>, Status> {
         let request = request.into_inner();
-        self.data(request.header.as_ref(), read(&self.node, &request)).await
+        self.data(request.header.as_ref(), read(&self.node, &request))
+            .await
     }
 
     async fn write(&self, request: Request<WriteRequest>) -> Result<Response<WriteResponse>, Status> {
@@ -154,7 +148,10 @@ impl Peer for PeerService {
         let mut request = request.into_inner();
         let header = request.header.take();
         let answer = async { Ok(kv::coordinate_forwarded(&self.node, request).await) };
-        self.data(header.as_ref(), answer).await?.into_inner().map(Response::new)
+        self.data(header.as_ref(), answer)
+            .await?
+            .into_inner()
+            .map(Response::new)
     }
 
     async fn scan(&self, request: Request<ScanRequest>) -> Result<Response<ScanResponse>, Status> {
@@ -185,13 +182,15 @@ impl Peer for PeerService {
     async fn fetch(&self, request: Request<FetchRequest>) -> Result<Response<FetchResponse>, Status> {
         let mut request = request.into_inner();
         let header = request.header.take();
-        self.data(header.as_ref(), anti_entropy::fetch(&self.node, request)).await
+        self.data(header.as_ref(), anti_entropy::fetch(&self.node, request))
+            .await
     }
 
     async fn store(&self, request: Request<StoreRequest>) -> Result<Response<StoreResponse>, Status> {
         let mut request = request.into_inner();
         let header = request.header.take();
-        self.data(header.as_ref(), anti_entropy::store(&self.node, request)).await
+        self.data(header.as_ref(), anti_entropy::store(&self.node, request))
+            .await
     }
 
     async fn reap(&self, request: Request<ReapRequest>) -> Result<Response<ReapResponse>, Status> {
@@ -204,8 +203,11 @@ impl Peer for PeerService {
         let mut request = request.into_inner();
         let header = request.header.take();
         let sender = header.as_ref().map(|header| header.member_id.clone());
-        self.data(header.as_ref(), locate::flood(&self.node, request, sender.as_deref()))
-            .await
+        self.data(
+            header.as_ref(),
+            locate::flood(&self.node, request, sender.as_deref()),
+        )
+        .await
     }
 }
 

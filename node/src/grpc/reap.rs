@@ -8,7 +8,9 @@ use dynamo_core::{
     types::PartitionId,
     version::KeyState,
 };
-use dynamo_proto::peer::{ReapClear, ReapKey, ReapKeys, ReapOpinion, ReapRequest, ReapResponse, reap_request};
+use dynamo_proto::peer::{
+    ReapClear, ReapKey, ReapKeys, ReapOpinion, ReapRequest, ReapResponse, reap_request,
+};
 
 use super::status::Failure;
 use crate::{
@@ -63,7 +65,9 @@ pub(crate) async fn serve(node: &Arc<Node>, request: ReapRequest) -> Result<Reap
         None => return Err(Failure::invalid("a question of a round is missing")),
     };
     if keys.len() > ROUND_KEYS_MAX {
-        return Err(Failure::invalid(format!("a round has at most {ROUND_KEYS_MAX} keys")));
+        return Err(Failure::invalid(format!(
+            "a round has at most {ROUND_KEYS_MAX} keys"
+        )));
     }
     let mut response = ReapResponse::default();
     let answers = keys.into_iter().map(|key| one(node, round, step, key));

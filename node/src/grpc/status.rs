@@ -89,7 +89,7 @@ impl Reason {
             Self::ReadTimedOut | Self::WriteTimedOut => Code::DeadlineExceeded,
             Self::TooManySiblings | Self::Overloaded | Self::DiskFull | Self::HintDeclined => {
                 Code::ResourceExhausted
-            },
+            }
             Self::ForeignCluster
             | Self::WrongRecipient
             | Self::UnsupportedProtocol

@@ -47,7 +47,11 @@ pub(super) fn hints(node: &Node) -> HintsResponse {
     }
 }
 
-pub(super) fn merkle_root(node: &Node, placed: &Placed, partition: u32) -> Result<MerkleRootResponse, Failure> {
+pub(super) fn merkle_root(
+    node: &Node,
+    placed: &Placed,
+    partition: u32,
+) -> Result<MerkleRootResponse, Failure> {
     let partition = partition_of(placed, partition)?;
     if !placed.placement().holds(partition, placed.me_index()) {
         return Err(Failure::invalid(format!(
@@ -108,12 +112,14 @@ pub(super) async fn repair(
                 if report.finished {
                     response.exchanged.push(member.to_string());
                 } else {
-                    response.failed.push(format!("{member}: it did not answer, or its tree is being made"));
+                    response
+                        .failed
+                        .push(format!("{member}: it did not answer, or its tree is being made"));
                 }
             }
-            None => response
-                .failed
-                .push(format!("{member}: this node's own tree is being made, or its address is unknown")),
+            None => response.failed.push(format!(
+                "{member}: this node's own tree is being made, or its address is unknown"
+            )),
         }
     }
     Ok(response)
@@ -136,7 +142,10 @@ pub(super) fn tasks(node: &Node) -> TasksResponse {
 pub(super) fn pause_task(node: &Node, name: &str, paused: bool) -> Result<(), Failure> {
     let names: Vec<&str> = Task::ALL.iter().map(|task| task.name()).collect();
     let task = Task::named(name).ok_or_else(|| {
-        Failure::invalid(format!("there is no task {name:?}; there are {}", names.join(", ")))
+        Failure::invalid(format!(
+            "there is no task {name:?}; there are {}",
+            names.join(", ")
+        ))
     })?;
     node.background().pause(task, paused);
     tracing::info!(task = name, paused, "background task");
@@ -148,7 +157,9 @@ pub(super) async fn set_bucket(node: &Node, placed: &Placed, asked: Bucket) -> R
     placed.quorum_of(&policy)?;
     let factor = placed.placement().ring().factor();
     if policy.n.is_some_and(|n| n > factor) {
-        return Err(Failure::invalid(format!("replicas may be {factor} at most, the ring's factor")));
+        return Err(Failure::invalid(format!(
+            "replicas may be {factor} at most, the ring's factor"
+        )));
     }
     let set = node.membership().set_bucket(node.writer(), policy).await?;
     tracing::info!(bucket = set.name, version = set.version, "bucket set");
@@ -167,7 +178,11 @@ pub(super) async fn search(node: &Arc<Node>, request: LocateRequest) -> Result<L
         request_id: request_id.into(),
         bucket: request.bucket,
         key: request.key,
-        ttl: if request.ttl == 0 { TTL_DEFAULT } else { request.ttl },
+        ttl: if request.ttl == 0 {
+            TTL_DEFAULT
+        } else {
+            request.ttl
+        },
         timeout_ms: LOCATE_TIMEOUT_MS,
     };
     let found = locate::flood(node, question, None).await?;

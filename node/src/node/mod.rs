@@ -1,8 +1,11 @@
 //! What the parts of one node share.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use arc_swap::ArcSwapOption;
@@ -24,6 +27,7 @@ use crate::{
     background::Background,
     clock,
     config::{Config, PAGE_KEYS_MAX},
+    faults::Faults,
     grpc::{
         locate::Asked,
         status::{Failure, Reason},
@@ -32,10 +36,7 @@ use crate::{
     peers::Peers,
     request::{Served, not_ready},
     storage::{
-        DataKey, HintStore, ScanLimit, Store, StoreError,
-        keys::HashRange,
-        records,
-        trees::PartitionTrees,
+        DataKey, HintStore, ScanLimit, Store, StoreError, keys::HashRange, records, trees::PartitionTrees,
         writer::Writer,
     },
     telemetry::metrics::{Metrics, Operation, Snapshot},
@@ -64,6 +65,7 @@ pub(crate) struct Node {
     fresh: bool,
     confirmed: AtomicBool,
     end: Notify,
+    faults: Faults,
     asked: Asked,
     background: Background,
     membership: Membership,
@@ -88,6 +90,7 @@ pub(crate) struct Storage {
     pub(crate) quiet: Arc<Mutex<QuietTable>>,
     /// The store was empty at this start.
     pub(crate) fresh: bool,
+    pub(crate) faults: Faults,
 }
 
 /// This node's place in a ring: what every request works with.
@@ -102,7 +105,16 @@ pub(crate) struct Placed {
 
 impl Node {
     pub(crate) fn new(config: Config, storage: Storage, membership: Membership) -> anyhow::Result<Arc<Self>> {
-        let Storage { store, writer, hints, trees, recovery, quiet, fresh } = storage;
+        let Storage {
+            store,
+            writer,
+            hints,
+            trees,
+            recovery,
+            quiet,
+            fresh,
+            faults,
+        } = storage;
         let node = Self {
             background: Background::new(&config),
             hints,
@@ -112,8 +124,9 @@ impl Node {
             fresh,
             confirmed: AtomicBool::new(fresh),
             end: Notify::new(),
+            faults: faults.clone(),
             asked: Asked::default(),
-            peers: Peers::new(&config),
+            peers: Peers::new(&config, faults),
             metrics: Metrics::new()?,
             hlc: Mutex::new(Hlc::default()),
             in_flight: Arc::new(Semaphore::new(config.limits.requests_in_flight_max)),
@@ -147,6 +160,10 @@ impl Node {
 
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    pub(crate) fn faults(&self) -> &Faults {
+        &self.faults
     }
 
     pub(crate) fn asked(&self) -> &Asked {
@@ -260,7 +277,8 @@ impl Node {
     fn hold(&self, placement: &Placement, me: &MemberId) {
         let index = placement.ring().index_of(me);
         let partitions = index.map(|index| placement.partitions_of(index).collect());
-        self.trees.keep(placement.ring().partitions(), &partitions.unwrap_or_default());
+        self.trees
+            .keep(placement.ring().partitions(), &partitions.unwrap_or_default());
         let (now_ms, random) = (clock::monotonic_ms(), clock::random_u64());
         self.background
             .with_schedule(|schedule| schedule.place(placement, me, now_ms, random));
@@ -285,10 +303,13 @@ impl Node {
             return Some(self.membership.not_ready_reason().to_owned());
         }
         if self.is_unconfirmed() {
-            return Some("confirming: waits for a peer's word that nothing is missing on this disk".to_owned());
+            return Some(
+                "confirming: waits for a peer's word that nothing is missing on this disk".to_owned(),
+            );
         }
         let suspect = self.partitions_suspect();
-        let progress = || format!("suspect: {suspect} partitions are still to be got back from other members");
+        let progress =
+            || format!("suspect: {suspect} partitions are still to be got back from other members");
         self.is_suspect_anywhere().then(progress)
     }
 
@@ -400,7 +421,9 @@ impl Node {
             snapshot.hints += count.records;
             snapshot.hints_bytes += count.bytes;
         }
-        let overdue = self.background.with_schedule(|schedule| schedule.overdue(clock::monotonic_ms()));
+        let overdue = self
+            .background
+            .with_schedule(|schedule| schedule.overdue(clock::monotonic_ms()));
         snapshot.exchanges_overdue = overdue as u64;
         if let Some(placed) = self.ring_in_use() {
             let placement = &placed.placement;
@@ -440,7 +463,10 @@ impl Placed {
     /// If the bucket's numbers do not fit this ring.
     pub(crate) fn quorum_of(&self, policy: &BucketPolicy) -> Result<Quorum, Failure> {
         policy.quorum(&self.quorum).map_err(|error| {
-            Failure::invalid(format!("the policy of bucket {:?} does not fit the ring: {error}", policy.name))
+            Failure::invalid(format!(
+                "the policy of bucket {:?} does not fit the ring: {error}",
+                policy.name
+            ))
         })
     }
 
@@ -450,8 +476,11 @@ impl Placed {
 
     /// The partitions whose first primary this node is.
     pub(crate) fn first_of(&self) -> impl Iterator<Item = PartitionId> {
-        let first = |partition: &PartitionId| self.placement.primaries(*partition).first() == Some(&self.me_index);
-        (0..self.placement.ring().partitions()).map(PartitionId).filter(first)
+        let first =
+            |partition: &PartitionId| self.placement.primaries(*partition).first() == Some(&self.me_index);
+        (0..self.placement.ring().partitions())
+            .map(PartitionId)
+            .filter(first)
     }
 
     fn fallbacks(&self, partition: PartitionId) -> &[u16] {
@@ -478,6 +507,7 @@ impl Placed {
             coordinator: self.me.clone(),
             acks,
             fallbacks_counted: 0,
+            fastest: None,
             quorum: *quorum,
         }
     }

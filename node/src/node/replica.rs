@@ -171,10 +171,11 @@ impl Node {
                 // A page that shows no key at all could not be gone on from: the leaf is read until one is found.
                 loop {
                     let found = leaf_keys(store.as_ref(), &range, after.as_ref(), limit)?;
-                    page.keys.extend(found.keys.into_iter().map(|(key, hash)| KeySummary {
-                        position: key.position(),
-                        hash,
-                    }));
+                    page.keys
+                        .extend(found.keys.into_iter().map(|(key, hash)| KeySummary {
+                            position: key.position(),
+                            hash,
+                        }));
                     page.more = found.next.is_some() || page.keys.len() >= KEYS_PER_MESSAGE;
                     after = found.next;
                     if after.is_none() || !page.keys.is_empty() {
@@ -228,7 +229,9 @@ impl Node {
             return true;
         }
         let recovery = self.recovery.lock();
-        recovery.as_ref().is_some_and(|recovery| !recovery.answers_reads(partition))
+        recovery
+            .as_ref()
+            .is_some_and(|recovery| !recovery.answers_reads(partition))
     }
 
     pub(crate) fn is_suspect_anywhere(&self) -> bool {
@@ -354,10 +357,7 @@ impl Node {
                 .as_ref()
                 .is_some_and(|state| state.is_reapable(clock::wall_ms())),
             mark,
-            quiet_ms: self
-                .quiet
-                .lock()
-                .quiet_ms(key.as_bytes(), clock::monotonic_ms()),
+            quiet_ms: self.quiet.lock().quiet_ms(key.as_bytes(), clock::monotonic_ms()),
         })
     }
 

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use dynamo_core::{
-    coordinator::{
-        FailureKind, GetCoordinator, GetEffect, GetEvent, GetOutcome, ReadRepair, ReplicaFailure,
-    },
+    coordinator::{FailureKind, GetCoordinator, GetEffect, GetEvent, GetOutcome, ReadRepair, ReplicaFailure},
     quorum::Quorum,
     types::MemberId,
     version::KeyState,
@@ -43,6 +41,12 @@ pub(crate) async fn coordinate(
     let (events_in, events) = mpsc::channel(ARRIVALS_MAX);
     let quorum = query.quorum;
     let mut read = Read {
+        primaries: candidates
+            .primaries
+            .iter()
+            .map(|primary| primary.member.clone())
+            .collect(),
+        fastest: None,
         machine: GetCoordinator::new(quorum, query.read_repair, candidates, clock::wall_ms()),
         node: Arc::clone(node),
         me: placed.me().clone(),
@@ -51,10 +55,13 @@ pub(crate) async fn coordinate(
         events,
     };
     let outcome = read.until_reply(deadline).await;
+    let served = Served {
+        fastest: read.fastest.clone(),
+        ..placed.served(&quorum, outcome.acks)
+    };
     if !read.machine.finished() {
         tokio::spawn(read.follow_up());
     }
-    let served = placed.served(&quorum, outcome.acks);
     (outcome, served)
 }
 
@@ -63,6 +70,9 @@ struct Read {
     node: Arc<Node>,
     me: MemberId,
     key: DataKey,
+    primaries: Vec<MemberId>,
+    /// The primary that answered first with a state.
+    fastest: Option<MemberId>,
     machine: GetCoordinator,
     events_in: mpsc::Sender<GetEvent>,
     events: mpsc::Receiver<GetEvent>,
@@ -82,7 +92,21 @@ impl Read {
                 event = self.events.recv() => event.unwrap_or(GetEvent::DeadlineReached),
                 () = deadline.reached() => GetEvent::DeadlineReached,
             };
+            self.note_fastest(&event);
             self.machine.step(event, &mut effects);
+        }
+    }
+
+    fn note_fastest(&mut self, event: &GetEvent) {
+        if let GetEvent::ReplicaDone {
+            member,
+            result: Ok(read),
+        } = event
+            && self.fastest.is_none()
+            && read.state.is_some()
+            && self.primaries.contains(member)
+        {
+            self.fastest = Some(member.clone());
         }
     }
 
@@ -120,7 +144,9 @@ impl Read {
         }
         if local && outcome.is_none() {
             let (member, result) = (self.me.clone(), self.node.read_local(&self.key).await);
-            self.machine.step(GetEvent::ReplicaDone { member, result }, effects);
+            let event = GetEvent::ReplicaDone { member, result };
+            self.note_fastest(&event);
+            self.machine.step(event, effects);
         }
         outcome
     }
@@ -147,7 +173,9 @@ impl Read {
             let result = if local {
                 node.merge_local(key, state, false).await
             } else if let Some(to) = to {
-                let written = node.peers().write(&to, &key, state.encode(), Replication::default());
+                let written = node
+                    .peers()
+                    .write(&to, &key, state.encode(), Replication::default());
                 written.await
             } else {
                 Err(UNKNOWN_ADDRESS)

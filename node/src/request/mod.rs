@@ -56,6 +56,8 @@ pub(crate) struct Served {
     pub(crate) coordinator: MemberId,
     pub(crate) acks: u32,
     pub(crate) fallbacks_counted: u32,
+    /// Of a get: the primary that answered first with a state.
+    pub(crate) fastest: Option<MemberId>,
     pub(crate) quorum: Quorum,
 }
 

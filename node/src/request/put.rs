@@ -6,11 +6,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use dynamo_core::{
     coordinator::{
-        Ack, FailureKind, PutCoordinator, PutEffect, PutEvent, ReplicaFailure, WriteFailure,
-        WriteOutcome, WriteState,
+        Ack, FailureKind, PutCoordinator, PutEffect, PutEvent, ReplicaFailure, WriteFailure, WriteOutcome,
+        WriteState,
     },
-    quorum::Quorum,
     crdt::{self, DataType, Operation, TypedUpdate},
+    quorum::Quorum,
     replica::{Update, UpdateRefused},
     types::{MemberId, OpId},
     version::{Content, Context, Seen},
@@ -20,11 +20,15 @@ use tokio::sync::mpsc;
 
 use super::{ARRIVALS_MAX, Deadline, Served, who_failed};
 use crate::{
-    grpc::status::{Failure, Reason},
     clock,
+    grpc::status::{Failure, Reason},
     node::{Node, Placed},
     peers::{Replication, To},
-    storage::{DataKey, hints::HintError, writer::{Intent, WriteError}},
+    storage::{
+        DataKey,
+        hints::HintError,
+        writer::{Intent, WriteError},
+    },
 };
 
 /// A put or a delete, checked.
@@ -241,7 +245,10 @@ impl Write {
         let (key, sync) = (self.command.key.clone(), self.command.quorum.dw > 0);
         let (node, arrivals) = (Arc::clone(&self.node), self.arrivals_in.clone());
         tokio::spawn(async move {
-            let result = node.peers().write(&to, &key, delta, Replication { sync, hint_for }).await;
+            let result = node
+                .peers()
+                .write(&to, &key, delta, Replication { sync, hint_for })
+                .await;
             let member = to.member;
             let _ = arrivals
                 .send(Arrival::Event(PutEvent::PeerDone { member, result }))

@@ -40,9 +40,7 @@ impl DataFollower {
 impl Follower for DataFollower {
     fn arrived(&self, place: &Place, state: &KeyState) {
         if self.may_go(state) {
-            self.quiet
-                .lock()
-                .touch(place.as_bytes(), clock::monotonic_ms());
+            self.quiet.lock().touch(place.as_bytes(), clock::monotonic_ms());
         }
     }
 

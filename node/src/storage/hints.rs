@@ -30,8 +30,8 @@ use super::{
     keys::{HintRange, Place},
     records,
     writer::{
-        Before, Committed, Expected, Failure, Follower, Intent, Mint, Prepared, RecordChange, Swap, WriteError,
-        Writer, WriterCounters, WriterOptions,
+        Before, Committed, Expected, Failure, Follower, Intent, Mint, Prepared, RecordChange, Swap,
+        WriteError, Writer, WriterCounters, WriterOptions,
     },
 };
 

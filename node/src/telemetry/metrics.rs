@@ -151,10 +151,19 @@ impl Metrics {
                 "dynamo_fallbacks_counted",
                 "Acknowledgements of fallbacks among those that writes were answered with",
             ),
-            hints_delivered: counter("dynamo_hints_delivered", "Hints delivered to those they were kept for"),
+            hints_delivered: counter(
+                "dynamo_hints_delivered",
+                "Hints delivered to those they were kept for",
+            ),
             read_repairs: counter("dynamo_read_repairs", "Replicas brought up to date by gets"),
-            exchanges: counter("dynamo_exchanges", "Exchanges of a partition with another primary"),
-            exchange_keys: counter("dynamo_exchange_keys", "Records that exchanges have moved, by direction"),
+            exchanges: counter(
+                "dynamo_exchanges",
+                "Exchanges of a partition with another primary",
+            ),
+            exchange_keys: counter(
+                "dynamo_exchange_keys",
+                "Records that exchanges have moved, by direction",
+            ),
             reaped: counter("dynamo_reaped", "Tombstones removed and histories shortened"),
             gossip_exchanges: counter("dynamo_gossip_exchanges", "Gossip exchanges begun by this node"),
             gossip_entries: counter(
@@ -189,8 +198,14 @@ impl Metrics {
                     "Writes that failed because their record could not be read, since the start",
                 ),
                 hints: gauge("dynamo_hints", "Hints that this node keeps for others"),
-                hints_bytes: gauge("dynamo_hints_bytes", "Bytes of hints that this node keeps for others"),
-                hints_declined: gauge("dynamo_hints_declined", "Hints refused for want of room, since the start"),
+                hints_bytes: gauge(
+                    "dynamo_hints_bytes",
+                    "Bytes of hints that this node keeps for others",
+                ),
+                hints_declined: gauge(
+                    "dynamo_hints_declined",
+                    "Hints refused for want of room, since the start",
+                ),
                 partitions_suspect: gauge(
                     "dynamo_partitions_suspect",
                     "Partitions that this node does not answer reads for, since its store lost writes",
@@ -252,7 +267,8 @@ impl Metrics {
         self.exchanges.add(1, &[KeyValue::new("result", result)]);
         let moved = [("pulled", report.keys_pulled), ("pushed", report.keys_pushed)];
         for (direction, keys) in moved {
-            self.exchange_keys.add(keys, &[KeyValue::new("direction", direction)]);
+            self.exchange_keys
+                .add(keys, &[KeyValue::new("direction", direction)]);
         }
     }
 

@@ -157,15 +157,17 @@ impl Operation {
 }
 
 impl LeafOperation {
-    /// What it changes.
     fn bytes(&self) -> usize {
         match self {
             Self::Increment(_) | Self::Enable | Self::Disable => 8,
-            Self::Add(elements) | Self::Remove(elements) => elements.iter().map(|element| element.len() + 8).sum(),
+            Self::Add(elements) | Self::Remove(elements) => {
+                elements.iter().map(|element| element.len() + 8).sum()
+            }
             Self::Assign(value) => value.len(),
         }
     }
 
+    /// What it changes.
     pub fn leaf_type(&self) -> LeafType {
         match self {
             Self::Increment(_) => LeafType::Counter,

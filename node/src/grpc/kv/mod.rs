@@ -3,7 +3,10 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use dynamo_core::{types::KeyHash, version::{Context, Seen}};
+use dynamo_core::{
+    types::KeyHash,
+    version::{Context, Seen},
+};
 use dynamo_proto::{v1, v1::key_value_server::KeyValue};
 use futures::{Stream, future::join_all};
 use tonic::{Request, Response, Status, metadata::MetadataMap};
@@ -76,7 +79,9 @@ impl KeyValue for KvService {
         request: Request<v1::ReplicaGetRequest>,
     ) -> Result<Response<v1::ReplicaGetResponse>, Status> {
         let _permit = self.node.admit()?;
-        Ok(Response::new(read::replica(&self.node, request.into_inner()).await?))
+        Ok(Response::new(
+            read::replica(&self.node, request.into_inner()).await?,
+        ))
     }
 
     async fn batch_get(
@@ -228,6 +233,11 @@ fn info(served: &Served) -> v1::ResponseInfo {
         acks: served.acks,
         fallbacks_counted: served.fallbacks_counted,
         quorum: Some(convert::effective_quorum(&served.quorum)),
+        fastest: served
+            .fastest
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
     }
 }
 

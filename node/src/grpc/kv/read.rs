@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use dynamo_core::{
-    bucket::{BucketPolicy, Conflict},
-    crdt,
+    bucket::{BucketPolicy, Conflict, ReadRepair},
     coordinator::{GetOutcome, GetResult},
+    crdt,
     quorum::QuorumOverrides,
     version::{KeyState, Seen},
 };
@@ -16,7 +16,10 @@ use tokio::time::Instant;
 use super::{context_bytes, convert, info};
 use crate::{
     clock,
-    grpc::{data_types, status::{Failure, Reason}},
+    grpc::{
+        data_types,
+        status::{Failure, Reason},
+    },
     node::{Node, Placed},
     request::{
         Deadline, Served,
@@ -73,6 +76,18 @@ pub(super) async fn replica(
         suspect: read.suspect,
         ring_epoch: placed.placement().ring().epoch(),
         primary: placed.is_primary(&key),
+        rules: Some(rules(&placed, &node.bucket(key.bucket()))?),
+    })
+}
+
+/// What a client must know of a bucket to coordinate reads.
+fn rules(placed: &Placed, policy: &BucketPolicy) -> Result<v1::ReadRules, Failure> {
+    let typed = policy.conflict.data_type().is_some();
+    Ok(v1::ReadRules {
+        quorum: Some(convert::effective_quorum(&placed.quorum_of(policy)?)),
+        last_write_wins: policy.conflict == Conflict::Lww,
+        nodes_only: typed || policy.read_repair == ReadRepair::Blocking,
+        version: policy.version,
     })
 }
 

@@ -331,21 +331,49 @@ impl Written {
             hops: info.hops + 1,
             ..info
         });
-        Ok(Self { context, outcome, info })
+        Ok(Self {
+            context,
+            outcome,
+            info,
+        })
     }
 
     pub(super) fn into_put(self) -> v1::PutResponse {
-        let Self { context, outcome, info } = self;
-        v1::PutResponse { context, outcome, info }
+        let Self {
+            context,
+            outcome,
+            info,
+        } = self;
+        v1::PutResponse {
+            context,
+            outcome,
+            info,
+        }
     }
 
     pub(super) fn into_delete(self) -> v1::DeleteResponse {
-        let Self { context, outcome, info } = self;
-        v1::DeleteResponse { context, outcome, info }
+        let Self {
+            context,
+            outcome,
+            info,
+        } = self;
+        v1::DeleteResponse {
+            context,
+            outcome,
+            info,
+        }
     }
 
     pub(super) fn into_update(self) -> v1::UpdateResponse {
-        let Self { context, outcome, info } = self;
-        v1::UpdateResponse { context, outcome, info }
+        let Self {
+            context,
+            outcome,
+            info,
+        } = self;
+        v1::UpdateResponse {
+            context,
+            outcome,
+            info,
+        }
     }
 }

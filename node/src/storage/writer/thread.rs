@@ -18,7 +18,7 @@ use super::{
     follow::{Before, Follower},
     group::{Epoch, Group, Record},
     mint::Mint,
-    operation::{Announced, Expected, Operation, Preparation, Swap, Swapped},
+    operation::{Announced, Expected, Intent, Operation, Preparation, Swap, Swapped},
     queue::Taken,
     room::Room,
 };
@@ -275,14 +275,15 @@ impl Thread {
         let coordinated = self
             .mint
             .with(|minter| match intent {
-                Intent::Siblings(update) => {
-                    replica::coordinate(state, entry, minter, update, siblings_max).map_err(WriteError::Refused)
-                }
+                Intent::Siblings(update) => replica::coordinate(state, entry, minter, update, siblings_max)
+                    .map_err(WriteError::Refused),
                 Intent::Lww { update, wall_ms } => {
-                    replica::coordinate_lww(state, entry, minter, update, wall_ms).map_err(WriteError::Refused)
+                    replica::coordinate_lww(state, entry, minter, update, wall_ms)
+                        .map_err(WriteError::Refused)
                 }
                 Intent::Typed { data_type, update } => {
-                    crdt::coordinate(data_type, state, entry, minter, update).map_err(WriteError::TypedRefused)
+                    crdt::coordinate(data_type, state, entry, minter, update)
+                        .map_err(WriteError::TypedRefused)
                 }
             })
             .ok_or(WriteError::Stopped)??;

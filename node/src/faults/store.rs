@@ -1,0 +1,73 @@
+//! A store that fails as it is told to.
+
+use std::sync::Arc;
+
+use super::Faults;
+use crate::storage::{Batch, Cached, Estimate, Health, KeyRange, Page, ScanLimit, Space, Store, StoreError};
+
+/// Fails what its node's settings say, and passes everything else on.
+pub(crate) struct FaultyStore {
+    store: Arc<dyn Store>,
+    faults: Faults,
+}
+
+impl FaultyStore {
+    pub(crate) fn new(store: Arc<dyn Store>, faults: Faults) -> Self {
+        Self { store, faults }
+    }
+
+    fn fail_if(fails: bool, attempted: &str) -> Result<(), StoreError> {
+        if !fails {
+            return Ok(());
+        }
+        Err(StoreError::Io {
+            attempted: attempted.to_owned(),
+            reason: "a fault on demand".to_owned(),
+        })
+    }
+}
+
+impl Store for FaultyStore {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<bytes::Bytes>, StoreError> {
+        Self::fail_if(self.faults.settings().fail_reads, "reading")?;
+        self.store.get(space, key)
+    }
+
+    fn get_cached(&self, space: Space, key: &[u8]) -> Result<Cached, StoreError> {
+        Self::fail_if(self.faults.settings().fail_reads, "reading")?;
+        self.store.get_cached(space, key)
+    }
+
+    fn write(&self, batch: Batch, sync: bool) -> Result<(), StoreError> {
+        let settings = self.faults.settings();
+        Self::fail_if(settings.fail_writes, "writing")?;
+        Self::fail_if(sync && settings.fail_syncs, "syncing")?;
+        self.store.write(batch, sync)
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        Self::fail_if(self.faults.settings().fail_syncs, "syncing")?;
+        self.store.sync()
+    }
+
+    fn scan(&self, space: Space, range: KeyRange<'_>, limit: ScanLimit) -> Result<Page, StoreError> {
+        Self::fail_if(self.faults.settings().fail_reads, "scanning")?;
+        self.store.scan(space, range, limit)
+    }
+
+    fn estimate(&self) -> Result<Estimate, StoreError> {
+        self.store.estimate()
+    }
+
+    fn health(&self) -> Result<Health, StoreError> {
+        let mut health = self.store.health()?;
+        if let (true, Some(disk)) = (self.faults.settings().disk_full, &mut health.disk) {
+            disk.free_bytes = 0;
+        }
+        Ok(health)
+    }
+
+    fn sequence(&self) -> u64 {
+        self.store.sequence()
+    }
+}
