@@ -22,6 +22,7 @@ use crate::{
     background, clock,
     config::{Config, DurabilityMode, KEEPALIVE, SIBLINGS_MAX},
     durable::{self, Life, Started},
+    faults::Faults,
     grpc::{admin::AdminService, kv::KvService, peer::PeerService},
     membership::{Addresses, Membership},
     net::{Incoming, bind},
