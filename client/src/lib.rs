@@ -1,7 +1,7 @@
 //! Async client of a Dynamo cluster: gets, puts and deletes that survive the loss of nodes, with typed errors.
 //!
-//! A [`Client`] keeps the cluster's ring, sends each request straight to a replica of its key (paper: §6.4, "client-driven
-//! coordination"), retries on other replicas within one deadline, and reports truthfully what became of a write.
+//! A [`Client`] keeps the cluster's ring, sends each request straight to a replica of its key (paper: §6.4), retries on
+//! other replicas within one deadline, and reports truthfully what became of a write.
 //! A get returns *all* causally unrelated values and one opaque [`Context`]; the put that resolves them passes it back (§4.4).
 //!
 //! ```no_run
@@ -18,6 +18,9 @@
 //! client.resolve("cart:alice", |siblings| siblings.join(&b","[..])).await?;
 //! # Ok(()) }
 //! ```
+//!
+//! Reads are coordinated by a node, or by the client itself if it is told so ([`Coordination`]). Values of data types
+//! are updated by [`Client::update`] and never have siblings.
 //!
 //! Modules in reading order: [`Client`] (`client`, `update`, `resolve`, `batch`, `listing`), its [`Builder`] (`config`),
 //! values (`types`, `typed`), [`Error`] (`error`); then the machinery: `call` carries an operation to its end, `attempts`

@@ -133,7 +133,8 @@ impl Router {
     ///
     /// Nodes put aside come last. Then those asked least often in this operation; among these the key's primaries: the
     /// preferred one, then those in the own zone, else in the list's order: one key has one usual coordinator, which
-    /// keeps its versions' contexts small. Then other members, then the endpoints, each in random order.
+    /// keeps its versions' contexts small. Then the key's fallbacks in the order in which they stand in, or other members
+    /// in random order if it is about no key; then the endpoints.
     pub(crate) fn pick(
         &self,
         hash: Option<KeyHash>,
@@ -169,13 +170,7 @@ impl Router {
             return Arc::clone(node);
         }
         if let Some(routes) = &*routes {
-            for (index, node) in routes.members.iter().enumerate() {
-                let primary = primaries.iter().any(|primary| usize::from(*primary) == index);
-                if let (Some(node), false) = (node, primary) {
-                    let class = 3 + u8::from(!routes.in_own_zone[index]);
-                    best.consider(node, class, scramble(index, random));
-                }
-            }
+            routes.consider_others(hash, &mut best, random);
         }
         for (index, node) in self.endpoints.iter().enumerate() {
             if !routes.as_ref().is_some_and(|routes| routes.has(node)) {
@@ -194,6 +189,26 @@ impl Routes {
         let members = self.placement.ring().members();
         let index = members.iter().position(|other| other.id == *member)?;
         self.members[index].as_ref()
+    }
+
+    /// Members that are no primaries of the key.
+    fn consider_others<'a>(&'a self, hash: Option<KeyHash>, best: &mut Best<'a>, random: u64) {
+        if let Some(hash) = hash {
+            let ring = self.placement.ring();
+            let fallbacks = ring.preference_list(ring.partition_of(hash)).fallbacks;
+            for (order, index) in fallbacks.into_iter().enumerate() {
+                if let Some(node) = &self.members[index] {
+                    best.consider(node, 3, order as u64);
+                }
+            }
+            return;
+        }
+        for (index, node) in self.members.iter().enumerate() {
+            if let Some(node) = node {
+                let class = 3 + u8::from(!self.in_own_zone[index]);
+                best.consider(node, class, scramble(index, random));
+            }
+        }
     }
 
     fn has(&self, node: &Node) -> bool {

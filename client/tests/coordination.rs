@@ -289,6 +289,54 @@ async fn d8_a_stale_client_still_succeeds_and_refreshes_its_ring() {
 }
 
 #[tokio::test]
+async fn a_node_that_is_behind_does_not_speak_as_a_primary() {
+    let cluster = Cluster::start(3).await;
+    let client = client(&cluster).await;
+    hold_everywhere(&cluster, "k", &write(1, "v"));
+    cluster.nodes[0].behind(true);
+    let found = client.get("k").await.unwrap();
+    assert_eq!((found.info.acks, handed_over(&cluster, "k")), (2, 0));
+    assert_ne!(found.info.fastest, "n0");
+    // All three are needed, and only two speak as primaries.
+    client.get_with("k", &ALL).await.ok();
+    assert_eq!(handed_over(&cluster, "k"), 1);
+}
+
+#[tokio::test]
+async fn a_replica_that_refuses_the_clients_ring_has_it_refreshed() {
+    let cluster = Cluster::start(3).await;
+    let client = builder(&cluster)
+        .ring_refresh_interval(Duration::from_hours(1))
+        .connect()
+        .await
+        .unwrap();
+    client.put("k", "by the nodes", &Context::none()).await.unwrap();
+    assert!(client.get("unrelated").await.unwrap_err().is_not_found());
+    let rings = || {
+        let all = cluster.nodes.iter().flat_map(support::FakeNode::seen);
+        all.filter(|seen| matches!(seen, Request::GetRing { .. })).count()
+    };
+    // One by `connect`, one by the background when it begins.
+    eventually("the first refreshes", || rings() == 2).await;
+    let five = support::with_epoch(&Cluster::ring_of(3), 5);
+    cluster.set_ring(&five, &cluster.addresses());
+    cluster
+        .state
+        .shown_epoch
+        .store(0, std::sync::atomic::Ordering::SeqCst);
+    for node in &cluster.nodes {
+        node.script_replica([Act::Fail(status(
+            Code::FailedPrecondition,
+            "STALE_EPOCH",
+            Vec::new(),
+        ))]);
+    }
+    let found = client.get("k").await.unwrap();
+    assert_eq!(values(&found), ["by the nodes"]);
+    eventually("the new ring", || client.ring().unwrap().epoch() == 5).await;
+}
+
+#[tokio::test]
 async fn absent_keys_deletes_and_expired_values_are_not_found() {
     let cluster = Cluster::start(3).await;
     let client = client(&cluster).await;

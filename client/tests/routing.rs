@@ -11,7 +11,7 @@ use std::{
 use dynamo_client::{Builder, Client, Context};
 use dynamo_core::{
     ring::{Member, Ring, RingParts},
-    types::{ClusterId, MemberId, Zone},
+    types::{ClusterId, KeyHash, MemberId, Zone},
 };
 use support::{Act, Cluster, Seen};
 
@@ -60,6 +60,33 @@ async fn d8_requests_go_to_the_first_primary_without_a_hop() {
     }
     assert_eq!(cluster.data_requests(), 200);
     assert!(cluster.nodes.iter().all(|node| !node.data_requests().is_empty()));
+}
+
+#[tokio::test]
+async fn d32_without_primaries_a_write_goes_to_the_first_fallback() {
+    let cluster = Cluster::start(6).await;
+    let key = cluster.key_at(0);
+    let ring = Cluster::ring_of(6);
+    let partition = ring.partition_of(KeyHash::of("default", key.as_bytes()));
+    let list = ring.preference_list(partition);
+    let mut addresses = cluster.addresses();
+    for primary in list.primaries {
+        addresses[primary] = support::refused().await;
+    }
+    cluster.set_ring(&ring, &addresses);
+    let first = list.fallbacks[0];
+    let builder = Client::builder().endpoint(&cluster.nodes[first].address);
+    let client = builder
+        .attempt_timeout(Duration::from_secs(20))
+        .deadline(Duration::from_mins(1))
+        .connect()
+        .await
+        .unwrap();
+    for _ in 0..5 {
+        client.put(&key, "v", &Context::none()).await.unwrap();
+    }
+    assert_eq!(cluster.nodes[first].data_requests().len(), 5);
+    assert_eq!(cluster.data_requests(), 5);
 }
 
 #[tokio::test]

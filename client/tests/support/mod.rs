@@ -121,6 +121,7 @@ struct Inner {
     /// Encoded key states by key, for `ReplicaGet`: apart from the data that all share.
     copies: Mutex<BTreeMap<Bytes, Bytes>>,
     suspect: AtomicBool,
+    behind: AtomicBool,
 }
 
 impl Cluster {
@@ -202,6 +203,7 @@ impl FakeNode {
             frozen: AtomicBool::new(false),
             copies: Mutex::default(),
             suspect: AtomicBool::new(false),
+            behind: AtomicBool::new(false),
         });
         let (stop, stopped) = oneshot::channel::<()>();
         let service = KeyValueServer::from_arc(Arc::new(Service(Arc::clone(&inner))))
@@ -247,6 +249,11 @@ impl FakeNode {
     /// Its store may have lost writes.
     pub fn suspect(&self, suspect: bool) {
         self.inner.suspect.store(suspect, Ordering::SeqCst);
+    }
+
+    /// Its own ring is an older one, by which it is a primary of nothing.
+    pub fn behind(&self, behind: bool) {
+        self.inner.behind.store(behind, Ordering::SeqCst);
     }
 
     /// Closes the port.

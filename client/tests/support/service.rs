@@ -443,11 +443,17 @@ impl KeyValue for Service {
             let inner = &self.0;
             let me = inner.member[1..].parse::<usize>().unwrap();
             let copies = inner.copies.lock().unwrap();
+            let behind = inner.behind.load(Ordering::SeqCst);
+            let primaries = inner.state.primaries(&request.bucket, &request.key);
             Ok(v1::ReplicaGetResponse {
                 state: copies.get(&request.key).cloned(),
                 suspect: inner.suspect.load(Ordering::SeqCst),
-                ring_epoch: inner.state.shown_epoch.load(Ordering::SeqCst),
-                primary: inner.state.primaries(&request.bucket, &request.key).contains(&me),
+                ring_epoch: if behind {
+                    0
+                } else {
+                    inner.state.shown_epoch.load(Ordering::SeqCst)
+                },
+                primary: !behind && primaries.contains(&me),
                 rules: *inner.state.rules.lock().unwrap(),
             })
         })
