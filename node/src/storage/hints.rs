@@ -154,7 +154,7 @@ impl HintStore {
         &self,
         owner: &MemberId,
         key: &DataKey,
-        intent: Intent,
+        intent: impl Into<Intent>,
         sync: bool,
     ) -> Result<Prepared, HintError> {
         let place = Place::hint(owner, key);

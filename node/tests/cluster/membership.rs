@@ -220,6 +220,7 @@ async fn m_a_node_of_another_cluster_is_refused() {
         })
     };
     let read = |header| dynamo_proto::peer::ReadRequest {
+        fallback: false,
         header,
         bucket: String::new(),
         key: "key".into(),

@@ -30,7 +30,9 @@ async fn d30_d31_with_a_zone_gone_quorums_are_met_and_a_write_to_all_says_what_i
             .await
             .unwrap()
             .into_inner();
-        assert_eq!(reply.outcome.unwrap().acks, 2);
+        // The stand-in of the zone's primary may be among those that count.
+        let outcome = reply.outcome.unwrap();
+        assert!(outcome.acks >= 2 && outcome.primaries >= 1, "{outcome:?}");
         assert_eq!(
             values(&cluster.kv(0).get(get(&key)).await.unwrap().into_inner()),
             ["after"]
@@ -41,9 +43,9 @@ async fn d30_d31_with_a_zone_gone_quorums_are_met_and_a_write_to_all_says_what_i
             cluster.sees_down(watcher, gone).await;
         }
     }
-    // Known to be impossible before anything is sent: nothing is applied.
+    // Fallbacks stand in for a zone, but not for primaries that are asked for: known before anything is sent.
     let request = v1::PutRequest {
-        w: count(3),
+        pw: count(3),
         ..put("key-0", "never", &none)
     };
     let status = cluster.kv(0).put(request).await.unwrap_err();
@@ -55,7 +57,7 @@ async fn d30_d31_with_a_zone_gone_quorums_are_met_and_a_write_to_all_says_what_i
         ["after"]
     );
     let request = v1::GetRequest {
-        r: count(3),
+        pr: count(3),
         ..get("key-0")
     };
     assert_eq!(

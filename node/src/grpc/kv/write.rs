@@ -106,16 +106,22 @@ async fn serve(node: &Arc<Node>, mut write: Write, deadline: Deadline) -> Result
         delete.context = context.map_err(Failure::not_applied)?;
     }
     let command = write.command(node, &placed).map_err(Failure::not_applied)?;
-    let candidates = node.candidates(&placed, &command.key);
-    let top: Vec<MemberId> = candidates
-        .top_reachable()
-        .into_iter()
-        .map(|candidate| candidate.member.clone())
-        .collect();
-    if top.contains(placed.me()) {
+    if placed.is_primary(&command.key) {
         return Ok(run(node, &placed, command, deadline).await?);
     }
-    forward(node, &write, &command, top, deadline).await
+    let candidates = node.candidates(&placed, &command.key);
+    for candidate in candidates.top_reachable() {
+        // Only without a primary in reach does a fallback coordinate, and keeps the write as a hint.
+        if candidate.member == *placed.me() {
+            return Ok(run(node, &placed, command, deadline).await?);
+        }
+        if let Some(answer) = forward(node, &write, &command, &candidate.member, deadline).await? {
+            return Ok(answer);
+        }
+    }
+    let hash = command.key.hash();
+    let message = format!("no node that may coordinate the key with hash {hash} can be reached; try again");
+    Err(Failure::new(Reason::QuorumNotMet, message).not_applied().into())
 }
 
 /// Runs a write as its coordinator; the reply's context is the request's and the new dot.
@@ -134,54 +140,50 @@ async fn run(
     })
 }
 
-/// Passes a write on to the first of the nodes that may coordinate it. What may have been applied is never sent again.
+/// Passes a write on. `None`: nothing was sent. What may have been applied is never sent again.
 async fn forward(
     node: &Arc<Node>,
     write: &Write,
     command: &Command,
-    targets: Vec<MemberId>,
+    target: &MemberId,
     deadline: Deadline,
-) -> Result<Written, Status> {
+) -> Result<Option<Written>, Status> {
+    let Some(to) = node.membership().to(target) else {
+        return Ok(None);
+    };
     node.metrics().forward();
-    let hash = command.key.hash();
-    for target in targets {
-        let Some(to) = node.membership().to(&target) else {
-            continue;
-        };
-        let remaining = deadline.remaining();
-        let request = peer::CoordinateRequest {
-            header: Some(to.header.clone()),
-            // The coordinator gives up a little before that, and its answer comes before its silence is held against it.
-            timeout_ms: remaining.as_millis() as u32,
-            request: Some(write.clone().into_forwarded()),
-        };
-        // A task of its own: what a dead peer costs is learned even if the client does not wait for it.
-        let forwarding = Arc::clone(node);
-        let call = tokio::spawn(async move { forwarding.peers().coordinate(&to, request, remaining).await });
-        let answer = call
-            .await
-            .map_err(|error| Status::internal(format!("the forwarding task ended early: {error}")))?;
-        match answer {
-            Ok(response) => return Written::forwarded(response),
-            Err(error) if error.answered => return Err(relay(&error.status)),
-            Err(error) if error.sent => {
-                let message = format!(
-                    "{target} was to coordinate the write of the key with hash {hash} and did not answer ({}); some replicas \
-                     may hold it: repeat it with the same op id",
-                    error.status.message()
-                );
-                let outcome = v1::WriteOutcome {
-                    state: v1::write_outcome::State::Partial.into(),
-                    ..v1::WriteOutcome::default()
-                };
-                let failure = Failure::new(Reason::WriteTimedOut, message);
-                return Err(failure.with_outcome(outcome).into());
-            }
-            Err(_) => {}
+    let remaining = deadline.remaining();
+    let request = peer::CoordinateRequest {
+        header: Some(to.header.clone()),
+        // The coordinator gives up a little before that, and its answer comes before its silence is held against it.
+        timeout_ms: remaining.as_millis() as u32,
+        request: Some(write.clone().into_forwarded()),
+    };
+    // A task of its own: what a dead peer costs is learned even if the client does not wait for it.
+    let forwarding = Arc::clone(node);
+    let call = tokio::spawn(async move { forwarding.peers().coordinate(&to, request, remaining).await });
+    let answer = call
+        .await
+        .map_err(|error| Status::internal(format!("the forwarding task ended early: {error}")))?;
+    match answer {
+        Ok(response) => Written::forwarded(response).map(Some),
+        Err(error) if error.answered => Err(relay(&error.status)),
+        Err(error) if error.sent => {
+            let message = format!(
+                "{target} was to coordinate the write of the key with hash {} and did not answer ({}); some replicas may \
+                 hold it: repeat it with the same op id",
+                command.key.hash(),
+                error.status.message()
+            );
+            let outcome = v1::WriteOutcome {
+                state: v1::write_outcome::State::Partial.into(),
+                ..v1::WriteOutcome::default()
+            };
+            let failure = Failure::new(Reason::WriteTimedOut, message);
+            Err(failure.with_outcome(outcome).into())
         }
+        Err(_) => Ok(None),
     }
-    let message = format!("no node that may coordinate the key with hash {hash} can be reached; try again");
-    Err(Failure::new(Reason::QuorumNotMet, message).not_applied().into())
 }
 
 impl Write {

@@ -6,6 +6,8 @@ use dynamo_core::{
     version::{Content, Seen, Stamp},
 };
 
+use dynamo_core::replica::Update;
+
 use super::*;
 use crate::storage::{
     Batch,
@@ -241,7 +243,7 @@ async fn a_fallback_coordinates_under_dots_of_its_own() {
                 .await
                 .unwrap();
             assert!(dots.insert(hint.dot));
-            assert_eq!(hint.delta.live().len(), 1);
+            assert_eq!(hint.delta.live(0).len(), 1);
             assert!(hint.committed().await.unwrap().durable);
             let page = hints.scan(&owner, None, NO_LIMIT).await.unwrap();
             let digest = page.entries[0].digest;

@@ -7,6 +7,8 @@ use dynamo_core::{
 };
 use tokio::task::JoinHandle;
 
+use dynamo_core::replica::Update;
+
 use super::*;
 use crate::{
     durable,
