@@ -5,6 +5,7 @@
 //!   hints     to their owners (§4.6)                                    at an interval, and when a member answers again
 //!   recovery  of a store that lost writes, pulling only                 until it is whole
 //!   exchange  of partitions with their other primaries (§4.7)           each pair once per interval × (N - 1)
+//!   refetch   records whose checksum is wrong, from the other primaries  as they are met
 //!   reap      tombstones and long histories, by everybody's word        each partition once per interval
 //! ```
 //!
@@ -37,6 +38,8 @@ mod hints;
 mod reap;
 
 mod recovery;
+
+pub(crate) mod refetch;
 
 pub(crate) use dynamo_core::admission::Task;
 
@@ -139,6 +142,7 @@ pub(crate) fn start(node: &Arc<Node>, tracker: &TaskTracker, shutdown: &Cancella
     spawn(Box::pin(recovery_loop(Arc::clone(node))));
     spawn(Box::pin(exchange_loop(Arc::clone(node))));
     spawn(Box::pin(reap_loop(Arc::clone(node))));
+    spawn(Box::pin(refetch::serve(Arc::clone(node))));
 }
 
 async fn rebuild_loop(node: Arc<Node>) {

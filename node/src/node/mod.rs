@@ -24,7 +24,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::{
-    background::Background,
+    background::{Background, refetch::Refetches},
     clock,
     config::{Config, PAGE_KEYS_MAX},
     faults::Faults,
@@ -67,6 +67,7 @@ pub(crate) struct Node {
     end: Notify,
     faults: Faults,
     asked: Asked,
+    refetches: Refetches,
     background: Background,
     membership: Membership,
     placed: ArcSwapOption<Placed>,
@@ -126,6 +127,7 @@ impl Node {
             end: Notify::new(),
             faults: faults.clone(),
             asked: Asked::default(),
+            refetches: Refetches::default(),
             peers: Peers::new(&config, faults),
             metrics: Metrics::new()?,
             hlc: Mutex::new(Hlc::default()),
@@ -164,6 +166,10 @@ impl Node {
 
     pub(crate) fn faults(&self) -> &Faults {
         &self.faults
+    }
+
+    pub(crate) fn refetches(&self) -> &Refetches {
+        &self.refetches
     }
 
     pub(crate) fn asked(&self) -> &Asked {

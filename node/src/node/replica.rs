@@ -84,6 +84,14 @@ impl Node {
     /// # Errors
     /// If the store cannot be read.
     pub(crate) async fn load(&self, key: &DataKey) -> Result<Option<KeyState>, StoreError> {
+        let read = self.read(key).await;
+        if matches!(read, Err(StoreError::Damaged { .. })) {
+            self.refetches.want(key);
+        }
+        read
+    }
+
+    async fn read(&self, key: &DataKey) -> Result<Option<KeyState>, StoreError> {
         match records::read_cached(self.store.as_ref(), key)? {
             CachedState::Known(state) => Ok(state),
             CachedState::OnDisk => {
