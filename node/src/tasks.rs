@@ -119,7 +119,8 @@ async fn gossip_round(node: &Arc<Node>) {
             exchange(node, &target, request).await;
         }
     }
-    if matches!(target, GossipTarget::Member(_)) {
+    let me = node.membership().me().map(|me| me.member.to_string());
+    if response.header.is_some_and(|header| Some(header.member_id) != me) {
         // Had it known of another life of this member, it would have said so.
         node.confirmed();
     }

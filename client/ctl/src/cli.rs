@@ -85,6 +85,7 @@ pub(crate) enum Commands {
     Hints(admin::Hints),
     Exchanges(admin::Exchanges),
     Repair(admin::Repair),
+    AcceptLoss(admin::AcceptLoss),
     Tasks(admin::Tasks),
     Bucket(admin::Bucket),
     BenchLite(BenchLite),

@@ -187,6 +187,12 @@ impl Recovery {
         partition.is_some_and(|partition| !std::mem::replace(&mut partition.whole, true))
     }
 
+    /// The partitions that are not whole, ascending.
+    pub fn open(&self) -> impl Iterator<Item = PartitionId> {
+        let open = self.partitions.iter().filter(|(_, partition)| !partition.whole);
+        open.map(|(id, _)| *id)
+    }
+
     /// How far it has come.
     pub fn progress(&self) -> RecoveryProgress {
         let left = |partition: &Partition| partition.needed.saturating_sub(partition.pulled.len());

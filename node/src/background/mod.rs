@@ -37,7 +37,7 @@ mod hints;
 
 mod reap;
 
-mod recovery;
+pub(crate) mod recovery;
 
 pub(crate) mod refetch;
 
@@ -45,6 +45,8 @@ pub(crate) use dynamo_core::admission::Task;
 
 /// How often a task that had nothing to do looks again.
 const IDLE: Duration = Duration::from_millis(250);
+/// Reading records in a row and hashing them costs less than moving them.
+const RECORDS_PER_OPERATION: usize = 8;
 /// Records that go into a tree at a time, while writes wait.
 const FOLD_LIMIT: ScanLimit = ScanLimit {
     entries: 256,
@@ -152,7 +154,7 @@ async fn rebuild_loop(node: Arc<Node>) {
             Ok(Some(folded)) => {
                 let background = node.background();
                 background
-                    .wait_turn(Task::Rebuild, folded.records as u32, 0)
+                    .wait_turn(Task::Rebuild, (folded.records / RECORDS_PER_OPERATION) as u32, 0)
                     .await;
             }
             Ok(None) => tokio::time::sleep(IDLE).await,

@@ -41,7 +41,7 @@ pub(crate) async fn step(node: &Arc<Node>) -> bool {
 }
 
 /// Persists how far it has come; forgets the suspicion once everything is whole.
-async fn keep(node: &Arc<Node>) {
+pub(crate) async fn keep(node: &Arc<Node>) {
     let Some(kept) = node.recovery(|recovery| (!recovery.is_whole()).then(|| recovery.encode())) else {
         return;
     };

@@ -9,14 +9,15 @@ use dynamo_core::{
     version::{Content, KeyState},
 };
 use dynamo_proto::admin::{
-    ActorCounter, BootstrapRequest, BootstrapResponse, ExchangesRequest, ExchangesResponse, HintsRequest,
-    HintsResponse, InspectRequest, InspectResponse, JoinRequest, JoinResponse, ListBucketsRequest,
-    ListBucketsResponse, LocalGetRequest, LocalGetResponse, LocateRequest, LocateResponse, MemberShare,
-    MembershipLogEntry, MembershipLogRequest, MembershipLogResponse, MerkleRootRequest, MerkleRootResponse,
-    PauseTaskRequest, PauseTaskResponse, PeerInfo, PeersRequest, PeersResponse, PreferenceEntry,
-    PreferenceListRequest, PreferenceListResponse, RepairRequest, RepairResponse, ReplicaState, RingRequest,
-    RingResponse, SetBucketRequest, SetBucketResponse, SiblingInfo, StatusRequest, StatusResponse,
-    TasksRequest, TasksResponse, admin_server::Admin, status_response::State,
+    AcceptLossRequest, AcceptLossResponse, ActorCounter, BootstrapRequest, BootstrapResponse,
+    ExchangesRequest, ExchangesResponse, HintsRequest, HintsResponse, InspectRequest, InspectResponse,
+    JoinRequest, JoinResponse, ListBucketsRequest, ListBucketsResponse, LocalGetRequest, LocalGetResponse,
+    LocateRequest, LocateResponse, MemberShare, MembershipLogEntry, MembershipLogRequest,
+    MembershipLogResponse, MerkleRootRequest, MerkleRootResponse, PauseTaskRequest, PauseTaskResponse,
+    PeerInfo, PeersRequest, PeersResponse, PreferenceEntry, PreferenceListRequest, PreferenceListResponse,
+    RepairRequest, RepairResponse, ReplicaState, RingRequest, RingResponse, SetBucketRequest,
+    SetBucketResponse, SiblingInfo, StatusRequest, StatusResponse, TasksRequest, TasksResponse,
+    admin_server::Admin, status_response::State,
 };
 use futures::future::join_all;
 use tonic::{Request, Response, Status};
@@ -262,6 +263,14 @@ impl Admin for AdminService {
         Ok(Response::new(
             upkeep::repair(&self.node, &placed, partition).await?,
         ))
+    }
+
+    async fn accept_loss(
+        &self,
+        request: Request<AcceptLossRequest>,
+    ) -> Result<Response<AcceptLossResponse>, Status> {
+        let partitions = request.into_inner().partitions;
+        Ok(Response::new(upkeep::accept_loss(&self.node, partitions).await))
     }
 
     async fn tasks(&self, _: Request<TasksRequest>) -> Result<Response<TasksResponse>, Status> {

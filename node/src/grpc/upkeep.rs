@@ -10,8 +10,8 @@ use dynamo_core::{
 };
 use dynamo_proto::{
     admin::{
-        Bucket, ExchangeInfo, ExchangesResponse, HintCount, HintsResponse, LocateRequest, LocateResponse,
-        MerkleRootResponse, RepairResponse, TaskInfo, TasksResponse, bucket,
+        AcceptLossResponse, Bucket, ExchangeInfo, ExchangesResponse, HintCount, HintsResponse, LocateRequest,
+        LocateResponse, MerkleRootResponse, RepairResponse, TaskInfo, TasksResponse, bucket,
     },
     peer,
 };
@@ -21,7 +21,7 @@ use super::{
     status::{Failure, Reason},
 };
 use crate::{
-    background::exchange,
+    background::{exchange, recovery},
     clock,
     node::{Node, Placed},
 };
@@ -123,6 +123,29 @@ pub(super) async fn repair(
         }
     }
     Ok(response)
+}
+
+/// Takes an administrator's word that what is still missing is gone for good.
+pub(super) async fn accept_loss(node: &Arc<Node>, partitions: Vec<u32>) -> AcceptLossResponse {
+    let accepted: Vec<u32> = node
+        .recovery(|recovery| {
+            let asked = if partitions.is_empty() {
+                recovery.open().map(|partition| partition.0).collect()
+            } else {
+                partitions
+            };
+            let accept = |partition: &u32| recovery.accept_loss(PartitionId(*partition));
+            asked.into_iter().filter(accept).collect()
+        })
+        .unwrap_or_default();
+    if !accepted.is_empty() {
+        tracing::error!(
+            partitions = accepted.len(),
+            "an administrator accepts that acknowledged writes may be lost"
+        );
+        recovery::keep(node).await;
+    }
+    AcceptLossResponse { accepted }
 }
 
 pub(super) fn tasks(node: &Node) -> TasksResponse {

@@ -62,6 +62,24 @@ pub(crate) struct Repair {
     pub(crate) hex: bool,
 }
 
+/// Let a node that lost its disk answer reads again although members that could tell it more are gone for good
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The node counts what it could not get back as lost: acknowledged writes may be gone. `dynamoctl status` shows the
+partitions that it waits for.
+
+Examples:
+  dynamoctl accept-loss --yes               # all partitions of the node that is asked
+  dynamoctl accept-loss 17 18 --yes")]
+pub(crate) struct AcceptLoss {
+    /// The numbers of partitions; left out: all
+    #[arg(value_name = "PARTITION")]
+    pub(crate) partitions: Vec<u32>,
+    /// Yes: acknowledged writes may be lost
+    #[arg(long, required = true)]
+    pub(crate) yes: bool,
+}
+
 /// Show the background tasks of a node, pause one, or let it go on
 #[derive(Debug, Args)]
 #[command(after_help = "\

@@ -3,16 +3,16 @@
 use std::{collections::BTreeMap, fmt::Write as _, process::ExitCode};
 
 use dynamo_proto::admin::{
-    ExchangeInfo, ExchangesRequest, ExchangesResponse, HintsRequest, HintsResponse, PauseTaskRequest,
-    PreferenceListRequest, RepairRequest, RepairResponse, RingRequest, TasksRequest, TasksResponse,
-    admin_client::AdminClient,
+    AcceptLossRequest, ExchangeInfo, ExchangesRequest, ExchangesResponse, HintsRequest, HintsResponse,
+    PauseTaskRequest, PreferenceListRequest, RepairRequest, RepairResponse, RingRequest, TasksRequest,
+    TasksResponse, admin_client::AdminClient,
 };
 use serde_json::{Map, Value, json};
 
 use crate::{
     cli::{
         Global, Key,
-        admin::{Exchanges, Hints, Repair, TaskAction, Tasks},
+        admin::{AcceptLoss, Exchanges, Hints, Repair, TaskAction, Tasks},
     },
     commands::everyone::{self, Answer},
     connect::Admin,
@@ -197,6 +197,27 @@ pub(crate) async fn repair(global: &Global, options: &Repair, output: Output) ->
     } else {
         ExitCode::FAILURE
     })
+}
+
+pub(crate) async fn accept_loss(
+    global: &Global,
+    options: &AcceptLoss,
+    output: Output,
+) -> Result<ExitCode, Failure> {
+    let admin = Admin::first(global).await?;
+    let request = AcceptLossRequest {
+        partitions: options.partitions.clone(),
+    };
+    let send = |mut stub: AdminClient<_>, request| async move { stub.accept_loss(request).await };
+    let reply = admin.call("cannot accept the loss", request, send).await?;
+    let json = json!({ "admin_address": admin.address, "accepted": reply.accepted });
+    output.print(&json, |_| match reply.accepted.len() {
+        0 => "none of these partitions is suspect on this node".to_owned(),
+        count => {
+            format!("{count} partitions answer reads again; what was still missing in them counts as lost")
+        }
+    })?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The first primary of a partition is the owner of its token.

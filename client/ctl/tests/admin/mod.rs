@@ -239,6 +239,16 @@ impl Admin for Fake {
         }))
     }
 
+    async fn accept_loss(
+        &self,
+        request: Request<AcceptLossRequest>,
+    ) -> Result<Response<AcceptLossResponse>, Status> {
+        // Partition 3 is the only one that this node waits for.
+        let asked = request.into_inner().partitions;
+        let accepted = Vec::from_iter((asked.is_empty() || asked.contains(&3)).then_some(3));
+        Ok(Response::new(AcceptLossResponse { accepted }))
+    }
+
     async fn tasks(&self, _: Request<TasksRequest>) -> Result<Response<TasksResponse>, Status> {
         let paused = self.paused.lock().unwrap();
         let task = |name: &str| TaskInfo {
