@@ -353,6 +353,9 @@ async fn a_loss_is_accepted_only_with_a_yes() {
     assert!(refused.code == 2 && refused.stderr.contains("--yes"), "{refused}");
     let shown = ask(&admin, &["accept-loss", "--yes"]).await.good().text();
     assert!(shown.contains("1 partitions answer reads again"), "{shown}");
-    let json = ask(&admin, &["accept-loss", "5", "--yes", "-o", "json"]).await.good().json();
+    let json = ask(&admin, &["accept-loss", "5", "--yes", "-o", "json"])
+        .await
+        .good()
+        .json();
     assert_eq!(json["accepted"], serde_json::json!([]));
 }

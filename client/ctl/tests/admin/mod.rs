@@ -4,10 +4,10 @@ use std::sync::Mutex;
 
 use dynamo_proto::{
     admin::{
-        ActorCounter, BootstrapRequest, BootstrapResponse, Bucket, ExchangeInfo, ExchangesRequest,
-        ExchangesResponse, HintCount, HintsRequest, HintsResponse, InspectRequest, InspectResponse,
-        JoinRequest, JoinResponse, ListBucketsRequest, ListBucketsResponse, LocalGetRequest,
-        LocalGetResponse, LocateRequest, LocateResponse, MemberShare, MembershipLogRequest,
+        AcceptLossRequest, AcceptLossResponse, ActorCounter, BootstrapRequest, BootstrapResponse, Bucket,
+        ExchangeInfo, ExchangesRequest, ExchangesResponse, HintCount, HintsRequest, HintsResponse,
+        InspectRequest, InspectResponse, JoinRequest, JoinResponse, ListBucketsRequest, ListBucketsResponse,
+        LocalGetRequest, LocalGetResponse, LocateRequest, LocateResponse, MemberShare, MembershipLogRequest,
         MembershipLogResponse, MerkleRootRequest, MerkleRootResponse, PauseTaskRequest, PauseTaskResponse,
         PeerInfo, PeersRequest, PeersResponse, PreferenceEntry, PreferenceListRequest,
         PreferenceListResponse, RepairRequest, RepairResponse, ReplicaState, RingRequest, RingResponse,
