@@ -95,7 +95,7 @@ pub struct Digest {
 pub struct Delta {
     /// The sender's cluster.
     pub cluster: ClusterId,
-    /// At most [`DELTA_ENTRIES_MAX`], and one about the receiver's own past that contradicts its claim.
+    /// At most [`DELTA_ENTRIES_MAX`]; the first may be one about the receiver's own past that contradicts its claim.
     pub members: Vec<MemberEntry>,
     /// An encoded ring.
     pub ring: Option<Bytes>,
@@ -354,7 +354,9 @@ impl View {
             delta.policies = self.all_policies();
         }
         if let Some(claim) = &digest.claim {
-            delta.members.extend(self.contradicts(claim).cloned());
+            // First, so that it is sent; what is cut off comes with the next round.
+            delta.members.splice(0..0, self.contradicts(claim).cloned());
+            delta.members.truncate(DELTA_ENTRIES_MAX);
         }
         Answer { delta, wanted }
     }
@@ -389,13 +391,17 @@ impl View {
         // The ring goes first: its members are those for whom room is made.
         if let Some(bytes) = delta.ring {
             match self.check_ring(bytes) {
-                Ok(ring) => changes.ring = self.adopt(Arc::new(ring)),
+                Ok(ring) => {
+                    // The sender has accepted it, so it belongs to the log also if it comes too late to be used.
+                    changes.log |= self.log.insert(LogEntry::from(&ring));
+                    changes.ring = self.adopt(Arc::new(ring));
+                }
                 Err(refusal) => changes.refused.push(refusal),
             }
         }
         self.hear_of_rings(delta.log, &mut changes);
         self.hear_of_policies(delta.policies, &mut changes);
-        for entry in delta.members.into_iter().take(DELTA_ENTRIES_MAX + 1) {
+        for entry in delta.members.into_iter().take(DELTA_ENTRIES_MAX) {
             if let Err(error) = entry.check() {
                 changes.refused.push(error.into());
             } else if entry.member == self.me {
