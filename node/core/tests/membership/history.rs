@@ -195,7 +195,7 @@ fn policies_are_bounded_and_concurrent_ones_beyond_the_bound_end_alike() {
     let full = |first: usize| {
         let mut view = view(first % 7);
         for number in first..first + POLICIES_MAX {
-            view.put_policy(name(number), policy(1, b"")).unwrap();
+            view.put_policy(&name(number), policy(1, b"")).unwrap();
         }
         view
     };
@@ -205,7 +205,7 @@ fn policies_are_bounded_and_concurrent_ones_beyond_the_bound_end_alike() {
         Err(PolicyError::Full("zz".into()))
     );
     assert_eq!(
-        first.put_policy(name(3), policy(2, b"")),
+        first.put_policy(&name(3), policy(2, b"")),
         Ok(true),
         "a known one may change"
     );

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use dynamo_core::membership::entry::{ADDRESS_BYTES_MAX, COUNTER_MAX};
 use dynamo_core::membership::log::LOG_ENTRIES_MAX;
-use dynamo_core::membership::view::{DELTA_ENTRIES_MAX, MEMBERS_MAX};
+use dynamo_core::membership::message::DELTA_ENTRIES_MAX;
+use dynamo_core::membership::view::MEMBERS_MAX;
 use dynamo_core::membership::{Delta, EntryError, MemberEntry, Refusal, View};
 use dynamo_core::types::{ClusterId, Incarnation, MemberId};
 
