@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use dynamo_core::{
-    bucket::BucketPolicy,
+    bucket::{BucketPolicy, Buckets},
     membership::{
-        Answer, Changes, Delta, Detector, Digest, Gossip, LogEntry, MemberEntry, SelfHistory, Target, View,
-        Wanted,
+        Announcer, Answer, Changes, Delta, Detector, Digest, Gossip, LogEntry, MemberEntry, Policy,
+        SelfHistory, Target, View, Wanted,
     },
     ring::{Member, Ring},
     types::{ClusterId, Incarnation, MemberId, Zone},
@@ -46,7 +46,23 @@ pub(crate) struct Membership {
 struct State {
     incarnation: Incarnation,
     view: Option<View>,
+    /// The view's policies, read.
+    buckets: Buckets,
     seeds: Vec<String>,
+}
+
+impl State {
+    /// Reads the view's policies again; one that cannot be read, of a later release say, is left out.
+    fn read_policies(&mut self) {
+        let mut buckets = Buckets::new();
+        for (name, policy) in self.view.iter().flat_map(View::policies) {
+            match BucketPolicy::decode(policy.bytes.clone()) {
+                Ok(policy) => buckets.insert(policy),
+                Err(error) => tracing::warn!(bucket = name, %error, "the policy of a bucket cannot be read"),
+            }
+        }
+        self.buckets = buckets;
+    }
 }
 
 /// What came of a message of gossip.
@@ -86,6 +102,7 @@ impl Membership {
             state: Mutex::new(State {
                 incarnation: started.incarnation,
                 view: None,
+                buckets: Buckets::new(),
                 seeds: unique(seeds),
             }),
             change: tokio::sync::Mutex::default(),
@@ -104,11 +121,16 @@ impl Membership {
                     ..entry
                 }
             });
-            view.set_history(SelfHistory {
-                previous: started.previous,
+            let view = view.with_history(SelfHistory {
+                previous: started
+                    .previous
+                    .filter(|previous| *previous != started.incarnation),
                 recovered: started.recovered,
             });
-            membership.state.lock().view = Some(view);
+            let mut state = membership.state.lock();
+            state.view = Some(view);
+            state.read_policies();
+            drop(state);
         }
         Ok(membership)
     }
@@ -342,9 +364,16 @@ impl Membership {
 
     /// Takes what gossip brought and keeps it.
     pub(crate) async fn merge(&self, writer: &Writer, delta: Delta) -> Merged {
-        let changes = match self.state.lock().view.as_mut() {
-            Some(view) => view.merge(delta),
-            None => return Merged::default(),
+        let changes = {
+            let mut state = self.state.lock();
+            let Some(view) = &mut state.view else {
+                return Merged::default();
+            };
+            let changes = view.merge(delta);
+            if !changes.policies.is_empty() {
+                state.read_policies();
+            }
+            changes
         };
         for refusal in &changes.refused {
             tracing::warn!(%refusal, "a part of a gossip message was refused");
@@ -362,19 +391,12 @@ impl Membership {
 
     /// What holds for a bucket: its policy, or the default.
     pub(crate) fn bucket(&self, name: &str) -> BucketPolicy {
-        let state = self.state.lock();
-        let known = state.view.as_ref().and_then(|view| view.buckets().get(name));
-        known.cloned().unwrap_or_else(|| BucketPolicy::unset(name))
+        self.state.lock().buckets.policy(name)
     }
 
     /// The policies of all buckets that have one.
     pub(crate) fn buckets(&self) -> Vec<BucketPolicy> {
-        let state = self.state.lock();
-        let known = state
-            .view
-            .as_ref()
-            .map(|view| view.buckets().iter().cloned().collect());
-        known.unwrap_or_default()
+        self.state.lock().buckets.iter().cloned().collect()
     }
 
     /// Takes an administrator's policy and keeps it; gossip brings it to the others.
@@ -389,18 +411,25 @@ impl Membership {
         let _change = self.change.lock().await;
         {
             let mut state = self.state.lock();
-            let Some(view) = &mut state.view else {
+            let State { view, buckets, .. } = &mut *state;
+            let Some(view) = view else {
                 return Err(Failure::new(
                     Reason::NoRing,
                     "this node belongs to no cluster yet",
                 ));
             };
-            let known = view.buckets().policy(&policy.name);
+            let known = buckets.policy(&policy.name);
             policy.version = known.version;
             if known != policy {
                 policy.version += 1;
-                let put = view.put_bucket(policy.clone());
-                put.map_err(|error| Failure::invalid(error.to_string()))?;
+                let invalid = |error: &dyn std::fmt::Display| Failure::invalid(error.to_string());
+                buckets.put(policy.clone()).map_err(|error| invalid(&error))?;
+                let opaque = Policy {
+                    version: policy.version,
+                    bytes: policy.encode(),
+                };
+                let put = view.put_policy(&policy.name, opaque);
+                put.map_err(|error| invalid(&error))?;
             }
         }
         let bytes = self.state.lock().view.as_ref().map(View::encode);
@@ -410,15 +439,13 @@ impl Membership {
     }
 
     /// Says how far this node's store is on its disk, now and then.
-    pub(crate) async fn announce_synced(&self, writer: &Writer) {
-        let synced = writer.synced();
-        {
-            let mut state = self.state.lock();
-            let Some(view) = &mut state.view else { return };
-            if view.me().synced >= synced {
-                return;
-            }
-            view.update_self(|me| me.synced = synced);
+    pub(crate) async fn announce_synced(&self, writer: &Writer, announcer: &mut Announcer) {
+        let announced = match &mut self.state.lock().view {
+            Some(view) => announcer.announce(view, writer.synced(), clock::monotonic_ms()),
+            None => false,
+        };
+        if !announced {
+            return;
         }
         let _change = self.change.lock().await;
         self.keep(writer).await;

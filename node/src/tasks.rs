@@ -4,21 +4,22 @@
 
 use std::{sync::Arc, time::Duration};
 
-use dynamo_core::{membership::Wanted, types::MemberId};
+use dynamo_core::{
+    membership::{Announcer, Wanted},
+    types::MemberId,
+};
 use dynamo_proto::peer::{GossipRequest, GossipResponse};
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior, interval};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    grpc::gossip::{delta_from_proto, delta_to_proto, digest_to_proto},
+    grpc::gossip::{delta_from_proto, delta_to_proto, digest_to_proto, ring_version_from_proto},
     membership::GossipTarget,
     node::Node,
 };
 
 /// Time between gossip exchanges that this node begins.
 const GOSSIP_INTERVAL: Duration = Duration::from_secs(1);
-/// Time between two statements of how far this node's store is on its disk.
-const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(10);
 /// The same while it waits for its first ring: seeds may still wait for theirs.
 const JOINING_INTERVAL: Duration = Duration::from_millis(200);
 /// How often the failure detector is asked for due probes; it spaces them itself.
@@ -30,16 +31,13 @@ const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) fn start(node: &Arc<Node>, tracker: &TaskTracker, shutdown: &CancellationToken) {
     let gossip_node = Arc::clone(node);
     tracker.spawn(shutdown.clone().run_until_cancelled_owned(async move {
-        let mut announced = Instant::now();
+        let mut announcer = Announcer::new();
         loop {
             gossip_round(&gossip_node).await;
-            if announced.elapsed() >= ANNOUNCE_INTERVAL {
-                announced = Instant::now();
-                gossip_node
-                    .membership()
-                    .announce_synced(gossip_node.writer())
-                    .await;
-            }
+            gossip_node
+                .membership()
+                .announce_synced(gossip_node.writer(), &mut announcer)
+                .await;
             let hurry = gossip_node.membership().ring().is_none() || gossip_node.is_unconfirmed();
             tokio::time::sleep(if hurry { JOINING_INTERVAL } else { GOSSIP_INTERVAL }).await;
         }
@@ -99,32 +97,35 @@ async fn gossip_round(node: &Arc<Node>) {
         return;
     };
     let mut sent = 0;
-    if response.wants_ring || response.wants_buckets || !response.wanted_members.is_empty() {
-        let members = response
-            .wanted_members
-            .iter()
-            .filter_map(|id| MemberId::new(id.as_str()).ok())
-            .collect();
-        let wanted = Wanted {
-            members,
-            ring: response.wants_ring,
-            buckets: response.wants_buckets,
+    let answered_by = response.header.as_ref().map(|header| header.member_id.clone());
+    let wanted = wanted_from(response);
+    if wanted != Wanted::default()
+        && let Some(delta) = node.membership().delta_for(&wanted)
+    {
+        sent = delta.members.len();
+        let request = GossipRequest {
+            delta: Some(delta_to_proto(&delta)),
+            ..GossipRequest::default()
         };
-        if let Some(delta) = node.membership().delta_for(&wanted) {
-            sent = delta.members.len();
-            let request = GossipRequest {
-                delta: Some(delta_to_proto(&delta)),
-                ..GossipRequest::default()
-            };
-            exchange(node, &target, request).await;
-        }
+        exchange(node, &target, request).await;
     }
     let me = node.membership().me().map(|me| me.member.to_string());
-    if response.header.is_some_and(|header| Some(header.member_id) != me) {
+    if answered_by.is_some() && answered_by != me {
         // Had it known of another life of this member, it would have said so.
         node.confirmed();
     }
     node.metrics().gossip(sent);
+}
+
+fn wanted_from(response: GossipResponse) -> Wanted {
+    let members = response.wanted_members.into_iter();
+    let log = response.wanted_log.into_iter();
+    Wanted {
+        members: members.filter_map(|id| MemberId::new(id).ok()).collect(),
+        ring: response.wants_ring,
+        log: log.map(ring_version_from_proto).collect(),
+        policies: response.wants_policies,
+    }
 }
 
 /// Sends one gossip message and merges what the answer brings.

@@ -350,7 +350,10 @@ async fn completions_know_the_nested_commands() {
 async fn a_loss_is_accepted_only_with_a_yes() {
     let admin = admin::start().await;
     let refused = ask(&admin, &["accept-loss"]).await;
-    assert!(refused.code == 64 && refused.stderr.contains("--yes"), "{refused}");
+    assert!(
+        refused.code == 64 && refused.stderr.contains("--yes"),
+        "{refused}"
+    );
     let shown = ask(&admin, &["accept-loss", "--yes"]).await.good().text();
     assert!(shown.contains("1 partitions answer reads again"), "{shown}");
     let json = ask(&admin, &["accept-loss", "5", "--yes", "-o", "json"])

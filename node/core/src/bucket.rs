@@ -270,6 +270,11 @@ impl Buckets {
         self.policies.values()
     }
 
+    /// Takes what the cluster has agreed upon.
+    pub fn insert(&mut self, policy: BucketPolicy) {
+        self.policies.insert(policy.name.clone(), policy);
+    }
+
     /// Takes an administrator's new policy, whose version is one more than the present one's. The same policy once
     /// more is no error.
     ///

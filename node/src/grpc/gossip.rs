@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 use dynamo_core::{
-    bucket::BucketsDigest,
-    membership::{Delta, Digest, LogEntry, MemberDigest, MemberEntry, RingVersion},
+    membership::{
+        Claim, Delta, Digest, Life, LogEntry, MemberDigest, MemberEntry, PoliciesDigest, Policy, RingVersion,
+    },
     types::{ClusterId, Incarnation, MemberId, NameError, Zone},
 };
 use dynamo_proto::peer::{self, GossipDelta, GossipDigest};
@@ -19,18 +20,29 @@ pub(crate) fn digest_to_proto(digest: &Digest) -> GossipDigest {
                 version: entry.version,
             })
             .collect(),
-        ring: digest.ring.map(|ring| peer::RingVersion {
-            epoch: ring.epoch,
-            hash: ring.hash,
+        ring: digest.ring.map(ring_version_to_proto),
+        log: digest.log.iter().copied().map(ring_version_to_proto).collect(),
+        policies: digest.policies.map(|policies| peer::PoliciesDigest {
+            count: policies.count,
+            hash: policies.hash,
         }),
-        buckets: Some(peer::BucketsDigest {
-            count: digest.buckets.count,
-            hash: digest.buckets.hash,
-        }),
+        lives: digest
+            .claim
+            .iter()
+            .flat_map(|claim| &claim.lives)
+            .map(|life| peer::Life {
+                incarnation: Some(incarnation_to_proto(life.incarnation)),
+                synced: life.synced,
+            })
+            .collect(),
     }
 }
 
-pub(crate) fn digest_from_proto(cluster: ClusterId, digest: GossipDigest) -> Result<Digest, NameError> {
+pub(crate) fn digest_from_proto(
+    cluster: ClusterId,
+    from: String,
+    digest: GossipDigest,
+) -> Result<Digest, NameError> {
     let members = digest.members.into_iter().map(|entry| {
         Ok(MemberDigest {
             member: MemberId::new(entry.member_id)?,
@@ -38,18 +50,29 @@ pub(crate) fn digest_from_proto(cluster: ClusterId, digest: GossipDigest) -> Res
             version: entry.version,
         })
     });
-    let buckets = digest.buckets.unwrap_or_default();
+    let lives = digest.lives.into_iter().map(|life| Life {
+        incarnation: incarnation_from_proto(life.incarnation),
+        synced: life.synced,
+    });
+    let lives: Vec<Life> = lives.collect();
+    let claim = if lives.is_empty() {
+        None
+    } else {
+        Some(Claim {
+            member: MemberId::new(from)?,
+            lives,
+        })
+    };
     Ok(Digest {
         cluster,
         members: members.collect::<Result<_, NameError>>()?,
-        ring: digest.ring.map(|ring| RingVersion {
-            epoch: ring.epoch,
-            hash: ring.hash,
+        ring: digest.ring.map(ring_version_from_proto),
+        log: digest.log.into_iter().map(ring_version_from_proto).collect(),
+        policies: digest.policies.map(|policies| PoliciesDigest {
+            count: policies.count,
+            hash: policies.hash,
         }),
-        buckets: BucketsDigest {
-            count: buckets.count,
-            hash: buckets.hash,
-        },
+        claim,
     })
 }
 
@@ -72,8 +95,24 @@ pub(crate) fn delta_to_proto(delta: &Delta) -> GossipDelta {
             })
             .collect(),
         ring: delta.ring.clone().unwrap_or_default(),
-        log: delta.log.iter().map(past_to_proto).collect(),
-        buckets: delta.buckets.clone(),
+        log: delta
+            .log
+            .iter()
+            .map(|entry| peer::RingLogEntry {
+                epoch: entry.epoch,
+                hash: entry.hash,
+                member_ids: entry.members.iter().map(ToString::to_string).collect(),
+            })
+            .collect(),
+        policies: delta
+            .policies
+            .iter()
+            .map(|(name, policy)| peer::Policy {
+                name: name.clone(),
+                version: policy.version,
+                contents: policy.bytes.clone(),
+            })
+            .collect(),
     }
 }
 
@@ -92,34 +131,39 @@ pub(crate) fn delta_from_proto(cluster: ClusterId, delta: GossipDelta) -> Result
             synced: entry.synced,
         })
     });
+    let log = delta.log.into_iter().map(|entry| {
+        let members = entry.member_ids.into_iter().map(MemberId::new);
+        Ok(LogEntry {
+            epoch: entry.epoch,
+            hash: entry.hash,
+            members: members.collect::<Result<_, NameError>>()?,
+        })
+    });
+    let policies = delta.policies.into_iter().map(|policy| {
+        let (version, bytes) = (policy.version, policy.contents);
+        (policy.name, Policy { version, bytes })
+    });
     Ok(Delta {
         cluster,
         members: members.collect::<Result<_, NameError>>()?,
         ring: Some(delta.ring).filter(|ring: &Bytes| !ring.is_empty()),
-        log: delta
-            .log
-            .into_iter()
-            .map(past_from_proto)
-            .collect::<Result<_, NameError>>()?,
-        buckets: delta.buckets,
+        log: log.collect::<Result<_, NameError>>()?,
+        policies: policies.collect(),
     })
 }
 
-fn past_to_proto(past: &LogEntry) -> peer::PastRing {
-    peer::PastRing {
-        epoch: past.epoch,
-        hash: past.hash,
-        member_ids: past.members.iter().map(ToString::to_string).collect(),
+pub(crate) fn ring_version_to_proto(ring: RingVersion) -> peer::RingVersion {
+    peer::RingVersion {
+        epoch: ring.epoch,
+        hash: ring.hash,
     }
 }
 
-fn past_from_proto(past: peer::PastRing) -> Result<LogEntry, NameError> {
-    let members = past.member_ids.into_iter().map(MemberId::new);
-    Ok(LogEntry {
-        epoch: past.epoch,
-        hash: past.hash,
-        members: members.collect::<Result<_, NameError>>()?,
-    })
+pub(crate) fn ring_version_from_proto(ring: peer::RingVersion) -> RingVersion {
+    RingVersion {
+        epoch: ring.epoch,
+        hash: ring.hash,
+    }
 }
 
 fn incarnation_to_proto(incarnation: Incarnation) -> peer::Incarnation {

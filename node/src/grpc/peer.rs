@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     anti_entropy, convert,
-    gossip::{delta_to_proto, digest_from_proto},
+    gossip::{delta_to_proto, digest_from_proto, ring_version_to_proto},
     kv, locate, reap,
     status::{Failure, Reason},
 };
@@ -108,12 +108,13 @@ impl Peer for PeerService {
             header: Some(mine),
             ..GossipResponse::default()
         };
+        let from = request.header.map(|header| header.member_id).unwrap_or_default();
         if let Some(delta) = request.delta {
             tasks::merge(&self.node, delta).await;
         }
         if let (Some(digest), Some(cluster)) = (request.digest, self.node.membership().cluster_id()) {
-            let digest =
-                digest_from_proto(cluster, digest).map_err(|error| Failure::invalid(error.to_string()))?;
+            let digest = digest_from_proto(cluster, from, digest)
+                .map_err(|error| Failure::invalid(error.to_string()))?;
             if let Some(answer) = self.node.membership().answer(&digest) {
                 response.delta = Some(delta_to_proto(&answer.delta));
                 response.wanted_members = answer
@@ -123,7 +124,8 @@ impl Peer for PeerService {
                     .map(|member| member.as_str().to_owned())
                     .collect();
                 response.wants_ring = answer.wanted.ring;
-                response.wants_buckets = answer.wanted.buckets;
+                response.wanted_log = answer.wanted.log.into_iter().map(ring_version_to_proto).collect();
+                response.wants_policies = answer.wanted.policies;
             }
         }
         Ok(Response::new(response))

@@ -4,27 +4,26 @@
 //! the first sends its [`Digest`]; the second answers with what it knows better ([`Delta`]) and what it wants
 //! ([`Wanted`]); the first sends that. Merging is idempotent and commutative, so lost, repeated and reordered messages
 //! do no harm. Paper: §4.8.1.
+//!
+//! Of policies the digest holds a count and a hash; where these differ, each side sends all of its policies.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::codec;
 use super::entry::{EntryError, MemberEntry};
-use crate::bucket::{BucketPolicy, Buckets, BucketsDigest, PolicyError};
+use super::history::{Claim, LIVES_MAX, Life, SelfHistory};
+use super::log::{LOG_ENTRIES_MAX, Log, LogEntry};
+use super::message::{Answer, DELTA_ENTRIES_MAX, Delta, Digest, MemberDigest, RingVersion, Wanted};
+use super::policies::{POLICIES_MAX, Policies, Policy, PolicyError};
 use crate::ring::Ring;
 use crate::types::{ClusterId, Incarnation, MemberId};
 use crate::wire::DecodeError;
 
 /// Most members that a view holds.
 pub const MEMBERS_MAX: usize = crate::ring::MEMBERS_MAX;
-/// Most entries of one delta, about 1 MB; what is left over comes with the next round.
-pub const DELTA_ENTRIES_MAX: usize = 1024;
-/// Most past rings of one delta.
-pub const DELTA_LOG_MAX: usize = 100;
-/// Rings that the membership log keeps.
-pub const LOG_ENTRIES_MAX: usize = 1000;
 
 /// One node's knowledge. Only [`View::update_self`] changes what it says about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,98 +31,25 @@ pub struct View {
     cluster: ClusterId,
     me: MemberId,
     entries: BTreeMap<MemberId, MemberEntry>,
+    /// Of each other member the last statement of the life before the one in `entries`.
+    displaced: BTreeMap<MemberId, MemberEntry>,
     ring: Option<Arc<Ring>>,
-    log: VecDeque<LogEntry>,
-    buckets: Buckets,
-    history: SelfHistory,
+    log: Log,
+    policies: Policies,
+    /// Not persisted: every start finds out anew.
+    history: Option<SelfHistory>,
 }
 
-/// What this node's disk remembers of itself, to be compared with what others do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SelfHistory {
-    /// The life before this start; the same one if it goes on.
-    pub previous: Option<Incarnation>,
-    /// The store's sequence number as this start found it.
-    pub recovered: u64,
-}
-
-/// A ring that this node has accepted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogEntry {
-    /// Its epoch.
-    pub epoch: u64,
-    /// Its hash.
-    pub hash: u64,
-    /// Its members, ascending.
-    pub members: Vec<MemberId>,
-}
-
-/// How new a member's statement is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MemberDigest {
-    /// Whose.
-    pub member: MemberId,
-    /// Which life.
-    pub incarnation: Incarnation,
-    /// Which statement of that life.
-    pub version: u64,
-}
-
-/// Which ring; the larger wins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct RingVersion {
-    /// Its epoch.
-    pub epoch: u64,
-    /// Its hash.
-    pub hash: u64,
-}
-
-/// What a node knows, without the contents.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Digest {
-    /// The sender's cluster.
-    pub cluster: ClusterId,
-    /// One for each member.
-    pub members: Vec<MemberDigest>,
-    /// Absent while the node has no ring.
-    pub ring: Option<RingVersion>,
-    /// Equal on nodes that know the same policies.
-    pub buckets: BucketsDigest,
-}
-
-/// Contents for another node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Delta {
-    /// The sender's cluster.
-    pub cluster: ClusterId,
-    /// At most [`DELTA_ENTRIES_MAX`].
-    pub members: Vec<MemberEntry>,
-    /// An encoded ring.
-    pub ring: Option<Bytes>,
-    /// With the ring: those before it, oldest first, at most [`DELTA_LOG_MAX`].
-    pub log: Vec<LogEntry>,
-    /// Encoded policies of buckets.
-    pub buckets: Option<Bytes>,
-}
-
-/// What a node lacks.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wanted {
-    /// At most [`DELTA_ENTRIES_MAX`].
-    pub members: Vec<MemberId>,
-    /// The ring too.
-    pub ring: bool,
-    /// The policies of buckets too.
-    pub buckets: bool,
-}
-
-/// The reply to a digest.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
-    /// What this node knows better.
-    pub delta: Delta,
-    /// What the other knows better.
-    pub wanted: Wanted,
+/// What a view is made of, for its persisted form.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) cluster: ClusterId,
+    pub(super) me: MemberId,
+    pub(super) entries: BTreeMap<MemberId, MemberEntry>,
+    pub(super) displaced: BTreeMap<MemberId, MemberEntry>,
+    pub(super) ring: Option<Arc<Ring>>,
+    pub(super) log: Log,
+    pub(super) policies: Policies,
 }
 
 /// What a merge has changed.
@@ -133,10 +59,13 @@ pub struct Changes {
     pub members: Vec<MemberId>,
     /// The ring is another.
     pub ring: bool,
-    /// A bucket's policy is another.
-    pub buckets: bool,
+    /// The log has rings that it did not have.
+    pub log: bool,
+    /// Whose policies are new or newer, ascending.
+    pub policies: Vec<String>,
     /// Somebody else lives under this node's id, or has: the largest such incarnation. This node must not go on as
-    /// it is (its volume is a copy or was rolled back, or another process took its identity).
+    /// it is (its volume is a copy or was rolled back, or another process took its identity): it needs a new
+    /// incarnation, and its store is suspect.
     pub self_superseded: Option<Incarnation>,
     /// Parts of the delta that were not taken; worth a line in the log.
     pub refused: Vec<Refusal>,
@@ -154,24 +83,18 @@ pub enum Refusal {
     /// The ring: it belongs to another cluster.
     #[error("a ring of cluster {0} refused: this node belongs to another")]
     RingForeign(ClusterId),
-    /// The policies of buckets: their bytes are damaged or break a rule.
-    #[error("policies of buckets received by gossip were refused: {0}")]
-    BucketsDamaged(DecodeError),
     /// An entry is out of bounds.
     #[error("an entry received by gossip was refused: {0}")]
     Entry(#[from] EntryError),
     /// There is no room for another member.
     #[error("the entry of member {0} was refused: {MEMBERS_MAX} members are known already")]
     Full(MemberId),
-}
-
-impl From<&Ring> for RingVersion {
-    fn from(ring: &Ring) -> Self {
-        Self {
-            epoch: ring.epoch(),
-            hash: ring.hash(),
-        }
-    }
+    /// A ring of the log has no members, too many, or not in order.
+    #[error("ring {0} of the log received by gossip was refused: its members are not as a ring has them")]
+    Log(u64),
+    /// A policy breaks a bound.
+    #[error("a policy received by gossip was refused: {0}")]
+    Policy(#[from] PolicyError),
 }
 
 impl View {
@@ -181,10 +104,11 @@ impl View {
             cluster,
             me: me.member.clone(),
             entries: BTreeMap::from([(me.member.clone(), me)]),
+            displaced: BTreeMap::new(),
             ring: None,
-            log: VecDeque::new(),
-            buckets: Buckets::new(),
-            history: SelfHistory::default(),
+            log: Log::default(),
+            policies: Policies::default(),
+            history: None,
         };
         if let Some(ring) = ring {
             view.adopt(ring);
@@ -192,31 +116,19 @@ impl View {
         view
     }
 
+    /// Adds what this node knows of its own past: from then on a statement of `previous` or of the present life with a
+    /// larger `synced` than this node can account for is reported as [`Changes::self_superseded`].
+    ///
+    /// To be called at every start, after [`View::update_self`] has set the incarnation and `synced`.
+    #[must_use]
+    pub fn with_history(mut self, history: SelfHistory) -> Self {
+        self.history = Some(history);
+        self
+    }
+
     /// The cluster.
     pub fn cluster_id(&self) -> ClusterId {
         self.cluster
-    }
-
-    /// Says what this node's disk remembers: a delta then exposes a store that was put back in time.
-    pub fn set_history(&mut self, history: SelfHistory) {
-        self.history = history;
-    }
-
-    /// The policies of the cluster's buckets.
-    pub fn buckets(&self) -> &Buckets {
-        &self.buckets
-    }
-
-    /// Takes an administrator's new policy of a bucket.
-    ///
-    /// # Errors
-    /// If it is none, or was made from an old one; see [`Buckets::put`].
-    pub fn put_bucket(&mut self, policy: BucketPolicy) -> Result<(), PolicyError> {
-        self.buckets.put(policy)
-    }
-
-    pub(super) fn set_buckets(&mut self, buckets: Buckets) {
-        self.buckets = buckets;
     }
 
     /// What this node says about itself.
@@ -239,19 +151,45 @@ impl View {
         self.ring.as_ref()
     }
 
-    /// Rings that this node has accepted, oldest first, the last [`LOG_ENTRIES_MAX`].
+    /// Rings that some node has accepted, oldest first, the last [`LOG_ENTRIES_MAX`](super::log::LOG_ENTRIES_MAX).
     pub fn log(&self) -> impl ExactSizeIterator<Item = &LogEntry> {
-        self.log.iter()
+        self.log.entries()
+    }
+
+    /// All policies with their names, ascending by name.
+    pub fn policies(&self) -> impl ExactSizeIterator<Item = (&str, &Policy)> {
+        self.policies.iter()
+    }
+
+    /// The policy of that name.
+    pub fn policy(&self, name: &str) -> Option<&Policy> {
+        self.policies.get(name)
+    }
+
+    /// Takes a policy set on this node; false if the one known is the same or larger.
+    ///
+    /// # Errors
+    /// If the policy is out of bounds or there is no room for another.
+    pub fn put_policy(&mut self, name: &str, policy: Policy) -> Result<bool, PolicyError> {
+        self.policies.put(name, policy)
     }
 
     /// Changes what this node says about itself; the statement becomes newer than the last.
     ///
-    /// The id cannot be changed.
+    /// The id cannot be changed. With another incarnation the lives before it are no longer compared: what they have
+    /// lost is known by then.
     pub fn update_self(&mut self, change: impl FnOnce(&mut MemberEntry)) {
         if let Some(entry) = self.entries.get_mut(&self.me) {
+            let before = entry.incarnation;
             change(entry);
             entry.member = self.me.clone();
             entry.version += 1;
+            if entry.incarnation != before {
+                self.history = self.history.map(|history| SelfHistory {
+                    previous: None,
+                    ..history
+                });
+            }
         }
     }
 
@@ -264,14 +202,7 @@ impl View {
         if !newer || ring.cluster_id() != self.cluster {
             return false;
         }
-        if self.log.len() == LOG_ENTRIES_MAX {
-            self.log.pop_front();
-        }
-        self.log.push_back(LogEntry {
-            epoch: ring.epoch(),
-            hash: ring.hash(),
-            members: ring.members().iter().map(|member| member.id.clone()).collect(),
-        });
+        self.log.insert(LogEntry::from(ring.as_ref()));
         self.ring = Some(ring);
         true
     }
@@ -287,7 +218,9 @@ impl View {
             cluster: self.cluster,
             members: self.entries.values().map(digest).collect(),
             ring: self.ring.as_deref().map(RingVersion::from),
-            buckets: self.buckets.digest(),
+            log: self.log.versions(),
+            policies: Some(self.policies.digest()),
+            claim: self.claim(),
         }
     }
 
@@ -326,11 +259,20 @@ impl View {
         let my_ring = self.ring.as_deref().map(RingVersion::from);
         wanted.ring = my_ring < digest.ring;
         if my_ring > digest.ring {
-            self.add_ring(&mut delta);
+            delta.ring = self.ring.as_ref().map(|ring| ring.encode());
         }
-        if digest.buckets != self.buckets.digest() {
-            delta.buckets = Some(self.buckets.encode());
-            wanted.buckets = true;
+        wanted.log = self.log.lacks(&digest.log);
+        delta.log = self.log.beyond(&digest.log);
+        wanted.policies = digest
+            .policies
+            .is_some_and(|theirs| theirs != self.policies.digest());
+        if wanted.policies {
+            delta.policies = self.all_policies();
+        }
+        if let Some(claim) = &digest.claim {
+            // First, so that it is sent; what is cut off comes with the next round.
+            delta.members.splice(0..0, self.contradicts(claim).cloned());
+            delta.members.truncate(DELTA_ENTRIES_MAX);
         }
         Answer { delta, wanted }
     }
@@ -345,10 +287,11 @@ impl View {
             .filter_map(|id| self.entries.get(id));
         delta.members = known.cloned().collect();
         if wanted.ring {
-            self.add_ring(&mut delta);
+            delta.ring = self.ring.as_ref().map(|ring| ring.encode());
         }
-        if wanted.buckets {
-            delta.buckets = Some(self.buckets.encode());
+        delta.log = self.log.select(&wanted.log);
+        if wanted.policies {
+            delta.policies = self.all_policies();
         }
         delta
     }
@@ -361,21 +304,19 @@ impl View {
             changes.refused.push(Refusal::ForeignCluster(delta.cluster));
             return changes;
         }
-        if let Some(bytes) = delta.buckets {
-            match Buckets::decode(bytes) {
-                Ok(buckets) => changes.buckets = self.buckets.merge(&buckets),
-                Err(error) => changes.refused.push(Refusal::BucketsDamaged(error)),
-            }
-        }
-        let log = delta.log;
         // The ring goes first: its members are those for whom room is made.
         if let Some(bytes) = delta.ring {
             match self.check_ring(bytes) {
-                Ok(ring) => changes.ring = self.adopt(Arc::new(ring)),
+                Ok(ring) => {
+                    // The sender has accepted it, so it belongs to the log also if it comes too late to be used.
+                    changes.log |= self.log.insert(LogEntry::from(&ring));
+                    changes.ring = self.adopt(Arc::new(ring));
+                }
                 Err(refusal) => changes.refused.push(refusal),
             }
         }
-        self.remember(log);
+        self.hear_of_rings(delta.log, &mut changes);
+        self.hear_of_policies(delta.policies, &mut changes);
         for entry in delta.members.into_iter().take(DELTA_ENTRIES_MAX) {
             if let Err(error) = entry.check() {
                 changes.refused.push(error.into());
@@ -403,47 +344,58 @@ impl View {
         codec::decode(bytes)
     }
 
-    pub(super) fn from_parts(
-        cluster: ClusterId,
-        me: MemberId,
-        entries: BTreeMap<MemberId, MemberEntry>,
-        ring: Option<Arc<Ring>>,
-        log: VecDeque<LogEntry>,
-    ) -> Self {
+    pub(super) fn from_parts(parts: Parts) -> Self {
         Self {
-            cluster,
-            me,
-            entries,
-            ring,
-            log,
-            buckets: Buckets::new(),
-            history: SelfHistory::default(),
+            cluster: parts.cluster,
+            me: parts.me,
+            entries: parts.entries,
+            displaced: parts.displaced,
+            ring: parts.ring,
+            log: parts.log,
+            policies: parts.policies,
+            history: None,
         }
     }
 
-    fn add_ring(&self, delta: &mut Delta) {
-        delta.ring = self.ring.as_ref().map(|ring| ring.encode());
-        let skipped = self.log.len().saturating_sub(DELTA_LOG_MAX);
-        delta.log = self.log.iter().skip(skipped).cloned().collect();
+    pub(super) fn displaced(&self) -> impl ExactSizeIterator<Item = &MemberEntry> {
+        self.displaced.values()
     }
 
-    /// Adds past rings that this node has missed, so that all nodes tell the same history.
-    fn remember(&mut self, past: Vec<LogEntry>) {
-        let newest = self.ring.as_deref().map(RingVersion::from);
-        for entry in past.into_iter().take(DELTA_LOG_MAX) {
-            let order = (entry.epoch, entry.hash);
-            let place = self
-                .log
-                .partition_point(|known| (known.epoch, known.hash) < order);
-            let known = self
-                .log
-                .get(place)
-                .is_some_and(|known| (known.epoch, known.hash) == order);
-            let past = newest.is_some_and(|newest| (newest.epoch, newest.hash) > order);
-            if !known && past && self.log.len() < LOG_ENTRIES_MAX && entry.members.len() <= MEMBERS_MAX {
-                self.log.insert(place, entry);
-            }
-        }
+    pub(super) fn policy_set(&self) -> &Policies {
+        &self.policies
+    }
+
+    fn all_policies(&self) -> Vec<(String, Policy)> {
+        let all = self.policies.iter();
+        all.map(|(name, policy)| (name.to_owned(), policy.clone()))
+            .collect()
+    }
+
+    /// How far this node can account for its own lives; nothing before it knows its past.
+    fn claim(&self) -> Option<Claim> {
+        let history = self.history?;
+        let me = self.me();
+        let present = Life {
+            incarnation: me.incarnation,
+            synced: history.recovered.max(me.synced),
+        };
+        let before = history.previous.map(|incarnation| Life {
+            incarnation,
+            synced: history.recovered,
+        });
+        Some(Claim {
+            member: self.me.clone(),
+            lives: std::iter::once(present).chain(before).collect(),
+        })
+    }
+
+    /// A statement of the claim's sender, from a life that it names, of more than it can account for.
+    fn contradicts(&self, claim: &Claim) -> Option<&MemberEntry> {
+        let known = [self.entries.get(&claim.member), self.displaced.get(&claim.member)];
+        known.into_iter().flatten().find(|entry| {
+            let mut lives = claim.lives.iter().take(LIVES_MAX);
+            lives.any(|life| life.incarnation == entry.incarnation && life.synced < entry.synced)
+        })
     }
 
     fn empty_delta(&self) -> Delta {
@@ -452,8 +404,30 @@ impl View {
             members: Vec::new(),
             ring: None,
             log: Vec::new(),
-            buckets: None,
+            policies: Vec::new(),
         }
+    }
+
+    fn hear_of_rings(&mut self, rings: Vec<LogEntry>, changes: &mut Changes) {
+        for entry in rings.into_iter().take(LOG_ENTRIES_MAX) {
+            if entry.is_sound() {
+                changes.log |= self.log.insert(entry);
+            } else {
+                changes.refused.push(Refusal::Log(entry.epoch));
+            }
+        }
+    }
+
+    fn hear_of_policies(&mut self, policies: Vec<(String, Policy)>, changes: &mut Changes) {
+        for (name, policy) in policies.into_iter().take(POLICIES_MAX) {
+            match self.policies.merge(&name, policy) {
+                Ok(true) => changes.policies.push(name),
+                Ok(false) => {}
+                Err(error) => changes.refused.push(error.into()),
+            }
+        }
+        changes.policies.sort();
+        changes.policies.dedup();
     }
 
     fn check_ring(&self, bytes: Bytes) -> Result<Ring, Refusal> {
@@ -475,7 +449,20 @@ impl View {
             return;
         }
         changes.members.push(entry.member.clone());
-        self.entries.insert(entry.member.clone(), entry);
+        let (incarnation, synced) = (entry.incarnation, entry.synced);
+        if let Some(before) = self.entries.insert(entry.member.clone(), entry)
+            && (before.incarnation != incarnation || before.synced > synced)
+        {
+            self.keep_displaced(before);
+        }
+    }
+
+    /// Keeps the last statement of a life that is over, or of a larger `synced` than the member now says.
+    fn keep_displaced(&mut self, entry: MemberEntry) {
+        let kept = self.displaced.get(&entry.member);
+        if kept.is_none_or(|kept| (kept.incarnation, kept.synced) < (entry.incarnation, entry.synced)) {
+            self.displaced.insert(entry.member.clone(), entry);
+        }
     }
 
     fn hear_of_myself(&mut self, entry: &MemberEntry, changes: &mut Changes) {
@@ -486,11 +473,11 @@ impl View {
         let another_life = theirs.id != mine.id && theirs.generation >= mine.generation;
         // The same life has been started more often than this volume remembers: an older copy of it runs here.
         let later_start = theirs.id == mine.id && entry.starts > me.starts;
-        // The life that this disk goes on from has had more on it than was found.
-        // What this life has said itself, since it began, comes back, too: that is no older than what is known.
-        let not_mine = theirs != mine || entry.version > me.version;
-        let rolled_back =
-            self.history.previous == Some(theirs) && not_mine && entry.synced > self.history.recovered;
+        // A life that this volume remembers has synced more than is found here.
+        let rolled_back = self.history.is_some_and(|history| {
+            let before = history.previous == Some(theirs) && entry.synced > history.recovered;
+            before || (theirs == mine && entry.synced > history.recovered.max(me.synced))
+        });
         if another_life || later_start || rolled_back {
             changes.self_superseded = changes.self_superseded.max(Some(theirs));
         } else if theirs == mine && entry.version > me.version {
@@ -513,6 +500,9 @@ impl View {
             .keys()
             .find(|id| **id != self.me && ring.index_of(id).is_none())
             .cloned();
-        stranger.is_some_and(|id| self.entries.remove(&id).is_some())
+        stranger.is_some_and(|id| {
+            self.displaced.remove(&id);
+            self.entries.remove(&id).is_some()
+        })
     }
 }

@@ -212,7 +212,10 @@ impl World {
                 self.logs[to].extend(log);
             }
         }
-        (done.dot, crdt::reply_context(&asked.context, &done))
+        (
+            done.dot,
+            crdt::reply_context(&asked.context, done.dot, &done.delta),
+        )
     }
 
     fn get(&mut self, client: usize, nodes: u8) {

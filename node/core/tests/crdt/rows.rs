@@ -92,18 +92,18 @@ fn a_blind_write_gives_no_right_to_remove_what_was_there() {
     let mut nodes = cluster::<1>(SET);
     let first = nodes[0].write(add("x"), None);
     assert!(
-        crdt::reply_context(&Seen::new(), &first).contains(&first.dot),
+        crdt::reply_context(&Seen::new(), first.dot, &first.delta).contains(&first.dot),
         "the key was empty"
     );
     let blind = nodes[0].write(add("x"), None);
-    let context = crdt::reply_context(&Seen::new(), &blind);
+    let context = crdt::reply_context(&Seen::new(), blind.dot, &blind.delta);
     assert!(!context.contains(&blind.dot));
     nodes[0].write(remove("x"), Some(&context));
     assert_eq!(nodes[0].view(), set_of(&["x"]));
 
     let seen = nodes[0].read().context;
     let done = nodes[0].write(add("y"), Some(&seen));
-    let context = crdt::reply_context(&seen, &done);
+    let context = crdt::reply_context(&seen, done.dot, &done.delta);
     nodes[0].write(remove("y"), Some(&context));
     nodes[0].write(remove("x"), Some(&context));
     assert_eq!(nodes[0].view(), set_of(&[]));

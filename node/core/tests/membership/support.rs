@@ -1,6 +1,6 @@
 //! Entries, rings and random numbers.
 
-use dynamo_core::membership::{MemberEntry, View};
+use dynamo_core::membership::{Delta, MemberEntry, View};
 use dynamo_core::ring::{Member, Ring, RingParts};
 use dynamo_core::types::{ClusterId, Incarnation, MemberId, Zone};
 
@@ -75,6 +75,16 @@ pub(crate) fn ring_of(cluster_id: ClusterId, members: usize, epoch: u64) -> Ring
         owners,
     })
     .unwrap()
+}
+
+pub(crate) fn delta(members: Vec<MemberEntry>) -> Delta {
+    Delta {
+        cluster: CLUSTER,
+        members,
+        ring: None,
+        log: Vec::new(),
+        policies: Vec::new(),
+    }
 }
 
 /// One whole exchange without loss; returns how many entries were sent either way.

@@ -3,27 +3,17 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use dynamo_core::bucket::{BucketPolicy, Conflict};
 use dynamo_core::membership::entry::{ADDRESS_BYTES_MAX, COUNTER_MAX};
-use dynamo_core::membership::view::{DELTA_ENTRIES_MAX, LOG_ENTRIES_MAX, MEMBERS_MAX};
-use dynamo_core::membership::{Delta, EntryError, MemberEntry, Refusal, SelfHistory, View};
+use dynamo_core::membership::log::LOG_ENTRIES_MAX;
+use dynamo_core::membership::message::DELTA_ENTRIES_MAX;
+use dynamo_core::membership::view::MEMBERS_MAX;
+use dynamo_core::membership::{Delta, EntryError, MemberEntry, Refusal, View};
 use dynamo_core::types::{ClusterId, Incarnation, MemberId};
 
-use super::support::{CLUSTER, Random, entry, exchange, id, ring, ring_of, view};
-
-fn delta(members: Vec<MemberEntry>) -> Delta {
-    Delta {
-        cluster: CLUSTER,
-        members,
-        ring: None,
-        log: Vec::new(),
-        buckets: None,
-    }
-}
+use super::support::{CLUSTER, Random, delta, entry, exchange, id, ring, ring_of, view};
 
 fn ring_delta(bytes: Bytes) -> Delta {
     Delta {
-        cluster: CLUSTER,
         ring: Some(bytes),
         ..delta(Vec::new())
     }
@@ -409,118 +399,17 @@ fn d59_the_log_lists_accepted_rings_and_is_bounded() {
         .log()
         .map(|entry| (entry.epoch, entry.members.len()))
         .collect();
-    assert_eq!(log, [(1, 1), (2, 2), (3, 3)]);
+    // The one that came too late to be used was in use at its sender. Of one epoch, the hash decides the order.
+    let concurrent = if ring(2, 2).hash() < ring(3, 2).hash() {
+        [(2, 2), (2, 3)]
+    } else {
+        [(2, 3), (2, 2)]
+    };
+    assert_eq!(log, [(1, 1), concurrent[0], concurrent[1], (3, 3)]);
     assert_eq!(view.log().last().unwrap().hash, ring(3, 3).hash());
     for epoch in 4..=LOG_ENTRIES_MAX as u64 + 10 {
         view.adopt(Arc::new(ring(1, epoch)));
     }
     assert_eq!(view.log().len(), LOG_ENTRIES_MAX);
     assert_eq!(view.log().next().unwrap().epoch, 11);
-}
-
-/// A policy that is set at one node is in force at the other after one exchange, in either direction.
-#[test]
-fn policies_of_buckets_spread() {
-    let policy = |name: &str, version| BucketPolicy {
-        version,
-        conflict: Conflict::Lww,
-        ..BucketPolicy::unset(name)
-    };
-    let (mut first, mut second) = (view(0), view(1));
-    first.put_bucket(policy("a", 1)).unwrap();
-    second.put_bucket(policy("b", 1)).unwrap();
-    exchange(&mut first, &mut second);
-    assert_eq!(first.buckets(), second.buckets());
-    assert_eq!(first.buckets().iter().len(), 2);
-    let answer = second.answer(&first.digest());
-    assert!(
-        answer.delta.buckets.is_none() && !answer.wanted.buckets,
-        "equal ones are not sent"
-    );
-    let again = View::decode(first.encode()).unwrap();
-    assert_eq!(again.buckets(), first.buckets());
-    let refused = first.merge(Delta {
-        buckets: Some(Bytes::from_static(b"damaged")),
-        ..delta(Vec::new())
-    });
-    assert!(matches!(refused.refused[..], [Refusal::BucketsDamaged(_)]));
-    assert_eq!(again.buckets(), first.buckets());
-}
-
-/// D59: a node that was away while the ring changed twice tells the same history afterwards.
-#[test]
-fn d59_a_node_that_was_away_learns_of_the_rings_that_it_missed() {
-    let (mut first, mut second) = (view(0), view(1));
-    first.adopt(Arc::new(ring(1, 3)));
-    exchange(&mut first, &mut second);
-    first.adopt(Arc::new(ring(2, 4)));
-    first.adopt(Arc::new(ring(3, 5)));
-    exchange(&mut first, &mut second);
-    let log = |view: &View| -> Vec<_> { view.log().cloned().collect() };
-    assert_eq!(log(&first).len(), 3);
-    assert_eq!(log(&first), log(&second));
-    exchange(&mut second, &mut first);
-    assert_eq!(log(&first), log(&second));
-}
-
-/// Z3: others remember that more was on this node's disk than it finds there.
-#[test]
-fn z3_a_store_that_was_put_back_in_time_is_exposed() {
-    let before = entry(0);
-    let life = before.incarnation;
-    let renewed = Incarnation {
-        generation: life.generation + 1,
-        id: life.id + 1,
-    };
-    // What others remember of the life before; what this start finds; whether that exposes it.
-    for (remembered, recovered, exposed) in [
-        (100, 100, false),
-        (100, 120, false),
-        (100, 99, true),
-        (0, 0, false),
-    ] {
-        let mut restarted = View::new(
-            CLUSTER,
-            MemberEntry {
-                incarnation: renewed,
-                ..before.clone()
-            },
-            None,
-        );
-        restarted.set_history(SelfHistory {
-            previous: Some(life),
-            recovered,
-        });
-        let changes = restarted.merge(delta(vec![MemberEntry {
-            synced: remembered,
-            ..before.clone()
-        }]));
-        assert_eq!(
-            changes.self_superseded.is_some(),
-            exposed,
-            "{remembered} {recovered}"
-        );
-    }
-}
-
-/// A life that goes on hears its own later statements come back: they expose nothing.
-#[test]
-fn a_life_that_goes_on_is_not_exposed_by_its_own_word() {
-    let mut view = view(0);
-    let life = view.me().incarnation;
-    view.set_history(SelfHistory {
-        previous: Some(life),
-        recovered: 10,
-    });
-    view.update_self(|me| me.synced = 50);
-    let echo = view.me().clone();
-    view.update_self(|me| me.synced = 60);
-    assert_eq!(view.merge(delta(vec![echo.clone()])).self_superseded, None);
-    // A later statement than any that this start has made: another copy of the volume made it.
-    let other = MemberEntry {
-        version: view.me().version + 5,
-        synced: 90,
-        ..echo
-    };
-    assert!(view.merge(delta(vec![other])).self_superseded.is_some());
 }
