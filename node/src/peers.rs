@@ -16,7 +16,7 @@ use std::{
 use bytes::Bytes;
 use dynamo_core::{
     coordinator::{Ack, FailureKind, ReplicaFailure, ReplicaRead},
-    membership::Detector,
+    membership::{Detector, Silence},
     types::MemberId,
     version::{KeyState, STATE_FORMAT_VERSION},
 };
@@ -81,7 +81,7 @@ impl Peers {
         Self {
             channels: Mutex::default(),
             faults,
-            detector: Mutex::default(),
+            detector: Mutex::new(Detector::new(config.limits.peer_timeout_ms)),
             call_timeout: Duration::from_millis(config.limits.peer_timeout_ms),
             message_bytes_max: config.peer_message_bytes_max(),
         }
@@ -104,9 +104,23 @@ impl Peers {
         read(&self.detector.lock())
     }
 
-    /// How long one call may take.
+    /// How long one call may take at most.
     pub(crate) fn call_timeout(&self) -> Duration {
         self.call_timeout
+    }
+
+    /// A read or a write of one record, which waits as long as is usual for the peer, and shows how long that is.
+    async fn small_call<T, F: Future<Output = Result<Response<T>, Status>>>(
+        &self,
+        to: &To,
+        request: impl FnOnce(PeerClient<Channel>) -> F,
+    ) -> Result<T, CallError> {
+        let timeout = Duration::from_millis(self.detector.lock().timeout_ms(&to.member));
+        let started = tokio::time::Instant::now();
+        let response = self.call(to, timeout, request).await?;
+        let trip_us = started.elapsed().as_micros() as u64;
+        self.detector.lock().round_trip(&to.member, trip_us);
+        Ok(response)
     }
 
     pub(crate) async fn read(
@@ -122,9 +136,7 @@ impl Peers {
             fallback,
         };
         let response = self
-            .call(to, self.call_timeout, |mut client| async move {
-                client.read(request).await
-            })
+            .small_call(to, |mut client| async move { client.read(request).await })
             .await?;
         let state = response.state.map(KeyState::decode).transpose().map_err(|error| {
             tracing::warn!(peer = %to.member, key_hash = %key.hash(), %error, "a peer sent a state that cannot be decoded");
@@ -155,9 +167,7 @@ impl Peers {
                 .unwrap_or_default(),
         };
         let response = self
-            .call(to, self.call_timeout, |mut client| async move {
-                client.write(request).await
-            })
+            .small_call(to, |mut client| async move { client.write(request).await })
             .await?;
         Ok(Ack {
             durable: response.durable,
@@ -277,19 +287,20 @@ impl Peers {
         }
     }
 
-    /// Asks an unreachable peer for a sign of life; the answer reaches the failure detector.
-    /// True if the peer answers.
+    /// Asks an unreachable or silent peer for a sign of life; the answer reaches the failure detector. It waits longer than
+    /// other calls: who is slow is not gone. True if the peer was unreachable, and answers.
     pub(crate) async fn probe(&self, to: &To) -> bool {
         if let Ok(peer) = self.peer(to) {
             peer.greeted.store(false, Ordering::Relaxed);
         }
-        let probed = self
-            .call(to, self.call_timeout, |_| async { Ok(Response::new(())) })
-            .await;
-        if probed.is_ok() {
+        let was_reachable = self.reachable(&to.member);
+        let timeout = self.call_timeout * BULK_CALLS;
+        let probed = self.call(to, timeout, |_| async { Ok(Response::new(())) }).await;
+        let again = probed.is_ok() && !was_reachable;
+        if again {
             tracing::info!(peer = %to.member, "peer answers again");
         }
-        probed.is_ok()
+        again
     }
 
     async fn call<T, F: Future<Output = Result<Response<T>, Status>>>(
@@ -332,13 +343,18 @@ impl Peers {
             Some(CallError {
                 answered: false,
                 status,
+                kind,
                 ..
             }) => {
-                peer.greeted.store(false, Ordering::Relaxed);
+                let silence = if *kind == FailureKind::TimedOut {
+                    Silence::TimedOut
+                } else {
+                    peer.greeted.store(false, Ordering::Relaxed);
+                    Silence::Refused
+                };
                 let was_reachable = self.reachable(member);
-                self.detector
-                    .lock()
-                    .failed(member, started_ms, now_ms, status.message().to_owned());
+                let (times, reason) = ((started_ms, now_ms), status.message().to_owned());
+                self.detector.lock().failed(member, silence, times, reason);
                 if was_reachable && !self.reachable(member) {
                     tracing::warn!(peer = %member, error = status.message(), "peer does not answer; skipping it");
                 }

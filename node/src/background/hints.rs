@@ -94,8 +94,11 @@ async fn hand_over(node: &Arc<Node>, placed: &Placed, owner: &MemberId, hint: Hi
         }
     }
     match node.hints().remove_if(owner, &key, digest).await {
+        // One that has grown meanwhile goes the next time.
         Ok(removed) => {
-            node.metrics().hint_delivered();
+            if removed {
+                node.metrics().hint_delivered();
+            }
             removed
         }
         Err(error) => {

@@ -57,6 +57,13 @@ impl PeerService {
         Ok(mine)
     }
 
+    /// Loses what is to be lost of messages that change no data.
+    async fn through(&self, header: Option<&Header>) {
+        let sender = header.map_or("", |header| header.member_id.as_str());
+        self.node.faults().on_arrival(sender).await;
+        self.node.faults().before_reply(sender).await;
+    }
+
     /// Serves a message about data: a node that stops or waits for its ring serves none.
     async fn data<T>(
         &self,
@@ -81,6 +88,7 @@ impl Peer for PeerService {
     ) -> Result<Response<HandshakeResponse>, Status> {
         let request = request.into_inner();
         let mine = self.check(request.header.as_ref())?;
+        self.through(request.header.as_ref()).await;
         let (min, max) = PROTOCOL_VERSIONS;
         let version = max.min(request.protocol_version_max);
         if version < min.max(request.protocol_version_min) {
@@ -104,6 +112,7 @@ impl Peer for PeerService {
     async fn gossip(&self, request: Request<GossipRequest>) -> Result<Response<GossipResponse>, Status> {
         let request = request.into_inner();
         let mine = self.check(request.header.as_ref())?;
+        self.through(request.header.as_ref()).await;
         let mut response = GossipResponse {
             header: Some(mine),
             ..GossipResponse::default()

@@ -17,9 +17,6 @@ use dynamo_core::{
 };
 
 use super::{Node, Placed, SCAN_BYTES_MAX, blocking};
-/// A start waits at most so long for a peer's word before it answers reads.
-const CONFIRM_MS_MAX: u64 = 3000;
-
 use crate::{
     clock, durable,
     storage::{
@@ -31,6 +28,9 @@ use crate::{
         writer::WriteError,
     },
 };
+
+/// A start waits at most so long for a peer's word before it answers reads.
+const CONFIRM_MS_MAX: u64 = 3000;
 
 impl Node {
     pub(crate) fn hints(&self) -> &HintStore {
@@ -369,12 +369,13 @@ impl Node {
         })
     }
 
-    /// Who is asked before something is removed.
+    /// Who is asked before something is removed: every member of this ring, or of an earlier one, since it may keep hints or
+    /// copies from then. A node that joined and never was in a ring holds nothing, and is not waited for.
     pub(crate) fn reap_parties(&self, placed: &Placed, partition: PartitionId) -> ReapParties {
         let ring = placed.placement().ring();
         let name = |index: &u16| ring.members()[usize::from(*index)].id.clone();
         let mut members: BTreeSet<MemberId> = ring.members().iter().map(|member| member.id.clone()).collect();
-        members.extend(self.membership.entries().into_iter().map(|entry| entry.member));
+        members.extend(self.membership.log().into_iter().flat_map(|past| past.members));
         ReapParties {
             me: placed.me().clone(),
             primaries: placed.placement().primaries(partition).iter().map(name).collect(),

@@ -1,13 +1,14 @@
 //! Starts nodes, makes them a cluster, and speaks the plain protocol with them.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use bytes::Bytes;
 use dynamo_node::{Config, Running, config::Listen};
 use dynamo_proto::{
     admin::{
-        BootstrapRequest, JoinRequest, Member, PeersRequest, StatusRequest, StatusResponse,
-        admin_client::AdminClient,
+        BootstrapRequest, Bucket, HintsRequest, HintsResponse, InspectRequest, JoinRequest, ListBucketsRequest, LocalGetRequest,
+        LocalGetResponse, Member, MerkleRootRequest, PauseTaskRequest, PeersRequest, SetBucketRequest,
+        StatusRequest, StatusResponse, admin_client::AdminClient,
     },
     v1::{self, key_value_client::KeyValueClient},
 };
@@ -26,6 +27,8 @@ pub(crate) struct Shape {
     pub(crate) factor: u32,
     pub(crate) partitions: u32,
     pub(crate) configure: fn(&mut Config),
+    /// In addition, for one node.
+    pub(crate) configure_node: fn(usize, &mut Config),
 }
 
 impl Shape {
@@ -36,6 +39,15 @@ impl Shape {
             factor: 3,
             partitions: 16,
             configure: |_| (),
+            configure_node: |_, _| (),
+        }
+    }
+
+    /// With short times of all background work.
+    pub(crate) fn quick(nodes: usize, zones: usize) -> Self {
+        Self {
+            configure: quick,
+            ..Self::new(nodes, zones)
         }
     }
 
@@ -48,9 +60,28 @@ impl Shape {
     }
 }
 
+/// Short times of all background work. Peers get as long as a busy machine may take.
+pub(crate) fn quick(config: &mut Config) {
+    let background = &mut config.background;
+    background.hints_interval_ms = 200;
+    background.exchange_interval_ms = 300;
+    background.reap_interval_ms = 200;
+    background.reap_grace_ms = 500;
+    background.recovery_delay_ms = 500;
+    background.p99_target_ms = 30_000;
+    config.limits.peer_timeout_ms = 2000;
+}
+
+/// The same, but replicas are brought together only by what a test does itself: no hints, no exchanges.
+pub(crate) fn apart(config: &mut Config) {
+    quick(config);
+    config.hints.bytes_max = 0;
+    config.background.exchange_interval_ms = 3_600_000;
+}
+
 /// Nodes of one cluster; their directories go with it.
 pub(crate) struct Cluster {
-    shape: Shape,
+    pub(crate) shape: Shape,
     dirs: Vec<TempDir>,
     nodes: Vec<Option<Running>>,
     /// The first node is everybody's seed, so it comes back at the same address.
@@ -133,8 +164,7 @@ impl Cluster {
 
     /// Waits until every node that runs serves, and knows and reaches all others that run where they are now.
     pub(crate) async fn all_valid(&self) {
-        let up = || (0..self.shape.nodes).filter(|index| self.nodes[*index].is_some());
-        for index in up() {
+        for index in self.up() {
             until(
                 &format!("node {index} serves and reaches all that run"),
                 || async move {
@@ -154,7 +184,7 @@ impl Cluster {
                                 && peer.reachable
                         })
                     };
-                    ready && up().all(reaches)
+                    ready && self.up().into_iter().all(reaches)
                 },
             )
             .await;
@@ -185,7 +215,8 @@ impl Cluster {
         config.shutdown_grace_s = 5;
         config.limits.block_cache_bytes = 1 << 20;
         (self.shape.configure)(&mut config);
-        let running = dynamo_node::start(config).await.unwrap();
+        (self.shape.configure_node)(index, &mut config);
+        let running = started(config).await;
         if index == 0 {
             self.seed_port = Some(running.peer.port());
         }
@@ -195,6 +226,42 @@ impl Cluster {
     pub(crate) async fn stop_node(&mut self, index: usize) {
         let running = self.nodes[index].take().unwrap();
         assert_eq!(running.stop().await.unwrap(), dynamo_node::End::Stopped);
+    }
+
+    pub(crate) async fn restart_node(&mut self, index: usize) {
+        self.stop_node(index).await;
+        self.start_node(index).await;
+    }
+
+    /// Takes a node down that ends by itself.
+    pub(crate) async fn ended(&mut self, index: usize) {
+        let mut running = self.nodes[index].take().unwrap();
+        let ends = tokio::time::timeout(DEADLINE, running.storage_failed()).await;
+        assert!(ends.is_ok(), "node {index} goes on");
+        running.stop().await.unwrap();
+    }
+
+    pub(crate) fn dir(&self, index: usize) -> &Path {
+        self.dirs[index].path()
+    }
+
+    /// A node that does not run comes back with an empty volume, and is told who it is.
+    pub(crate) async fn start_emptied(&mut self, index: usize) {
+        self.dirs[index] = tempfile::tempdir().unwrap();
+        self.start_node(index).await;
+        self.admin(index).join(self.join_request(index)).await.unwrap();
+    }
+
+    /// A copy of the volume of a node that does not run.
+    pub(crate) fn snapshot(&self, index: usize) -> TempDir {
+        let copy = tempfile::tempdir().unwrap();
+        copy_all(self.dir(index), copy.path());
+        copy
+    }
+
+    /// Gives a node that does not run a volume.
+    pub(crate) fn put_back(&mut self, index: usize, volume: TempDir) {
+        self.dirs[index] = volume;
     }
 
     pub(crate) fn kv(&self, index: usize) -> KeyValueClient<Channel> {
@@ -211,6 +278,195 @@ impl Cluster {
             .await
             .unwrap()
             .into_inner()
+    }
+
+    /// The copy of a key in the default bucket that one node alone holds.
+    pub(crate) async fn local(&self, index: usize, key: &str) -> LocalGetResponse {
+        self.local_in("", index, key).await
+    }
+
+    pub(crate) async fn local_in(&self, bucket: &str, index: usize, key: &str) -> LocalGetResponse {
+        let request = LocalGetRequest {
+            bucket: bucket.to_owned(),
+            key: Bytes::copy_from_slice(key.as_bytes()),
+        };
+        self.admin(index).local_get(request).await.unwrap().into_inner()
+    }
+
+    /// The values that one node alone holds, ascending.
+    pub(crate) async fn local_values(&self, index: usize, key: &str) -> Vec<String> {
+        let versions = self.local(index, key).await.versions.into_iter();
+        let mut values: Vec<_> = versions
+            .map(|version| String::from_utf8(version.value.to_vec()).unwrap())
+            .collect();
+        values.sort();
+        values
+    }
+
+    /// Whether one node has any record of a key, be it a tombstone.
+    pub(crate) async fn present(&self, index: usize, key: &str) -> bool {
+        self.local(index, key).await.state.unwrap().present
+    }
+
+    pub(crate) async fn hints(&self, index: usize) -> HintsResponse {
+        self.admin(index).hints(HintsRequest {}).await.unwrap().into_inner()
+    }
+
+    /// How many hints a node keeps.
+    pub(crate) async fn hint_count(&self, index: usize) -> u64 {
+        self.hints(index).await.owners.iter().map(|owner| owner.hints).sum()
+    }
+
+    pub(crate) async fn pause(&self, index: usize, task: &str, paused: bool) {
+        let request = PauseTaskRequest {
+            name: task.to_owned(),
+            paused,
+        };
+        self.admin(index).pause_task(request).await.unwrap();
+    }
+
+    /// Sets a bucket's policy and waits until all nodes know it.
+    pub(crate) async fn set_bucket(&self, bucket: Bucket) {
+        let request = SetBucketRequest {
+            bucket: Some(bucket),
+        };
+        let set = self.admin(0).set_bucket(request).await.unwrap().into_inner().bucket;
+        for index in self.up() {
+            until("a bucket's policy is known everywhere", || async {
+                let mut admin = self.admin(index);
+                let known = admin.list_buckets(ListBucketsRequest {}).await.unwrap();
+                known.into_inner().buckets.contains(set.as_ref().unwrap())
+            })
+            .await;
+        }
+    }
+
+    /// The nodes that run.
+    pub(crate) fn up(&self) -> Vec<usize> {
+        (0..self.nodes.len())
+            .filter(|index| self.nodes[*index].is_some())
+            .collect()
+    }
+
+    /// Digests of a key's record on all primaries; equal ones once. An absent one is `None`.
+    pub(crate) async fn digests(&self, bucket: &str, key: &str) -> std::collections::BTreeSet<Option<u64>> {
+        let request = InspectRequest {
+            bucket: bucket.to_owned(),
+            key: Bytes::copy_from_slice(key.as_bytes()),
+        };
+        let up = self.up()[0];
+        let replicas = self.admin(up).inspect(request).await.unwrap().into_inner().replicas;
+        assert!(!replicas.is_empty());
+        let digest = |replica: dynamo_proto::admin::ReplicaState| {
+            replica
+                .error
+                .is_empty()
+                .then_some(replica.present.then_some(replica.digest))
+        };
+        // One that cannot be read is equal to none.
+        let unread = Some(u64::MAX);
+        replicas
+            .into_iter()
+            .map(|replica| digest(replica).unwrap_or(unread))
+            .collect()
+    }
+
+    /// Waits until all primaries hold the same record of a key, and there is one.
+    pub(crate) async fn equal(&self, bucket: &str, key: &str) {
+        until(&format!("all primaries hold the same of {key}"), || async {
+            let digests = self.digests(bucket, key).await;
+            digests.len() == 1 && !digests.contains(&None) && !digests.contains(&Some(u64::MAX))
+        })
+        .await;
+    }
+
+    /// Waits until the trees of every partition are equal on all its primaries that run.
+    pub(crate) async fn equal_trees(&self) {
+        until("the trees of all partitions are equal", || async {
+            for partition in 0..self.shape.partitions {
+                let mut roots = std::collections::BTreeSet::new();
+                for index in self.up() {
+                    let asked = self.admin(index).merkle_root(MerkleRootRequest { partition }).await;
+                    // Others than primaries refuse.
+                    if let Ok(root) = asked {
+                        let root = root.into_inner();
+                        roots.insert((root.root, root.rebuilding));
+                    }
+                }
+                if roots.len() != 1 || roots.iter().any(|(_, rebuilding)| *rebuilding) {
+                    return false;
+                }
+            }
+            true
+        })
+        .await;
+    }
+
+    /// The sum of all series of a metric whose labels contain `label`.
+    pub(crate) async fn metric(&self, index: usize, name: &str, label: &str) -> u64 {
+        let (_, text) = self.http(index, "/metrics").await;
+        let series = text
+            .lines()
+            .filter(|line| line.starts_with(&format!("{name}{{")) || line.starts_with(&format!("{name} ")));
+        series
+            .filter(|line| line.contains(label))
+            .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64)
+            .sum()
+    }
+
+    /// The sum over all nodes that run.
+    pub(crate) async fn metrics(&self, name: &str, label: &str) -> u64 {
+        let mut sum = 0;
+        for index in self.up() {
+            sum += self.metric(index, name, label).await;
+        }
+        sum
+    }
+
+    /// Status and body of a page of the HTTP port.
+    pub(crate) async fn http(&self, index: usize, path: &str) -> (u16, String) {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let mut stream = tokio::net::TcpStream::connect(self.node(index).http).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
+    /// The first key of a series whose primaries and fallbacks fit.
+    pub(crate) async fn key_with(&self, fits: impl Fn(&[usize], &[usize]) -> bool) -> String {
+        for number in 0..1000 {
+            let key = format!("key-{number}");
+            let (primaries, fallbacks) = self.placed(&key).await;
+            if fits(&primaries, &fallbacks) {
+                return key;
+            }
+        }
+        panic!("no key fits");
+    }
+
+    /// A key's primaries and fallbacks, in order.
+    pub(crate) async fn placed(&self, key: &str) -> (Vec<usize>, Vec<usize>) {
+        let (primaries, fallbacks) = self.preference_list(key.as_bytes()).await;
+        let indices = |members: Vec<String>| members.iter().map(|member| index_of(member)).collect();
+        (indices(primaries), indices(fallbacks))
+    }
+
+    /// What a quorum read at a node shows; none for NOT_FOUND. Tries again while too few replicas answer.
+    pub(crate) async fn read(&self, index: usize, key: &str) -> Option<Vec<String>> {
+        let begun = tokio::time::Instant::now();
+        loop {
+            match self.kv(index).get(get(key)).await {
+                Ok(response) => return Some(values(&response.into_inner())),
+                Err(status) if status.code() == Code::NotFound => return None,
+                Err(status) => {
+                    assert!(begun.elapsed() < DEADLINE, "{status}");
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+        }
     }
 
     /// Waits until `watcher` sees that `other` does not answer.
@@ -244,6 +500,33 @@ impl Cluster {
                 .collect::<Vec<_>>()
         };
         (ids(primaries), ids(fallbacks))
+    }
+}
+
+async fn started(config: Config) -> Running {
+    let begun = tokio::time::Instant::now();
+    loop {
+        match dynamo_node::start(config.clone()).await {
+            Ok(running) => return running,
+            // In one process, what a stopped node still had under way may hold its store for a moment.
+            Err(error) if begun.elapsed() < DEADLINE && format!("{error:#}").contains("has it open") => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Err(error) => panic!("{error:#}"),
+        }
+    }
+}
+
+fn copy_all(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if from.is_dir() {
+            copy_all(&from, &to);
+        } else {
+            std::fs::copy(&from, &to).unwrap();
+        }
     }
 }
 

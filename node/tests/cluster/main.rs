@@ -4,6 +4,10 @@
 
 mod harness;
 
+mod buckets;
+
+mod handoff;
+
 mod interface;
 
 mod limits;
@@ -16,6 +20,14 @@ mod placement;
 
 mod quorums;
 
+mod reaping;
+
+mod recovery;
+
+mod repair;
+
 mod restart;
+
+mod upkeep;
 
 mod versions;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use dynamo_core::membership::{Detector, Gossip, Target, View};
+use dynamo_core::membership::{Detector, Gossip, Silence, Target, View};
 use dynamo_core::ring::Ring;
 
 use super::support::{CLUSTER, Random, entry, id, ring, view};
@@ -25,7 +25,7 @@ struct Cluster {
 impl Cluster {
     fn new(views: Vec<View>, seeds: Vec<usize>, loss_percent: usize, seed: u64) -> Self {
         let count = views.len();
-        let (detectors, up) = (vec![Detector::new(); count], vec![true; count]);
+        let (detectors, up) = (vec![Detector::new(500); count], vec![true; count]);
         Self {
             views,
             detectors,
@@ -80,7 +80,7 @@ impl Cluster {
             .then(|| self.views[to].answer(&self.views[from].digest()))
             .filter(|_| !self.lost());
         let Some(answer) = answer else {
-            self.detectors[from].failed(&id(to), now_ms, now_ms + 500, "timed out".into());
+            self.detectors[from].failed(&id(to), Silence::Refused, (now_ms, now_ms + 500), "refused".into());
             return;
         };
         self.detectors[from].succeeded(&id(to), now_ms, now_ms + 1);
@@ -243,7 +243,7 @@ fn m_a_cold_start_with_other_addresses_converges() {
                 me.peer_address = format!("10.9.9.{}:7701", 8 - node);
             });
             cluster.views[node] = view;
-            cluster.detectors[node] = Detector::new();
+            cluster.detectors[node] = Detector::new(500);
         }
         let current = |view: &View| {
             view.members()

@@ -106,10 +106,12 @@ async fn serve(node: &Arc<Node>, mut write: Write, deadline: Deadline) -> Result
         delete.context = context.map_err(Failure::not_applied)?;
     }
     let command = write.command(node, &placed).map_err(Failure::not_applied)?;
-    if placed.is_primary(&command.key) {
+    let candidates = node.candidates(&placed, &command.key);
+    // By the bucket's replicas, which may be fewer than the ring's.
+    let mut primaries = candidates.primaries.iter();
+    if primaries.any(|primary| primary.member == *placed.me()) {
         return Ok(run(node, &placed, command, deadline).await?);
     }
-    let candidates = node.candidates(&placed, &command.key);
     for candidate in candidates.top_reachable() {
         // Only without a primary in reach does a fallback coordinate, and keeps the write as a hint.
         if candidate.member == *placed.me() {
