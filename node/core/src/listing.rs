@@ -74,6 +74,8 @@ pub enum Progress {
 #[derive(Debug)]
 pub struct RangeListing {
     needed: usize,
+    /// When the listing began: what has expired by then is not listed.
+    wall_ms: u64,
     /// Replicas that list, up to `needed`.
     sources: BTreeMap<MemberId, Source>,
     /// Replicas that may take a failed one's place, next one last.
@@ -167,7 +169,8 @@ impl fmt::Debug for Position {
 impl RangeListing {
     /// Lists a range with `needed` of its primaries (in preference order), beyond `after`. `needed` is
     /// [`Quorum::absence`](crate::quorum::Quorum::absence) for a listing that misses nothing acknowledged.
-    pub fn new(candidates: Vec<Candidate>, needed: u32, after: Option<Position>) -> Self {
+    /// Keys whose values have all expired by `wall_ms` are left out.
+    pub fn new(candidates: Vec<Candidate>, needed: u32, after: Option<Position>, wall_ms: u64) -> Self {
         let mut spares = Vec::with_capacity(candidates.len());
         let mut failed = Vec::new();
         for Candidate {
@@ -185,6 +188,7 @@ impl RangeListing {
         }
         let mut listing = Self {
             needed: needed.max(1) as usize,
+            wall_ms,
             sources: BTreeMap::new(),
             spares,
             failed,
@@ -302,7 +306,7 @@ impl RangeListing {
             && Looked::UpTo(Some(entry.key().clone())) <= looked
         {
             let (position, state) = entry.remove_entry();
-            if !state.is_deleted() {
+            if !state.is_deleted(self.wall_ms) {
                 self.decided_keys.push_back(position);
             }
         }

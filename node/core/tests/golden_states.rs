@@ -13,6 +13,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use dynamo_core::bucket::{BucketPolicy, Buckets, Conflict, ReadRepair};
 use dynamo_core::listing::Position;
 use dynamo_core::replica::EpochEntry;
 use dynamo_core::types::{ClusterId, KeyHash};
@@ -206,6 +207,32 @@ fn positions() {
         let bytes = golden(&format!("position-v1-{name}"), position.as_bytes());
         assert_eq!(Position::decode(bytes), Ok(position), "{name}");
     }
+}
+
+#[test]
+fn bucket_policies() {
+    let sparse = BucketPolicy {
+        version: 1,
+        ..BucketPolicy::unset("a")
+    };
+    let full = BucketPolicy {
+        name: "carts-2".into(),
+        version: 300,
+        n: Some(5),
+        r: Some(2),
+        w: Some(4),
+        conflict: Conflict::Map,
+        ttl_ms: Some(86_400_000),
+        read_repair: ReadRepair::Blocking,
+    };
+    for (name, policy) in [("sparse", &sparse), ("full", &full)] {
+        let bytes = golden(&format!("bucket-v1-{name}"), &policy.encode());
+        assert_eq!(BucketPolicy::decode(bytes).as_ref(), Ok(policy), "{name}");
+    }
+    let mut both = Buckets::new();
+    both.put(sparse).unwrap();
+    let bytes = golden("buckets-v1-one", &both.encode());
+    assert_eq!(Buckets::decode(bytes), Ok(both));
 }
 
 #[test]

@@ -75,7 +75,7 @@ impl Node {
 }
 
 fn values(state: &KeyState) -> Vec<String> {
-    let live = state.live().into_iter();
+    let live = state.live(0).into_iter();
     let mut values: Vec<String> = live
         .map(|(_, sibling)| String::from_utf8(sibling.value().unwrap().to_vec()).unwrap())
         .collect();
@@ -225,7 +225,7 @@ fn a_delete_supersedes_what_it_saw() {
     let v1 = x.put(&Seen::new(), "v1");
     y.take_in(&v1.delta);
     let deleted = x.write(&v1.context, Content::Tombstone);
-    assert!(x.record().is_deleted());
+    assert!(x.record().is_deleted(0));
     let v2 = y.put(&v1.context, "v2");
     x.take_in(&v2.delta);
     y.take_in(&deleted.delta);
@@ -237,7 +237,7 @@ fn a_delete_supersedes_what_it_saw() {
     late.take_in(&deleted.delta);
     late.take_in(&v1.delta);
     assert!(
-        late.record().is_deleted(),
+        late.record().is_deleted(0),
         "the value that the delete saw does not come back"
     );
     x.put(&x.get().1, "v3");

@@ -23,6 +23,7 @@ use super::{
     status::{Failure, Reason},
 };
 use crate::{
+    clock::wall_ms,
     membership::member,
     node::{Node, Placed},
     storage::DataKey,
@@ -223,7 +224,10 @@ impl Admin for AdminService {
             )
         })?;
         Ok(Response::new(LocalGetResponse {
-            versions: state.as_ref().map(convert::versions).unwrap_or_default(),
+            versions: state
+                .as_ref()
+                .map(|state| convert::versions(state, wall_ms()))
+                .unwrap_or_default(),
             state: Some(replica_state(me, state.as_ref())),
         }))
     }

@@ -132,10 +132,10 @@ pub(crate) fn effective_quorum(quorum: &Quorum) -> v1::EffectiveQuorum {
     }
 }
 
-/// The live values of a state, for a client.
-pub(crate) fn versions(state: &KeyState) -> Vec<v1::Version> {
+/// The values of a state that are live at `wall_ms`, for a client.
+pub(crate) fn versions(state: &KeyState, wall_ms: u64) -> Vec<v1::Version> {
     state
-        .live()
+        .live(wall_ms)
         .into_iter()
         .filter_map(|(_, sibling)| {
             let value = sibling.value()?.clone();

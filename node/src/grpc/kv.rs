@@ -19,6 +19,7 @@ use super::{
     status::{Failure, Reason, relay},
 };
 use crate::{
+    clock::wall_ms,
     config::{BATCH_KEYS_MAX, PAGE_KEYS_MAX},
     node::{Node, Placed},
     request::{
@@ -247,7 +248,7 @@ async fn read(
     let info = info(&served, 0);
     match outcome.result {
         GetResult::Found(state) => Ok(v1::GetResponse {
-            versions: convert::versions(&state),
+            versions: convert::versions(&state, wall_ms()),
             context: context_bytes(&placed, hash, state.context_seen()),
             deleted_concurrently: state.has_tombstone(),
             info: Some(info),

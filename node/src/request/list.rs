@@ -21,6 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use crate::{
+    clock::wall_ms,
     grpc::status::{Failure, Reason},
     node::{Node, Placed},
     telemetry::metrics::Operation,
@@ -169,6 +170,7 @@ async fn list_partition(
         node.candidates_of(placed, partition),
         placed.quorum().absence(),
         after,
+        wall_ms(),
     );
     loop {
         let scan = Scan {

@@ -137,7 +137,7 @@ fn any_two_of_three_replicas_list_what_two_of_three_acknowledged() {
         }
         let fails = random.below(2 * NODES);
         let mut patience = random.below(6);
-        let mut listing = RangeListing::new(candidates([true; NODES]), 2, None);
+        let mut listing = RangeListing::new(candidates([true; NODES]), 2, None, 0);
         let (keys, end) = run(&mut listing, |request| {
             let node = index_of(&request.member);
             if node == fails && patience == 0 {
@@ -156,7 +156,7 @@ fn a_listing_goes_on_after_the_last_key_of_an_earlier_one() {
     let replica: Replica = (0..20).map(|key| (position(key), value())).collect();
     let all: Vec<Position> = replica.keys().cloned().collect();
     for after in [0, 7, 19] {
-        let mut listing = RangeListing::new(candidates([true; NODES]), 2, Some(all[after].clone()));
+        let mut listing = RangeListing::new(candidates([true; NODES]), 2, Some(all[after].clone()), 0);
         let (keys, end) = run(&mut listing, |request| {
             Ok(page(&replica, request.after.as_ref(), 3))
         });
@@ -167,7 +167,7 @@ fn a_listing_goes_on_after_the_last_key_of_an_earlier_one() {
 #[test]
 fn a_source_that_is_ahead_waits() {
     let long: Replica = (0..100).map(|key| (position(key), value())).collect();
-    let mut listing = RangeListing::new(candidates([true; NODES]), 2, None);
+    let mut listing = RangeListing::new(candidates([true; NODES]), 2, None, 0);
     let requests = listing.next_requests();
     assert_eq!(requests.len(), 2);
     assert_eq!(listing.next_requests(), [], "each page is asked for once");
@@ -189,7 +189,7 @@ fn a_source_that_is_ahead_waits() {
 
 #[test]
 fn too_few_replicas_are_said_so() {
-    let mut listing = RangeListing::new(candidates([true, false, false]), 2, None);
+    let mut listing = RangeListing::new(candidates([true, false, false]), 2, None, 0);
     assert_eq!(listing.next_requests(), []);
     let unreachable = |index| FailedReplica {
         member: member(index),
@@ -224,14 +224,14 @@ fn a_page_that_leads_nowhere_is_a_failure() {
         ..good
     };
     for bad in [stuck, backwards, beyond] {
-        let mut listing = RangeListing::new(candidates([true; NODES]), 1, None);
+        let mut listing = RangeListing::new(candidates([true; NODES]), 1, None, 0);
         let (keys, end) = run(&mut listing, |request| match index_of(&request.member) {
             0 => Ok(bad.clone()),
             _ => Ok(page(&replica, request.after.as_ref(), 5)),
         });
         assert_eq!((keys.len(), end), (9, Progress::Done));
 
-        let mut alone = RangeListing::new(candidates([true, false, false]), 1, None);
+        let mut alone = RangeListing::new(candidates([true, false, false]), 1, None, 0);
         let (keys, end) = run(&mut alone, |_| Ok(bad.clone()));
         assert!(
             keys.is_empty()
@@ -250,7 +250,7 @@ fn a_page_that_leads_nowhere_is_a_failure() {
 #[test]
 fn what_one_replica_alone_says_is_not_decided() {
     let replica: Replica = (0..9).map(|key| (position(key), value())).collect();
-    let mut listing = RangeListing::new(candidates([true, true, false]), 2, None);
+    let mut listing = RangeListing::new(candidates([true, true, false]), 2, None, 0);
     assert_eq!(listing.next_requests().len(), 2);
     listing.add_page(&member(0), Ok(page(&replica, None, 20)));
     listing.add_page(&member(1), Err(FailureKind::TimedOut));
@@ -267,7 +267,7 @@ fn what_one_replica_alone_says_is_not_decided() {
 
 #[test]
 fn late_and_unknown_pages_are_ignored() {
-    let mut listing = RangeListing::new(candidates([true; NODES]), 1, None);
+    let mut listing = RangeListing::new(candidates([true; NODES]), 1, None, 0);
     listing.add_page(&member(0), Err(FailureKind::TimedOut));
     listing.add_page(
         &member(2),

@@ -40,7 +40,7 @@ impl Node {
     }
 
     fn values(&self) -> Vec<Bytes> {
-        let live = self.state.as_ref().map(KeyState::live).unwrap_or_default();
+        let live = self.state.as_ref().map(|state| state.live(0)).unwrap_or_default();
         live.into_iter()
             .map(|(_, sibling)| sibling.value().unwrap().clone())
             .collect()
@@ -182,7 +182,7 @@ fn a_delete_is_a_write_of_a_tombstone() {
         context,
         ..put("")
     });
-    assert!(deleted.state.is_deleted());
+    assert!(deleted.state.is_deleted(0));
     let context = deleted.state.context_seen();
     node.write(Update {
         context,

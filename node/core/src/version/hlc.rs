@@ -26,6 +26,12 @@ impl Stamp {
     pub fn ms(self) -> u64 {
         self.0 >> LOGICAL_BITS
     }
+
+    /// True if a coordinator may give this stamp to a fresh write at `wall_ms`: it lies at most
+    /// [`STAMP_AHEAD_MS_MAX`] ahead. Merges take any stamp.
+    pub fn is_plausible(self, wall_ms: u64) -> bool {
+        self.ms() <= wall_ms.saturating_add(STAMP_AHEAD_MS_MAX)
+    }
 }
 
 impl Hlc {
@@ -43,7 +49,7 @@ impl Hlc {
     /// Takes note of another node's stamp, so that later stamps here are larger. One that lies more than
     /// [`STAMP_AHEAD_MS_MAX`] ahead of `now_ms` comes from a wrong clock and changes nothing.
     pub fn observe(&mut self, stamp: Stamp, now_ms: u64) {
-        if stamp.ms() <= now_ms.saturating_add(STAMP_AHEAD_MS_MAX) {
+        if stamp.is_plausible(now_ms) {
             self.last = self.last.max(stamp);
         }
     }

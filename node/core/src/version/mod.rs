@@ -20,6 +20,7 @@ mod hlc;
 mod seen;
 mod sibling;
 mod state;
+mod truncate;
 
 pub use codec::STATE_FORMAT_VERSION;
 pub(crate) use codec::{open_frame, put_actor, read_actor, seal_frame};
@@ -29,3 +30,4 @@ pub use hlc::{Hlc, STAMP_AHEAD_MS_MAX, Stamp};
 pub use seen::{Run, Seen, SeenEntry};
 pub use sibling::{Content, Sibling};
 pub use state::KeyState;
+pub use truncate::truncated;

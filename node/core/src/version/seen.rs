@@ -1,6 +1,6 @@
 //! Sets of writes, kept as small as version vectors.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::dot::{Actor, COUNTER_MAX, Dot};
@@ -92,6 +92,33 @@ impl Seen {
             .get(&actor)
             .and_then(|runs| runs.last())
             .map_or(0, |run| run.last)
+    }
+
+    /// The dots that are not in `other`.
+    #[must_use]
+    pub fn without(&self, other: &Self) -> Self {
+        let mut actors = BTreeMap::new();
+        for (actor, runs) in &self.actors {
+            let holes = other.actors.get(actor).map_or(&[][..], Vec::as_slice);
+            let left = runs_without(runs, holes);
+            if !left.is_empty() {
+                actors.insert(*actor, left);
+            }
+        }
+        Self { actors }
+    }
+
+    /// The set without all dots of some actors.
+    pub(super) fn without_actors(&self, dropped: &BTreeSet<Actor>) -> Self {
+        let kept = self.actors.iter().filter(|(actor, _)| !dropped.contains(actor));
+        Self {
+            actors: kept.map(|(actor, runs)| (*actor, runs.clone())).collect(),
+        }
+    }
+
+    /// Who wrote the dots, ascending.
+    pub fn actors(&self) -> impl ExactSizeIterator<Item = Actor> {
+        self.actors.keys().copied()
     }
 
     /// True if every dot of `other` is in this set; true for equal sets. Paper: §4.4, "descendant".
@@ -188,6 +215,31 @@ fn covering(runs: &[Run], counter: u64) -> Option<Run> {
 
 fn runs_contain(runs: &[Run], counter: u64) -> bool {
     covering(runs, counter).is_some()
+}
+
+/// What is left of `runs` where none of `holes` is; both ascending.
+fn runs_without(runs: &[Run], holes: &[Run]) -> Vec<Run> {
+    let mut left = Vec::new();
+    for run in runs {
+        let mut first = run.first;
+        let from = holes.partition_point(|hole| hole.last < run.first);
+        for hole in holes[from..].iter().take_while(|hole| hole.first <= run.last) {
+            if first < hole.first {
+                left.push(Run {
+                    first,
+                    last: hole.first - 1,
+                });
+            }
+            first = hole.last + 1;
+        }
+        if first <= run.last {
+            left.push(Run {
+                first,
+                last: run.last,
+            });
+        }
+    }
+    left
 }
 
 /// Adds a run and joins what it touches. True if a counter was new.

@@ -39,6 +39,17 @@ impl Sibling {
         }
     }
 
+    /// True from the expiry on: the value counts as deleted, on every node alike, though nothing is written then.
+    pub fn is_expired(&self, wall_ms: u64) -> bool {
+        self.expires_at_ms
+            .is_some_and(|expires_at_ms| expires_at_ms <= wall_ms)
+    }
+
+    /// True if a reader at `wall_ms` sees a value: neither a tombstone nor expired.
+    pub fn is_live(&self, wall_ms: u64) -> bool {
+        self.value().is_some() && !self.is_expired(wall_ms)
+    }
+
     /// True if both are the same operation: a write and its retry, which two coordinators have given two dots.
     ///
     /// The content counts too. A client that uses one op id for two different values by mistake keeps both.

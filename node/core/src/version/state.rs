@@ -84,28 +84,49 @@ impl KeyState {
         self.seen.union(&other.seen) || changed
     }
 
-    /// The values a client gets, by dot. Tombstones are left out, and so is a retry of a write that is here as well:
-    /// of siblings that are the same operation, the one with the smallest dot stands for all.
+    /// The values a client gets at `wall_ms` (milliseconds since 1970), by dot. Tombstones and expired values are left
+    /// out, and so is a retry of a write that is here as well: of siblings that are the same operation, the one with
+    /// the smallest dot stands for all.
     ///
     /// Differs from the stored siblings on purpose: dropping a retry in a merge would not be associative (see
     /// `docs/adr/0004-op-ids-collapse-on-read.md`).
-    pub fn live(&self) -> Vec<(Dot, &Sibling)> {
+    pub fn live(&self, wall_ms: u64) -> Vec<(Dot, &Sibling)> {
         let mut live: Vec<(Dot, &Sibling)> = Vec::with_capacity(self.siblings.len());
         for (dot, sibling) in &self.siblings {
             let repeated = || live.iter().any(|(_, earlier)| earlier.same_operation(sibling));
-            if sibling.value().is_some() && !repeated() {
+            if sibling.is_live(wall_ms) && !repeated() {
                 live.push((*dot, sibling));
             }
         }
         live
     }
 
-    /// True if no sibling is a value: the key reads as not found.
-    pub fn is_deleted(&self) -> bool {
-        self.siblings.values().all(|sibling| sibling.value().is_none())
+    /// The one value of a key whose last write wins: of all siblings, tombstones and expired values too, the one with
+    /// the largest stamp, and the largest dot among equal stamps. `None` if that one is a tombstone or has expired by
+    /// `wall_ms`: the key reads as not found. Row D48.
+    ///
+    /// Replicas with equal records name the same winner. Nothing is dropped for it: a merge knows only dots.
+    pub fn lww_winner(&self, wall_ms: u64) -> Option<(Dot, &Sibling)> {
+        self.siblings
+            .iter()
+            .map(|(dot, sibling)| (*dot, sibling))
+            .max_by_key(|(dot, sibling)| (sibling.stamp, *dot))
+            .filter(|(_, sibling)| sibling.is_live(wall_ms))
     }
 
-    /// True if a sibling is a tombstone. Beside a live value: the key was deleted concurrently.
+    /// True if no sibling is a value at `wall_ms`: the key reads as not found. An expired value counts as a tombstone
+    /// (row D17); neither the encoding nor the digest changes with time, so that expiry causes no repairs.
+    pub fn is_deleted(&self, wall_ms: u64) -> bool {
+        !self.siblings.values().any(|sibling| sibling.is_live(wall_ms))
+    }
+
+    /// True if the record may be proposed for reaping: it holds nothing that a reader at `wall_ms` or later sees.
+    pub fn is_reapable(&self, wall_ms: u64) -> bool {
+        self.is_deleted(wall_ms)
+    }
+
+    /// True if a sibling is a tombstone. Beside a live value: the key was deleted concurrently. An expired value is
+    /// none: nobody deleted it.
     pub fn has_tombstone(&self) -> bool {
         self.siblings
             .values()

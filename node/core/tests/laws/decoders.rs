@@ -140,7 +140,7 @@ fn decode_all(input: &Bytes, random: &mut XorShift) -> [bool; 4] {
     if let Ok(state) = &state {
         assert_eq!(state.encode(), *input);
         assert!(state.siblings().keys().all(|dot| state.seen().contains(dot)));
-        assert_eq!(state.is_deleted(), state.live().is_empty());
+        assert_eq!(state.is_deleted(3), state.live(3).is_empty());
         assert!(!state.clone().merge(state));
     }
     let context = Context::decode(input, CLUSTER, KEY);

@@ -270,7 +270,7 @@ impl History {
         self.oracle.check(&log, &state);
         // Each live operation is shown once, however many dots its retries have.
         let shown: Vec<u8> = state
-            .live()
+            .live(0)
             .iter()
             .map(|(dot, _)| self.oracle.writes[dot].1)
             .collect();

@@ -45,6 +45,8 @@ proptest! {
         prop_assert_eq!(&union, &a.union(&b).copied().collect::<Seen>());
         prop_assert!(!union.union(&left) && !union.union(&right), "idempotent");
 
+        let without: BTreeSet<Dot> = a.difference(&b).copied().collect();
+        prop_assert_eq!(left.without(&right), without.into_iter().collect::<Seen>());
         prop_assert_eq!(left.descends(&right), b.is_subset(&a));
         prop_assert_eq!(left.dominates(&right), b.is_subset(&a) && a != b);
         prop_assert_eq!(left.concurrent(&right), !b.is_subset(&a) && !a.is_subset(&b));

@@ -84,20 +84,41 @@ proptest! {
         prop_assert_eq!(done.state.seen(), &known);
     }
 
-    /// What a reader gets: every value, except that a retry shows once; and its context covers all of them.
+    /// What a reader gets: every value that has not expired, except that a retry shows once; and its context covers
+    /// all of them. Neither bytes nor digest know the time (D17).
     #[test]
-    fn a_reader_gets_every_value_once_and_a_context_for_all(state in any_state()) {
-        let live = state.live();
+    fn a_reader_gets_every_value_once_and_a_context_for_all(state in any_state(), wall_ms in any::<u64>()) {
+        let live = state.live(wall_ms);
         let shown = |sibling| live.iter().any(|(_, other)| *other == sibling || other.same_operation(sibling));
         for sibling in state.siblings().values() {
-            prop_assert_eq!(sibling.value().is_some(), shown(sibling) && sibling.content != Content::Tombstone);
+            let expired = sibling.expires_at_ms.is_some_and(|at| at <= wall_ms);
+            prop_assert!(shown(sibling) || sibling.content == Content::Tombstone || expired);
         }
         for (index, (_, sibling)) in live.iter().enumerate() {
+            prop_assert!(sibling.expires_at_ms.is_none_or(|at| at > wall_ms) && sibling.value().is_some());
             prop_assert!(live[..index].iter().all(|(_, earlier)| !earlier.same_operation(sibling)));
         }
-        prop_assert_eq!(state.is_deleted(), live.is_empty());
+        prop_assert_eq!(state.is_deleted(wall_ms), live.is_empty());
+        prop_assert_eq!(state.is_reapable(wall_ms), live.is_empty());
         let done = put(&state, state.context_seen(), Content::Value(Bytes::from_static(b"resolved")));
         prop_assert_eq!(dots(&done.state), [done.dot]);
+    }
+
+    /// D48: replicas that have heard of the same writes, in whatever order, name the same winner; nothing that any of
+    /// them keeps is later than it.
+    #[test]
+    fn the_last_write_is_the_same_on_all_replicas(a in any_state(), b in any_state(), wall_ms in any::<u64>()) {
+        let (left, right) = (merged(&a, &b), merged(&b, &a));
+        let winner = left.lww_winner(wall_ms);
+        prop_assert_eq!(winner, right.lww_winner(wall_ms));
+        let last = left.siblings().iter().map(|(dot, sibling)| (sibling.stamp, *dot)).max();
+        match winner {
+            Some((dot, sibling)) => {
+                prop_assert_eq!(Some((sibling.stamp, dot)), last);
+                prop_assert!(sibling.is_live(wall_ms));
+            }
+            None => prop_assert!(last.is_none_or(|(_, dot)| !left.siblings()[&dot].is_live(wall_ms))),
+        }
     }
 
     #[test]

@@ -282,7 +282,7 @@ async fn nothing_is_acknowledged_before_its_sync_returned() {
     store.hold();
     let prepared = writer.coordinate(key("k"), update("v"), false).await.unwrap();
     assert_eq!(prepared.dot.counter, 1);
-    assert_eq!(prepared.delta.live().len(), 1);
+    assert_eq!(prepared.delta.live(0).len(), 1);
     let committed = submit(prepared.committed()).await;
     until("the write syncs", || store.is_waiting()).await;
     assert_eq!(store.memory.unsynced(), 1, "written, and not synced");

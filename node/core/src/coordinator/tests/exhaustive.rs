@@ -225,7 +225,7 @@ fn every_small_get_is_answered_once_early_and_truly() {
 fn check_get(quorum: Quorum, answers: &[Answer]) {
     let case = format!("{quorum:?} {answers:?}");
     let all = "+".repeat(answers.len());
-    let mut machine = GetCoordinator::new(quorum, candidates(&all));
+    let mut machine = GetCoordinator::new(quorum, candidates(&all), 0);
     let mut effects = Vec::new();
     machine.step(GetEvent::Start, &mut effects);
     assert_eq!(effects.len(), answers.len(), "all are asked: {case}");
@@ -266,10 +266,10 @@ fn check_get(quorum: Quorum, answers: &[Answer]) {
             replied = true;
             assert_eq!(acks, got, "{case}");
             match result {
-                GetResult::Found(state) => assert!(live && enough && !state.is_deleted(), "{case}"),
+                GetResult::Found(state) => assert!(live && enough && !state.is_deleted(0), "{case}"),
                 GetResult::Absent(state) => {
                     assert!(
-                        !live && sure && state.is_none_or(|state| state.is_deleted()),
+                        !live && sure && state.is_none_or(|state| state.is_deleted(0)),
                         "{case}"
                     );
                 }

@@ -272,7 +272,7 @@ fn after_the_deadline_nothing_leaves_any_more() {
 
 /// A get with its events and the reply.
 fn get(quorum: Quorum, reachable: &str, events: Vec<GetEvent>) -> Option<GetOutcome> {
-    let mut get = GetCoordinator::new(quorum, candidates(reachable));
+    let mut get = GetCoordinator::new(quorum, candidates(reachable), 0);
     let mut effects = Vec::new();
     get.step(GetEvent::Start, &mut effects);
     for event in events {
@@ -315,7 +315,7 @@ fn unavailable(needed: u32, got: u32, timed_out: bool, failed: Vec<FailedReplica
 
 #[test]
 fn a_get_asks_all_reachable_primaries_at_once() {
-    let mut get = GetCoordinator::new(quorum(3, 2, 2), candidates("+-+"));
+    let mut get = GetCoordinator::new(quorum(3, 2, 2), candidates("+-+"), 0);
     let mut effects = Vec::new();
     get.step(GetEvent::Start, &mut effects);
     assert_eq!(
