@@ -1,1 +1,0 @@
-//! Two-phase removal of tombstones.

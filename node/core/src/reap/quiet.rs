@@ -1,0 +1,74 @@
+//! How long nothing has arrived for a record.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+
+/// Remembers when something last arrived for each record, within a bound.
+///
+/// What it has forgotten, or never heard of, counts as touched at the floor: the start of the process, or the latest
+/// time among forgotten entries. So it errs only towards waiting.
+#[derive(Debug)]
+pub struct QuietTable {
+    floor_ms: u64,
+    entries_max: usize,
+    touched: BTreeMap<Bytes, u64>,
+    by_time: BTreeSet<(u64, Bytes)>,
+}
+
+impl QuietTable {
+    /// An empty table of a process that starts now (monotonic).
+    pub fn new(now_ms: u64, entries_max: usize) -> Self {
+        Self {
+            floor_ms: now_ms,
+            entries_max,
+            touched: BTreeMap::new(),
+            by_time: BTreeSet::new(),
+        }
+    }
+
+    /// Something arrived for the record, whether or not it changed it. To be called for every merge and every local
+    /// write after which the record is, or by the passing of time alone can become, one to be reaped or truncated.
+    pub fn touch(&mut self, position: &Bytes, now_ms: u64) {
+        if let Some(before) = self.touched.insert(position.clone(), now_ms) {
+            self.by_time.remove(&(before, position.clone()));
+        }
+        self.by_time.insert((now_ms, position.clone()));
+        while self.by_time.len() > self.entries_max {
+            self.forget_oldest();
+        }
+    }
+
+    /// Forgets what has been quiet for `grace_ms`. The floor stays at least that far back, so nobody waits for it.
+    pub fn prune(&mut self, now_ms: u64, grace_ms: u64) {
+        while let Some((touched_ms, _)) = self.by_time.first() {
+            if now_ms.saturating_sub(*touched_ms) < grace_ms {
+                break;
+            }
+            self.forget_oldest();
+        }
+    }
+
+    /// Milliseconds since something arrived for the record, at least that many.
+    pub fn quiet_ms(&self, position: &[u8], now_ms: u64) -> u64 {
+        let touched = self.touched.get(position).copied().unwrap_or(self.floor_ms);
+        now_ms.saturating_sub(touched)
+    }
+
+    /// Records in the table.
+    pub fn len(&self) -> usize {
+        self.touched.len()
+    }
+
+    /// True if no record is in the table.
+    pub fn is_empty(&self) -> bool {
+        self.touched.is_empty()
+    }
+
+    fn forget_oldest(&mut self) {
+        if let Some((touched_ms, position)) = self.by_time.pop_first() {
+            self.touched.remove(&position);
+            self.floor_ms = self.floor_ms.max(touched_ms);
+        }
+    }
+}
