@@ -1,0 +1,262 @@
+//! Start and stop of a process: which life of the data it is, as `node/src/durable.rs` decides it. Paper: §4.4, §4.8.1.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use dynamo_core::entropy::{Schedule, Trees};
+use dynamo_core::membership::{Detector, Gossip, MemberEntry, View};
+use dynamo_core::reap::QuietTable;
+use dynamo_core::recovery::Recovery;
+use dynamo_core::replica::Minter;
+use dynamo_core::types::Incarnation;
+use dynamo_core::version::Hlc;
+
+use super::writer::Writer;
+use super::{Node, Process};
+use crate::disk::{Batch, Disk, Place, Value};
+use crate::mistakes::Mistake;
+use crate::shared::{Event, Shared, Timer};
+
+const INCARNATION: &str = "incarnation";
+const STARTS: &str = "starts";
+const CLEAN: &str = "clean-stop";
+pub(super) const VIEW: &str = "view";
+pub(super) const RECOVERY: &str = "recovery";
+const EPOCH_FIRST: u64 = 1;
+
+/// Records of the table of quiet times.
+const QUIET_ENTRIES: usize = 10_000;
+
+impl Node {
+    /// Starts a process on what the disks hold.
+    pub fn start(&mut self, sh: &mut Shared) {
+        if self.process.is_some() {
+            return;
+        }
+        let boot = sh.fresh();
+        let empty = number(&self.disk, STARTS).is_none();
+        let (incarnation, next_epoch) = self.life(sh, empty);
+        let starts = number(&self.disk, STARTS).unwrap_or(0) + 1;
+        // An administrator names a node again whose disk is empty; it has no ring then until gossip brings it one.
+        let reborn = empty && self.known;
+        let now_ms = self.clock.monotonic_ms(sh.now_us);
+        let entry = self.entry(sh, incarnation, starts);
+        let kept = self.disk.bytes(VIEW).and_then(|bytes| View::decode(bytes).ok());
+        let mut view = kept.unwrap_or_else(|| {
+            let ring = (!reborn).then(|| Arc::clone(&sh.ring));
+            View::new(sh.ring.cluster_id(), entry.clone(), ring)
+        });
+        view.update_self(|me| {
+            *me = MemberEntry {
+                version: me.version,
+                ..entry
+            }
+        });
+        let mut batch = Batch::default();
+        batch.put(
+            Place::Meta(INCARNATION),
+            Value::Bytes(incarnation_bytes(incarnation)),
+        );
+        batch.put(Place::Meta(STARTS), Value::Bytes(number_bytes(starts)));
+        batch.put(Place::Meta(VIEW), Value::Bytes(view.encode()));
+        batch.delete(Place::Meta(CLEAN));
+        let recovery = self.recovery(sh, reborn, now_ms);
+        if let Some(recovery) = &recovery {
+            batch.put(Place::Meta(RECOVERY), Value::Bytes(recovery.encode()));
+        }
+        self.disk.write(batch);
+        self.disk.sync();
+        self.hints.sync();
+        self.known = true;
+        let mut trees = Trees::new(sh.knobs.partitions);
+        for partition in sh.placement.partitions_of(self.me) {
+            trees.rebuild(partition);
+        }
+        let mut schedule = Schedule::new(sh.knobs.exchange_interval_ms);
+        let me = sh.members[self.me].clone();
+        schedule.place(&sh.placement, &me, now_ms, sh.rng.bits());
+        self.process = Some(Process {
+            boot,
+            incarnation,
+            minter: Minter::new(incarnation, next_epoch),
+            starts,
+            view,
+            detector: Detector::new(),
+            gossip: Gossip::new(sh.knobs.nodes),
+            hlc: Hlc::default(),
+            writers: [Writer::default(), Writer::default()],
+            puts: BTreeMap::new(),
+            gets: BTreeMap::new(),
+            forwards: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            trees,
+            schedule,
+            exchanges: BTreeMap::new(),
+            recovery,
+            quiet: QuietTable::new(now_ms, QUIET_ENTRIES),
+            reap: None,
+            delivering: BTreeSet::new(),
+            refetching: BTreeSet::new(),
+            exit: None,
+        });
+        let (node, now_us) = (self.me, sh.now_us);
+        sh.trace.mix(&[90, node as u64, incarnation.id]);
+        sh.trace.line(now_us, || {
+            format!(
+                "n{node} starts as {incarnation}, start {starts}{}",
+                if reborn { ", emptied" } else { "" }
+            )
+        });
+        self.set_timers(sh);
+    }
+
+    /// Stops the process in order: what waits is written, everything is synced, the mark of a clean stop is set.
+    pub fn stop(&mut self, sh: &mut Shared) {
+        if let Some(mut live) = self.live(sh) {
+            live.drain();
+        }
+        let Some(process) = self.process.take() else {
+            return;
+        };
+        if process.exit.is_some() {
+            return;
+        }
+        self.disk.sync();
+        self.hints.sync();
+        let mut marker = incarnation_bytes(process.incarnation).to_vec();
+        marker.extend_from_slice(&process.starts.to_be_bytes());
+        marker.extend_from_slice(&process.minter.next_epoch().to_be_bytes());
+        let mut batch = Batch::default();
+        batch.put(Place::Meta(CLEAN), Value::Bytes(marker.into()));
+        self.disk.write(batch);
+        self.disk.sync();
+    }
+
+    /// The process dies. With `power`, what is not synced is lost, too.
+    pub fn crash(&mut self, sh: &mut Shared, power: bool) {
+        let Some(mut process) = self.process.take() else {
+            return;
+        };
+        for (index, disk) in [&mut self.disk, &mut self.hints].into_iter().enumerate() {
+            if let Some(batch) = process.writers[index].take_under_way()
+                && (power || sh.rng_disk.coin())
+            {
+                disk.write(batch);
+            }
+            if power {
+                let gone = disk.lose_power(&mut sh.rng_disk);
+                let (node, now_us) = (self.me, sh.now_us);
+                sh.trace
+                    .line(now_us, || format!("n{node} loses {gone} unsynced batches"));
+            }
+        }
+        if sh.knobs.mistake == Some(Mistake::ForgetHintsOnRestart) {
+            self.hints = Disk::default();
+        }
+    }
+
+    fn life(&self, sh: &mut Shared, empty: bool) -> (Incarnation, u64) {
+        let id = sh.rng.bits();
+        let Some(bytes) = self.disk.bytes(INCARNATION).filter(|_| !empty) else {
+            let id = if sh.knobs.mistake == Some(Mistake::SameIncarnationAfterLoss) {
+                self.me as u64 + 1
+            } else {
+                id
+            };
+            return (Incarnation { generation: 1, id }, EPOCH_FIRST);
+        };
+        let last = incarnation_of(&bytes);
+        let starts = number(&self.disk, STARTS).unwrap_or(0);
+        if let Some(marker) = self.disk.bytes(CLEAN)
+            && marker.len() == 28
+            && marker[..12] == bytes[..]
+            && marker[12..20] == starts.to_be_bytes()
+        {
+            return (last, number_of(&marker[20..]));
+        }
+        if sh.knobs.mistake == Some(Mistake::UncleanStopKeepsIncarnation) {
+            return (last, EPOCH_FIRST);
+        }
+        let generation = last.generation + 1;
+        (Incarnation { generation, id }, EPOCH_FIRST)
+    }
+
+    fn recovery(&self, sh: &Shared, reborn: bool, now_ms: u64) -> Option<Recovery> {
+        let longest_ms = sh.knobs.message_life_ms();
+        let mut recovery = if reborn {
+            Recovery::begin(now_ms, longest_ms)
+        } else {
+            let bytes = self.disk.bytes(RECOVERY)?;
+            Recovery::decode(bytes, now_ms, longest_ms)
+                .unwrap_or_else(|_| Recovery::begin(now_ms, longest_ms))
+        };
+        recovery.place(&sh.placement, &sh.members[self.me], sh.knobs.w);
+        Some(recovery)
+    }
+
+    fn entry(&self, sh: &Shared, incarnation: Incarnation, starts: u64) -> MemberEntry {
+        let address = format!("n{}:7701", self.me);
+        MemberEntry {
+            member: sh.members[self.me].clone(),
+            incarnation,
+            version: 1,
+            peer_address: address.clone(),
+            client_address: address.clone(),
+            admin_address: address,
+            zone: sh.zones[self.me].clone(),
+            release: "sim".to_owned(),
+            starts,
+        }
+    }
+
+    fn set_timers(&mut self, sh: &mut Shared) {
+        let Some(mut live) = self.live(sh) else { return };
+        for (timer, most_ms) in [
+            (Timer::Gossip, 1000),
+            (Timer::Probe, 250),
+            (Timer::Hints, 500),
+            (Timer::Entropy, 100),
+            (Timer::Reap, 1000),
+            (Timer::Repair, 300),
+        ] {
+            let after_ms = live.sh.rng.below(most_ms) + 1;
+            live.timer(after_ms, timer);
+        }
+    }
+}
+
+/// Starts a node again after that many milliseconds.
+pub fn restart_later(sh: &mut Shared, node: usize, after_ms: u64) {
+    let at_us = sh.now_us + after_ms * 1000;
+    sh.queue.push(at_us, Event::Restart(node));
+}
+
+pub(super) fn incarnation_bytes(incarnation: Incarnation) -> Bytes {
+    let mut bytes = incarnation.generation.to_be_bytes().to_vec();
+    bytes.extend_from_slice(&incarnation.id.to_be_bytes());
+    bytes.into()
+}
+
+pub(super) fn incarnation_place() -> Place {
+    Place::Meta(INCARNATION)
+}
+
+fn incarnation_of(bytes: &[u8]) -> Incarnation {
+    Incarnation {
+        generation: number_of(&bytes[..4]) as u32,
+        id: number_of(&bytes[4..12]),
+    }
+}
+
+fn number_bytes(number: u64) -> Bytes {
+    Bytes::copy_from_slice(&number.to_be_bytes())
+}
+
+fn number_of(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0, |value, byte| value << 8 | u64::from(*byte))
+}
+
+fn number(disk: &Disk, name: &'static str) -> Option<u64> {
+    disk.bytes(name).map(|bytes| number_of(&bytes))
+}
