@@ -171,6 +171,9 @@ impl Client {
             &near
         };
         let node = among[self.rng.index(among.len())];
+        if let Some(command) = &running.write {
+            sh.ledger.write_mut(command.write).status = Status::Unknown;
+        }
         let ask = match &running.write {
             Some(command) => Ask::Put(Box::new(command.clone())),
             None => Ask::Get {

@@ -135,7 +135,7 @@ impl Knobs {
             r,
             w,
             strict: rng.coin(),
-            partitions: [8, 8, 16, 32][rng.index(4)],
+            partitions: [8, 8, 16, 32][rng.index(4)].max(if nodes > 8 { 16 } else { 8 }),
             durability: if rng.per_mille(850) {
                 Durability::Every
             } else {
