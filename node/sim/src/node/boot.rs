@@ -62,8 +62,9 @@ impl Node {
         batch.put(Place::Meta(VIEW), Value::Bytes(view.encode()));
         batch.delete(Place::Meta(CLEAN));
         let recovery = self.recovery(sh, reborn, now_ms);
-        if let Some(recovery) = &recovery {
-            batch.put(Place::Meta(RECOVERY), Value::Bytes(recovery.encode()));
+        match &recovery {
+            Some(recovery) => batch.put(Place::Meta(RECOVERY), Value::Bytes(recovery.encode())),
+            None => batch.delete(Place::Meta(RECOVERY)),
         }
         self.disk.write(batch);
         self.disk.sync();
@@ -192,7 +193,8 @@ impl Node {
                 .unwrap_or_else(|_| Recovery::begin(now_ms, longest_ms))
         };
         recovery.place(&sh.placement, &sh.members[self.me], sh.knobs.w);
-        Some(recovery)
+        // Nobody else has anything: it is whole at once.
+        (!recovery.is_whole()).then_some(recovery)
     }
 
     fn entry(&self, sh: &Shared, incarnation: Incarnation, starts: u64) -> MemberEntry {

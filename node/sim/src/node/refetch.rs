@@ -53,7 +53,11 @@ impl Live<'_> {
             .collect();
         let n = others.len() + 1;
         let needed = (n - 1).min(n + 1 - (self.sh.knobs.w as usize).clamp(1, n));
-        if needed == 0 || !self.serving() {
+        if !self.serving() {
+            return;
+        }
+        if others.is_empty() {
+            self.replace(key, KeyState::new());
             return;
         }
         self.p.refetching.insert(key);

@@ -52,6 +52,8 @@ pub struct Group {
     waiters: Vec<Done>,
     /// What the group makes durable, for the ledger: also what was here already.
     brought: Vec<(KeyIx, Rc<KeyState>)>,
+    /// What exchanges saw of the records before.
+    before: Vec<(KeyIx, Option<Rc<KeyState>>)>,
     /// What happens once the group is on its way to the disk.
     announcements: Vec<Box<dyn FnOnce(&mut Live<'_>)>>,
 }
@@ -348,6 +350,9 @@ impl Live<'_> {
         } else {
             Vec::new()
         };
+        if index == 0 {
+            group.before = self.before(&group);
+        }
         self.p.writers[index].under_way = Some(group);
         let disk = if index == 1 { &*self.hints } else { &*self.disk };
         let begins_us = self.sh.now_us.max(disk.stalled_until_us);
@@ -389,11 +394,7 @@ impl Live<'_> {
                 return;
             }
         }
-        let before = if index == 0 {
-            self.before(&group)
-        } else {
-            Vec::new()
-        };
+        let before = group.before;
         let batch = Batch {
             changes: group.changes.into_iter().collect(),
         };
