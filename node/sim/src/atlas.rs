@@ -7,7 +7,6 @@ use dynamo_core::version::KeyState;
 
 use crate::disk::{Disk, Place, Value};
 use crate::keys::KeyIx;
-use crate::ledger::Status;
 use crate::node::Node;
 use crate::shared::Shared;
 
@@ -68,6 +67,6 @@ fn copies_elsewhere(sh: &Shared, nodes: &[Node], victim: usize, key: KeyIx) -> b
     }
     sh.ledger.key(key).writes.iter().all(|number| {
         let write = sh.ledger.write(*number);
-        write.status != Status::Acked || others.iter().any(|state| sh.ledger.survives(write, Some(state)))
+        !write.applied || others.iter().any(|state| sh.ledger.survives(write, Some(state)))
     })
 }

@@ -254,6 +254,7 @@ impl Client {
             past,
             dots: Vec::new(),
             status: Status::Unknown,
+            applied: false,
             op_id,
             acked_us: 0,
             expires_at_ms,

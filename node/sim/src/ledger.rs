@@ -37,6 +37,8 @@ pub struct Write {
     pub dots: Vec<Dot>,
     /// How it ended.
     pub status: Status,
+    /// A coordinator has acknowledged it, whether or not its client has heard.
+    pub applied: bool,
     /// For retries.
     pub op_id: Option<OpId>,
     /// When it was acknowledged.

@@ -315,6 +315,7 @@ impl Live<'_> {
         };
         let asker = put.asker;
         let applied = outcome.state == WriteState::Applied;
+        self.sh.ledger.write_mut(put.command.write).applied |= applied;
         let dot = put.prepared.as_ref().map(|(dot, _)| *dot).filter(|_| applied);
         let mut context = match dot {
             Some(dot) => Context::of_reply(&put.command.context, dot).seen,
