@@ -53,14 +53,27 @@ pub fn is_whole(node: &Node) -> bool {
     !suspect && !emptied
 }
 
-/// Every acknowledged write of a key that the victim holds is durable, or truly superseded, on some other node.
+/// Every acknowledged write of a key is durable, or truly superseded, on some other node.
+///
+/// A hint is a copy only while nobody is about to delete it on the victim's own word. Where reads of primaries have been
+/// promised to meet it, it is none: then the copy must be a primary's.
 fn copies_elsewhere(sh: &Shared, nodes: &[Node], victim: usize, key: KeyIx) -> bool {
     let mut others: Vec<KeyState> = Vec::new();
     for node in nodes.iter().filter(|node| node.me != victim) {
         let (disk, hints) = (node.disk.snapshot(), node.hints.snapshot());
         others.extend(disk.peek(Place::Data(key)).map(|state| (**state).clone()));
+        let delivering = |owner: usize| {
+            node.process.as_ref().is_some_and(|process| {
+                process.delivering.contains(&(owner, key)) || !process.writers[1].idle()
+            })
+        };
+        let promised = sh.knobs.reads_meet_writes();
         let held = hints.iter().filter_map(|(place, value)| match (place, value) {
-            (Place::Hint(_, of), Value::State(state)) if *of == key => Some(Rc::clone(state)),
+            (Place::Hint(owner, of), Value::State(state))
+                if *of == key && !promised && !delivering(*owner) =>
+            {
+                Some(Rc::clone(state))
+            }
             _ => None,
         });
         others.extend(held.map(|state| (*state).clone()));
