@@ -232,6 +232,7 @@ impl GetCoordinator {
             return;
         }
         self.reply(result, effects);
+        self.reads.ask_no_more();
         self.phase = Phase::Collecting;
         self.close(effects);
     }

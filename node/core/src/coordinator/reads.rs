@@ -148,6 +148,11 @@ impl Reads {
         }
     }
 
+    /// Leaves out whoever has not been asked yet: nobody is asked any more.
+    pub(super) fn ask_no_more(&mut self) {
+        self.nodes.retain(|_, node| node.answer != Answer::Idle);
+    }
+
     /// What the answers come to.
     pub(super) fn merged(&self) -> Option<&KeyState> {
         self.merged.as_ref()
