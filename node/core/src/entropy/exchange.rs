@@ -14,11 +14,12 @@
 //! reaped, is no error and is not brought back.
 //!
 //! A suspect replica has lost writes and cannot be told from one that never had them, so it only ever receives
-//! (`docs/architecture.md`): as the one that begins, by [`Mode::PullOnly`]; as the peer, nothing is pulled from it.
+//! (see [`crate::recovery`]): as the one that begins, by [`Mode::PullOnly`]; as the peer, nothing is pulled from it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
-use super::tree::{Tree, TreeShape};
+use super::lists::{Keys, Lists, Whose};
+use super::tree::Tree;
 use crate::listing::Position;
 use crate::version::KeyState;
 
@@ -189,7 +190,7 @@ pub struct Exchange {
     stage: Stage,
     /// Nodes that differ and have not been looked below, by level. At the leaves' level: leaves to list.
     differing: Vec<VecDeque<u32>>,
-    listing: Option<Listing>,
+    lists: Option<Lists>,
     pulls: VecDeque<Position>,
     pushes: VecDeque<Position>,
     report: ExchangeReport,
@@ -205,28 +206,6 @@ enum Stage {
     Pull(Vec<Position>),
     Push(Vec<Position>),
     Done,
-}
-
-/// Two lists of keys of the same leaves, read side by side.
-#[derive(Debug)]
-struct Listing {
-    leaves: Vec<u32>,
-    peer: Side,
-    local: Side,
-}
-
-/// What is read and not yet compared.
-#[derive(Debug, Default)]
-struct Side {
-    keys: BTreeMap<Position, u64>,
-    looked: Looked,
-}
-
-/// How far a list has been read. In order.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Looked {
-    UpTo(Option<Position>),
-    ToTheEnd,
 }
 
 /// Whether a merge of `mine` would change the holder of `theirs`, which may come
@@ -252,7 +231,7 @@ impl Exchange {
             key_failed: false,
             stage: Stage::New,
             differing: vec![VecDeque::new(); levels],
-            listing: None,
+            lists: None,
             pulls: VecDeque::new(),
             pushes: VecDeque::new(),
             report: ExchangeReport::default(),
@@ -272,11 +251,9 @@ impl Exchange {
             }
             (Stage::PeerKeys, ExchangeEvent::PeerKeys { page, suspect }) => {
                 self.peer_suspect |= suspect;
-                self.take_keys(page, |listing| &mut listing.peer)
+                self.take_keys(Whose::Peer, page)
             }
-            (Stage::LocalKeys, ExchangeEvent::LocalKeys(page)) => {
-                self.take_keys(page, |listing| &mut listing.local)
-            }
+            (Stage::LocalKeys, ExchangeEvent::LocalKeys(page)) => self.take_keys(Whose::Local, page),
             (Stage::Pull(positions), ExchangeEvent::Pulled { results, suspect }) => {
                 self.peer_suspect |= suspect;
                 self.pulled(positions, &results)
@@ -314,7 +291,7 @@ impl Exchange {
             let pulls = std::mem::take(&mut self.pulls);
             self.pushes.extend(pulls);
         }
-        let listed = self.listing.is_none() && self.differing.iter().all(VecDeque::is_empty);
+        let listed = self.lists.is_none() && self.differing.iter().all(VecDeque::is_empty);
         if self.pulls.len() >= RECORDS_PER_TRANSFER || (listed && !self.pulls.is_empty()) {
             let positions = take(&mut self.pulls, RECORDS_PER_TRANSFER);
             self.stage = Stage::Pull(positions.clone());
@@ -330,8 +307,8 @@ impl Exchange {
 
     /// The deepest nodes first: the list of differing nodes stays short.
     fn look_further(&mut self) -> ExchangeEffect {
-        if let Some(listing) = &self.listing {
-            return self.ask_keys(listing.leaves.clone());
+        if let Some(lists) = self.lists.take() {
+            return self.ask_keys(lists);
         }
         let shape = self.tree.shape();
         let Some(level) = self.differing.iter().rposition(|nodes| !nodes.is_empty()) else {
@@ -340,8 +317,7 @@ impl Exchange {
         let differing = &mut self.differing[level];
         if level as u32 == shape.leaf_level() {
             let leaves = take(differing, LEAVES_PER_MESSAGE);
-            self.listing = Some(Listing::new(leaves.clone()));
-            return self.ask_keys(leaves);
+            return self.ask_keys(Lists::new(shape, leaves));
         }
         let mut children = Vec::with_capacity(HASHES_PER_MESSAGE);
         while let Some(node) = differing.front() {
@@ -377,47 +353,38 @@ impl Exchange {
         true
     }
 
-    /// The list that is behind is read on, the peer's first.
-    fn ask_keys(&mut self, leaves: Vec<u32>) -> ExchangeEffect {
-        let after = |looked: &Looked| match looked {
-            Looked::UpTo(position) => position.clone(),
-            Looked::ToTheEnd => None,
+    fn ask_keys(&mut self, lists: Lists) -> ExchangeEffect {
+        let leaves = lists.leaves().to_vec();
+        let Some((whose, after)) = lists.next() else {
+            return self.look_further();
         };
-        match &self.listing {
-            Some(Listing { peer, local, .. }) if peer.looked > local.looked => {
-                let after = after(&local.looked);
-                self.stage = Stage::LocalKeys;
-                ExchangeEffect::LocalKeys { leaves, after }
-            }
-            Some(Listing { peer, .. }) => {
-                let after = after(&peer.looked);
+        self.lists = Some(lists);
+        match whose {
+            Whose::Peer => {
                 self.stage = Stage::PeerKeys;
                 ExchangeEffect::AskKeys { leaves, after }
             }
-            None => self.done(),
+            Whose::Local => {
+                self.stage = Stage::LocalKeys;
+                ExchangeEffect::LocalKeys { leaves, after }
+            }
         }
     }
 
-    fn take_keys(&mut self, page: KeyPage, side: impl FnOnce(&mut Listing) -> &mut Side) -> bool {
-        let shape = self.tree.shape();
-        let Some(mut listing) = self.listing.take() else {
+    fn take_keys(&mut self, whose: Whose, page: KeyPage) -> bool {
+        let Some(mut lists) = self.lists.take() else {
             return false;
         };
-        let leaves = listing.leaves.clone();
-        if !side(&mut listing).take(page, &leaves, shape) {
+        if !lists.take(whose, page) {
             return false;
         }
-        self.compare_keys(&mut listing);
-        let exhausted = listing.peer.looked == Looked::ToTheEnd && listing.local.looked == Looked::ToTheEnd;
-        self.listing = (!exhausted).then_some(listing);
+        let (peer, local) = lists.decided();
+        self.lists = lists.next().is_some().then_some(lists);
+        self.compare_keys(peer, local);
         true
     }
 
-    /// Decides every key that both lists have been read beyond.
-    fn compare_keys(&mut self, listing: &mut Listing) {
-        let up_to = listing.peer.looked.clone().min(listing.local.looked.clone());
-        let peer = listing.peer.split_off(&up_to);
-        let mut local = listing.local.split_off(&up_to);
+    fn compare_keys(&mut self, peer: Keys, mut local: Keys) {
         for (position, theirs) in peer {
             self.report.keys_compared += 1;
             match local.remove(&position) {
@@ -482,66 +449,6 @@ impl Exchange {
         self.report.finished = !self.key_failed && (self.may_push() || self.may_pull());
         self.report.complete = self.report.finished && !self.peer_suspect;
         ExchangeEffect::Done(self.report)
-    }
-}
-
-impl Listing {
-    fn new(leaves: Vec<u32>) -> Self {
-        Self {
-            leaves,
-            peer: Side::default(),
-            local: Side::default(),
-        }
-    }
-}
-
-impl Side {
-    /// False if the page is not what was asked for.
-    fn take(&mut self, page: KeyPage, leaves: &[u32], shape: TreeShape) -> bool {
-        let Looked::UpTo(after) = &self.looked else {
-            return false;
-        };
-        let mut last = after.as_ref();
-        for KeySummary { position, .. } in &page.keys {
-            let leaf = shape.leaf_of(position.hash());
-            if last.is_some_and(|last| position <= last) || leaves.binary_search(&leaf).is_err() {
-                return false;
-            }
-            last = Some(position);
-        }
-        if page.keys.len() > KEYS_PER_MESSAGE || (page.more && page.keys.is_empty()) {
-            return false;
-        }
-        self.looked = if page.more {
-            Looked::UpTo(last.cloned())
-        } else {
-            Looked::ToTheEnd
-        };
-        let keys = page.keys.into_iter().map(|key| (key.position, key.hash));
-        self.keys.extend(keys);
-        true
-    }
-
-    /// Takes out the keys up to there.
-    fn split_off(&mut self, up_to: &Looked) -> BTreeMap<Position, u64> {
-        let undecided = match up_to {
-            Looked::ToTheEnd => BTreeMap::new(),
-            Looked::UpTo(None) => return BTreeMap::new(),
-            Looked::UpTo(Some(last)) => {
-                let mut behind = self.keys.split_off(last);
-                if let Some(hash) = behind.remove(last) {
-                    self.keys.insert(last.clone(), hash);
-                }
-                behind
-            }
-        };
-        std::mem::replace(&mut self.keys, undecided)
-    }
-}
-
-impl Default for Looked {
-    fn default() -> Self {
-        Self::UpTo(None)
     }
 }
 

@@ -10,6 +10,7 @@
 //! node is the sum of its leaves, so that a write updates its tree in place.
 
 pub mod exchange;
+mod lists;
 pub mod schedule;
 pub mod tree;
 pub mod trees;

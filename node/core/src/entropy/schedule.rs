@@ -46,6 +46,7 @@ struct Peer {
 }
 
 #[derive(Debug, Clone, Copy)]
+#[expect(clippy::struct_field_names, reason = "three moments, with their unit")]
 struct Pair {
     due_ms: u64,
     since_ms: u64,

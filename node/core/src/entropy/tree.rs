@@ -73,46 +73,46 @@ impl TreeShape {
     }
 
     /// Leaves of a tree.
-    pub fn leaves(&self) -> u32 {
+    pub fn leaves(self) -> u32 {
         1 << self.leaf_bits
     }
 
     /// The level of the leaves; the root's is 0.
-    pub fn leaf_level(&self) -> u32 {
+    pub fn leaf_level(self) -> u32 {
         self.leaf_bits.div_ceil(LEVEL_BITS)
     }
 
     /// Nodes of a level. Levels below the leaves have as many as the leaves.
-    pub fn nodes(&self, level: u32) -> u32 {
+    pub fn nodes(self, level: u32) -> u32 {
         1 << self.level_bits(level)
     }
 
     /// The nodes of the level below that have `node` of `level` as their parent.
-    pub fn children(&self, level: u32, node: u32) -> impl Iterator<Item = u32> + use<> {
+    pub fn children(self, level: u32, node: u32) -> impl Iterator<Item = u32> + use<> {
         let bits = self.level_bits(level + 1) - self.level_bits(level);
         (node << bits)..((node + 1) << bits)
     }
 
     /// The leaf of a key within its partition: the bits of its hash right below those of the partition.
-    pub fn leaf_of(&self, hash: KeyHash) -> u32 {
+    pub fn leaf_of(self, hash: KeyHash) -> u32 {
         (hash.0 << self.partition_bits >> (u64::BITS - self.leaf_bits)) as u32
     }
 
     /// The partition of a key.
-    pub fn partition_of(&self, hash: KeyHash) -> PartitionId {
+    pub fn partition_of(self, hash: KeyHash) -> PartitionId {
         let bits = u64::BITS - self.partition_bits;
         PartitionId(hash.0.checked_shr(bits).unwrap_or(0) as u32)
     }
 
     /// First and last hash of a leaf: where its records stand in the store. A leaf beyond the last is the last.
-    pub fn leaf_range(&self, partition: PartitionId, leaf: u32) -> RangeInclusive<u64> {
+    pub fn leaf_range(self, partition: PartitionId, leaf: u32) -> RangeInclusive<u64> {
         let shift = u64::BITS - self.partition_bits - self.leaf_bits;
         let leaf = leaf.min(self.leaves() - 1);
         let first = ((u64::from(partition.0) << self.leaf_bits) | u64::from(leaf)) << shift;
         first..=first + ((1 << shift) - 1)
     }
 
-    fn level_bits(&self, level: u32) -> u32 {
+    fn level_bits(self, level: u32) -> u32 {
         level.saturating_mul(LEVEL_BITS).min(self.leaf_bits)
     }
 }
