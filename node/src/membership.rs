@@ -89,6 +89,7 @@ impl Membership {
             view.update_self(|me| {
                 *me = MemberEntry {
                     version: me.version,
+                    synced: me.synced,
                     ..entry
                 }
             });
@@ -108,6 +109,7 @@ impl Membership {
             zone: identity.zone.clone(),
             release: env!("CARGO_PKG_VERSION").to_owned(),
             starts: self.starts,
+            synced: 0,
         }
     }
 

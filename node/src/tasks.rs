@@ -10,7 +10,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    grpc::peer::{delta_from_proto, delta_to_proto, digest_to_proto},
+    grpc::peer::{delta_from_proto, delta_to_proto, digest_to_proto, ring_version_from_proto},
     membership::GossipTarget,
     node::Node,
 };
@@ -89,16 +89,8 @@ async fn gossip_round(node: &Arc<Node>) {
         return;
     };
     let mut sent = 0;
-    if response.wants_ring || !response.wanted_members.is_empty() {
-        let members = response
-            .wanted_members
-            .iter()
-            .filter_map(|id| MemberId::new(id.as_str()).ok())
-            .collect();
-        let wanted = Wanted {
-            members,
-            ring: response.wants_ring,
-        };
+    let wanted = wanted_from(response);
+    if wanted != Wanted::default() {
         if let Some(delta) = node.membership().delta_for(&wanted) {
             sent = delta.members.len();
             let request = GossipRequest {
@@ -109,6 +101,20 @@ async fn gossip_round(node: &Arc<Node>) {
         }
     }
     node.metrics().gossip(sent);
+}
+
+fn wanted_from(response: GossipResponse) -> Wanted {
+    let members = response.wanted_members.into_iter();
+    Wanted {
+        members: members.filter_map(|id| MemberId::new(id).ok()).collect(),
+        ring: response.wants_ring,
+        log: response
+            .wanted_log
+            .into_iter()
+            .map(ring_version_from_proto)
+            .collect(),
+        policies: response.wants_policies,
+    }
 }
 
 /// Sends one gossip message and merges what the answer brings.

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use dynamo_core::{
-    membership::{Delta, Digest, MemberDigest, MemberEntry, RingVersion},
+    membership::{
+        Claim, Delta, Digest, Life, LogEntry, MemberDigest, MemberEntry, PoliciesDigest, Policy, RingVersion,
+    },
     types::{ClusterId, Incarnation, MemberId, NameError, Zone},
     version::{KeyState, STATE_FORMAT_VERSION},
 };
@@ -101,9 +103,10 @@ impl Peer for PeerService {
         if let Some(delta) = request.delta {
             tasks::merge(&self.node, delta).await;
         }
+        let from = request.header.map(|header| header.member_id).unwrap_or_default();
         if let (Some(digest), Some(cluster)) = (request.digest, self.node.membership().cluster_id()) {
-            let digest =
-                digest_from_proto(cluster, digest).map_err(|error| Failure::invalid(error.to_string()))?;
+            let digest = digest_from_proto(cluster, from, digest)
+                .map_err(|error| Failure::invalid(error.to_string()))?;
             if let Some(answer) = self.node.membership().answer(&digest) {
                 response.delta = Some(delta_to_proto(&answer.delta));
                 response.wanted_members = answer
@@ -113,6 +116,8 @@ impl Peer for PeerService {
                     .map(|member| member.as_str().to_owned())
                     .collect();
                 response.wants_ring = answer.wanted.ring;
+                response.wanted_log = answer.wanted.log.into_iter().map(ring_version_to_proto).collect();
+                response.wants_policies = answer.wanted.policies;
             }
         }
         Ok(Response::new(response))
@@ -181,14 +186,25 @@ pub(crate) fn digest_to_proto(digest: &Digest) -> GossipDigest {
                 version: entry.version,
             })
             .collect(),
-        ring: digest.ring.map(|ring| peer::RingVersion {
-            epoch: ring.epoch,
-            hash: ring.hash,
+        ring: digest.ring.map(ring_version_to_proto),
+        log: digest.log.iter().copied().map(ring_version_to_proto).collect(),
+        policies: digest.policies.map(|policies| peer::PoliciesDigest {
+            count: policies.count,
+            hash: policies.hash,
         }),
+        lives: digest
+            .claim
+            .iter()
+            .flat_map(|claim| &claim.lives)
+            .map(|life| peer::Life {
+                incarnation: Some(incarnation_to_proto(life.incarnation)),
+                synced: life.synced,
+            })
+            .collect(),
     }
 }
 
-fn digest_from_proto(cluster: ClusterId, digest: GossipDigest) -> Result<Digest, NameError> {
+fn digest_from_proto(cluster: ClusterId, from: String, digest: GossipDigest) -> Result<Digest, NameError> {
     let members = digest.members.into_iter().map(|entry| {
         Ok(MemberDigest {
             member: MemberId::new(entry.member_id)?,
@@ -196,13 +212,29 @@ fn digest_from_proto(cluster: ClusterId, digest: GossipDigest) -> Result<Digest,
             version: entry.version,
         })
     });
+    let lives = digest.lives.into_iter().map(|life| Life {
+        incarnation: incarnation_from_proto(life.incarnation),
+        synced: life.synced,
+    });
+    let lives: Vec<Life> = lives.collect();
+    let claim = if lives.is_empty() {
+        None
+    } else {
+        Some(Claim {
+            member: MemberId::new(from)?,
+            lives,
+        })
+    };
     Ok(Digest {
         cluster,
         members: members.collect::<Result<_, NameError>>()?,
-        ring: digest.ring.map(|ring| RingVersion {
-            epoch: ring.epoch,
-            hash: ring.hash,
+        ring: digest.ring.map(ring_version_from_proto),
+        log: digest.log.into_iter().map(ring_version_from_proto).collect(),
+        policies: digest.policies.map(|policies| PoliciesDigest {
+            count: policies.count,
+            hash: policies.hash,
         }),
+        claim,
     })
 }
 
@@ -221,9 +253,28 @@ pub(crate) fn delta_to_proto(delta: &Delta) -> GossipDelta {
                 zone: entry.zone.as_str().to_owned(),
                 release: entry.release.clone(),
                 starts: entry.starts,
+                synced: entry.synced,
             })
             .collect(),
         ring: delta.ring.clone().unwrap_or_default(),
+        log: delta
+            .log
+            .iter()
+            .map(|entry| peer::RingLogEntry {
+                epoch: entry.epoch,
+                hash: entry.hash,
+                member_ids: entry.members.iter().map(ToString::to_string).collect(),
+            })
+            .collect(),
+        policies: delta
+            .policies
+            .iter()
+            .map(|(name, policy)| peer::Policy {
+                name: name.clone(),
+                version: policy.version,
+                contents: policy.bytes.clone(),
+            })
+            .collect(),
     }
 }
 
@@ -239,13 +290,42 @@ pub(crate) fn delta_from_proto(cluster: ClusterId, delta: GossipDelta) -> Result
             zone: Zone::new(entry.zone)?,
             release: entry.release,
             starts: entry.starts,
+            synced: entry.synced,
         })
+    });
+    let log = delta.log.into_iter().map(|entry| {
+        let members = entry.member_ids.into_iter().map(MemberId::new);
+        Ok(LogEntry {
+            epoch: entry.epoch,
+            hash: entry.hash,
+            members: members.collect::<Result<_, NameError>>()?,
+        })
+    });
+    let policies = delta.policies.into_iter().map(|policy| {
+        let (version, bytes) = (policy.version, policy.contents);
+        (policy.name, Policy { version, bytes })
     });
     Ok(Delta {
         cluster,
         members: members.collect::<Result<_, NameError>>()?,
         ring: Some(delta.ring).filter(|ring: &Bytes| !ring.is_empty()),
+        log: log.collect::<Result<_, NameError>>()?,
+        policies: policies.collect(),
     })
+}
+
+fn ring_version_to_proto(ring: RingVersion) -> peer::RingVersion {
+    peer::RingVersion {
+        epoch: ring.epoch,
+        hash: ring.hash,
+    }
+}
+
+pub(crate) fn ring_version_from_proto(ring: peer::RingVersion) -> RingVersion {
+    RingVersion {
+        epoch: ring.epoch,
+        hash: ring.hash,
+    }
 }
 
 fn incarnation_to_proto(incarnation: Incarnation) -> peer::Incarnation {

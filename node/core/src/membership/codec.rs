@@ -1,29 +1,36 @@
-//! The persisted form of a view, format version 1.
+//! The persisted form of a view, format version 2. Version 1 is still read.
 //!
 //! Numbers are varints unless said otherwise, texts carry their length as a varint.
 //! ```text
-//! 1 byte   format version = 1
+//! 1 byte   format version = 2
 //! 16 bytes cluster id
 //! text     id of this node
 //! varint   number of entries, then for each, ascending by id:
-//!          id, generation, incarnation id (8 bytes), version, peer, client and admin address, zone, release, starts
+//!          id, generation, incarnation id (8 bytes), version, peer, client and admin address, zone, release, starts,
+//!          synced (not in version 1)
+//! entries  of the lives before, in the same form (not in version 1)
 //! bytes    encoded ring with its length; 0: none
-//! varint   number of rings in the log, oldest first: epoch, hash (8 bytes), number of members, their ids ascending
+//! varint   number of rings in the log, ascending: epoch, hash (8 bytes), number of members, their ids ascending
+//! varint   number of policies, ascending by name: name, version, contents with their length (not in version 1)
 //! 4 bytes  CRC-32C of all bytes before, big-endian
 //! ```
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::entry::MemberEntry;
-use super::view::{LOG_ENTRIES_MAX, LogEntry, MEMBERS_MAX, View};
+use super::log::{LOG_ENTRIES_MAX, Log, LogEntry};
+use super::policies::Policies;
+use super::view::{MEMBERS_MAX, Parts, RingVersion, View};
 use crate::ring::Ring;
 use crate::types::{ClusterId, Incarnation, MemberId, Zone};
 use crate::wire::{DecodeError, Reader, put_bytes, put_varint};
 
-const FORMAT_VERSION: u8 = 1;
+const FORMAT_VERSION: u8 = 2;
+/// Without `synced`, lives before, and policies.
+const FORMAT_VERSION_OLD: u8 = 1;
 const CHECKSUM_BYTES: usize = 4;
 /// Eight varints or lengths, an id of one letter and the incarnation's 8 bytes.
 const ENTRY_BYTES_MIN: usize = 18;
@@ -34,10 +41,8 @@ pub(super) fn encode(view: &View) -> Bytes {
     let mut out = vec![FORMAT_VERSION];
     out.extend_from_slice(&view.cluster_id().0);
     put_text(&mut out, view.me().member.as_str());
-    put_varint(&mut out, view.members().len() as u64);
-    for entry in view.members() {
-        put_entry(&mut out, entry);
-    }
+    put_entries(&mut out, view.members());
+    put_entries(&mut out, view.displaced());
     put_bytes(
         &mut out,
         &view.ring().map(|ring| ring.encode()).unwrap_or_default(),
@@ -51,6 +56,7 @@ pub(super) fn encode(view: &View) -> Bytes {
             put_text(&mut out, member.as_str());
         }
     }
+    view.policy_set().encode(&mut out);
     let checksum = crc32c::crc32c(&out);
     out.extend_from_slice(&checksum.to_be_bytes());
     out.into()
@@ -58,7 +64,7 @@ pub(super) fn encode(view: &View) -> Bytes {
 
 pub(super) fn decode(mut bytes: Bytes) -> Result<View, DecodeError> {
     let version = *bytes.first().ok_or(DecodeError::Truncated)?;
-    if version != FORMAT_VERSION {
+    if !(FORMAT_VERSION_OLD..=FORMAT_VERSION).contains(&version) {
         return Err(DecodeError::UnknownFormat(version));
     }
     let body_bytes = bytes
@@ -74,21 +80,46 @@ pub(super) fn decode(mut bytes: Bytes) -> Result<View, DecodeError> {
 
 fn decode_body(bytes: Bytes) -> Result<View, DecodeError> {
     let mut reader = Reader::new(bytes);
-    reader.byte()?;
+    let old = reader.byte()? == FORMAT_VERSION_OLD;
     let cluster = ClusterId(reader.array()?);
     let me = member_id(&mut reader)?;
-    let entries = read_entries(&mut reader)?;
+    let entries = read_entries(&mut reader, old)?;
     if !entries.contains_key(&me) {
         return Err(DecodeError::Invalid("view without its own member"));
     }
+    let displaced = if old {
+        BTreeMap::new()
+    } else {
+        read_entries(&mut reader, old)?
+    };
     let ring = read_ring(&mut reader, cluster)?;
     let log = read_log(&mut reader)?;
+    let policies = if old {
+        Policies::default()
+    } else {
+        Policies::decode(&mut reader)?
+    };
     reader.finish()?;
-    Ok(View::from_parts(cluster, me, entries, ring, log))
+    Ok(View::from_parts(Parts {
+        cluster,
+        me,
+        entries,
+        displaced,
+        ring,
+        log,
+        policies,
+    }))
 }
 
 fn put_text(out: &mut Vec<u8>, text: &str) {
     put_bytes(out, text.as_bytes());
+}
+
+fn put_entries<'a>(out: &mut Vec<u8>, entries: impl ExactSizeIterator<Item = &'a MemberEntry>) {
+    put_varint(out, entries.len() as u64);
+    for entry in entries {
+        put_entry(out, entry);
+    }
 }
 
 fn put_entry(out: &mut Vec<u8>, entry: &MemberEntry) {
@@ -102,16 +133,17 @@ fn put_entry(out: &mut Vec<u8>, entry: &MemberEntry) {
     put_text(out, entry.zone.as_str());
     put_text(out, &entry.release);
     put_varint(out, entry.starts);
+    put_varint(out, entry.synced);
 }
 
-fn read_entries(reader: &mut Reader) -> Result<BTreeMap<MemberId, MemberEntry>, DecodeError> {
+fn read_entries(reader: &mut Reader, old: bool) -> Result<BTreeMap<MemberId, MemberEntry>, DecodeError> {
     let count = reader.count(ENTRY_BYTES_MIN)?;
     if count > MEMBERS_MAX {
         return Err(DecodeError::Invalid("number of entries"));
     }
     let mut entries = BTreeMap::new();
     for _ in 0..count {
-        let entry = read_entry(reader)?;
+        let entry = read_entry(reader, old)?;
         if entries
             .last_key_value()
             .is_some_and(|(last, _)| *last >= entry.member)
@@ -123,7 +155,7 @@ fn read_entries(reader: &mut Reader) -> Result<BTreeMap<MemberId, MemberEntry>, 
     Ok(entries)
 }
 
-fn read_entry(reader: &mut Reader) -> Result<MemberEntry, DecodeError> {
+fn read_entry(reader: &mut Reader, old: bool) -> Result<MemberEntry, DecodeError> {
     let entry = MemberEntry {
         member: member_id(reader)?,
         incarnation: Incarnation {
@@ -137,6 +169,7 @@ fn read_entry(reader: &mut Reader) -> Result<MemberEntry, DecodeError> {
         zone: Zone::new(text(reader)?).map_err(|_| DecodeError::Invalid("zone"))?,
         release: text(reader)?,
         starts: reader.varint()?,
+        synced: if old { 0 } else { reader.varint()? },
     };
     entry.check().map_err(|_| DecodeError::Invalid("entry"))?;
     Ok(entry)
@@ -155,24 +188,40 @@ fn read_ring(reader: &mut Reader, cluster: ClusterId) -> Result<Option<Arc<Ring>
     }
 }
 
-fn read_log(reader: &mut Reader) -> Result<VecDeque<LogEntry>, DecodeError> {
+fn read_log(reader: &mut Reader) -> Result<Log, DecodeError> {
     let count = reader.count(LOG_ENTRY_BYTES_MIN)?;
     if count > LOG_ENTRIES_MAX {
         return Err(DecodeError::Invalid("length of the log"));
     }
-    let mut log = VecDeque::with_capacity(count);
+    let mut log = Log::default();
+    let mut last: Option<RingVersion> = None;
     for _ in 0..count {
-        let (epoch, hash) = (reader.varint()?, reader.fixed_u64()?);
-        let members = reader.count(2)?;
-        if members > MEMBERS_MAX {
-            return Err(DecodeError::Invalid("members of a logged ring"));
+        let entry = read_log_entry(reader)?;
+        let version = entry.version();
+        if last >= Some(version) {
+            return Err(DecodeError::Invalid("order of the log"));
         }
-        let members = (0..members)
-            .map(|_| member_id(reader))
-            .collect::<Result<_, _>>()?;
-        log.push_back(LogEntry { epoch, hash, members });
+        last = Some(version);
+        log.insert(entry);
     }
     Ok(log)
+}
+
+fn read_log_entry(reader: &mut Reader) -> Result<LogEntry, DecodeError> {
+    let (epoch, hash) = (reader.varint()?, reader.fixed_u64()?);
+    let members = reader.count(2)?;
+    if members > MEMBERS_MAX {
+        return Err(DecodeError::Invalid("members of a logged ring"));
+    }
+    let members = (0..members)
+        .map(|_| member_id(reader))
+        .collect::<Result<_, _>>()?;
+    let entry = LogEntry { epoch, hash, members };
+    if entry.is_sound() {
+        Ok(entry)
+    } else {
+        Err(DecodeError::Invalid("members of a logged ring"))
+    }
 }
 
 fn member_id(reader: &mut Reader) -> Result<MemberId, DecodeError> {

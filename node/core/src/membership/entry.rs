@@ -8,6 +8,8 @@ pub const ADDRESS_BYTES_MAX: usize = 264;
 pub const RELEASE_BYTES_MAX: usize = 64;
 /// Versions and numbers of starts lie below this, so that adding one never overflows.
 pub const COUNTER_MAX: u64 = 1 << 48;
+/// Storage sequence numbers lie below this.
+pub const SYNCED_MAX: u64 = 1 << 56;
 
 /// A member's own statement, spread by gossip; nobody else may change it. Ordered by (incarnation, version).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +32,9 @@ pub struct MemberEntry {
     pub release: String,
     /// Starts of the process on this data; below [`COUNTER_MAX`]. Exposes a volume rolled back in time.
     pub starts: u64,
+    /// Up to which storage sequence number its data is known synced, announced now and then; below [`SYNCED_MAX`].
+    /// Exposes a volume rolled back in time.
+    pub synced: u64,
 }
 
 /// An entry that no node writes.
@@ -87,8 +92,12 @@ impl MemberEntry {
                 });
             }
         }
-        for (field, value) in [("version", self.version), ("number of starts", self.starts)] {
-            if value >= COUNTER_MAX {
+        for (field, value, bound) in [
+            ("version", self.version, COUNTER_MAX),
+            ("number of starts", self.starts, COUNTER_MAX),
+            ("synced sequence number", self.synced, SYNCED_MAX),
+        ] {
+            if value >= bound {
                 return Err(EntryError::TooLarge {
                     member: member(),
                     field,

@@ -7,8 +7,9 @@
 //!   every reply:   Detector: who answers this node, and nobody else's business
 //! ```
 //!
-//! Modules in reading order: [`entry`], what a member says about itself; [`view`], all that one node knows, with the
-//! ring; [`gossip`], whom to talk to; [`detector`], who answers. Paper: §4.8.
+//! Modules in reading order: [`entry`], what a member says about itself; [`log`], the rings so far; [`policies`],
+//! settings that travel along; [`view`], all that one node knows, with the ring; [`history`], how a volume put back in
+//! time shows; [`gossip`], whom to talk to; [`detector`], who answers, and how fast. Paper: §4.8.
 //!
 //! Membership changes only by an administrator's word, which mints a ring of a larger epoch; gossip carries it. A
 //! crash changes nothing here (§4.8.1).
@@ -17,7 +18,13 @@ mod codec;
 
 pub mod entry;
 
+pub mod log;
+
+pub mod policies;
+
 pub mod view;
+
+pub mod history;
 
 pub mod gossip;
 
@@ -26,4 +33,7 @@ pub mod detector;
 pub use detector::Detector;
 pub use entry::{EntryError, MemberEntry};
 pub use gossip::{Gossip, Target};
-pub use view::{Answer, Changes, Delta, Digest, LogEntry, MemberDigest, Refusal, RingVersion, View, Wanted};
+pub use history::{Announcer, Claim, Life, SelfHistory};
+pub use log::LogEntry;
+pub use policies::{PoliciesDigest, Policy, PolicyError};
+pub use view::{Answer, Changes, Delta, Digest, MemberDigest, Refusal, RingVersion, View, Wanted};

@@ -4,14 +4,19 @@
 //! the first sends its [`Digest`]; the second answers with what it knows better ([`Delta`]) and what it wants
 //! ([`Wanted`]); the first sends that. Merging is idempotent and commutative, so lost, repeated and reordered messages
 //! do no harm. Paper: §4.8.1.
+//!
+//! Of policies the digest holds a count and a hash; where these differ, each side sends all of its policies.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::codec;
 use super::entry::{EntryError, MemberEntry};
+use super::history::{Claim, LIVES_MAX, Life, SelfHistory};
+use super::log::{LOG_ENTRIES_MAX, Log, LogEntry};
+use super::policies::{POLICIES_MAX, Policies, PoliciesDigest, Policy, PolicyError};
 use crate::ring::Ring;
 use crate::types::{ClusterId, Incarnation, MemberId};
 use crate::wire::DecodeError;
@@ -20,8 +25,6 @@ use crate::wire::DecodeError;
 pub const MEMBERS_MAX: usize = crate::ring::MEMBERS_MAX;
 /// Most entries of one delta, about 1 MB; what is left over comes with the next round.
 pub const DELTA_ENTRIES_MAX: usize = 1024;
-/// Rings that the membership log keeps.
-pub const LOG_ENTRIES_MAX: usize = 1000;
 
 /// One node's knowledge. Only [`View::update_self`] changes what it says about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,19 +32,25 @@ pub struct View {
     cluster: ClusterId,
     me: MemberId,
     entries: BTreeMap<MemberId, MemberEntry>,
+    /// Of each other member the last statement of the life before the one in `entries`.
+    displaced: BTreeMap<MemberId, MemberEntry>,
     ring: Option<Arc<Ring>>,
-    log: VecDeque<LogEntry>,
+    log: Log,
+    policies: Policies,
+    /// Not persisted: every start finds out anew.
+    history: Option<SelfHistory>,
 }
 
-/// A ring that this node has accepted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogEntry {
-    /// Its epoch.
-    pub epoch: u64,
-    /// Its hash.
-    pub hash: u64,
-    /// Its members, ascending.
-    pub members: Vec<MemberId>,
+/// What a view is made of, for its persisted form.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) cluster: ClusterId,
+    pub(super) me: MemberId,
+    pub(super) entries: BTreeMap<MemberId, MemberEntry>,
+    pub(super) displaced: BTreeMap<MemberId, MemberEntry>,
+    pub(super) ring: Option<Arc<Ring>>,
+    pub(super) log: Log,
+    pub(super) policies: Policies,
 }
 
 /// How new a member's statement is.
@@ -73,6 +82,12 @@ pub struct Digest {
     pub members: Vec<MemberDigest>,
     /// Absent while the node has no ring.
     pub ring: Option<RingVersion>,
+    /// The rings of its log, ascending.
+    pub log: Vec<RingVersion>,
+    /// Absent if the sender knows nothing of policies.
+    pub policies: Option<PoliciesDigest>,
+    /// How far the sender can account for its own lives; absent if it does not say.
+    pub claim: Option<Claim>,
 }
 
 /// Contents for another node.
@@ -80,10 +95,14 @@ pub struct Digest {
 pub struct Delta {
     /// The sender's cluster.
     pub cluster: ClusterId,
-    /// At most [`DELTA_ENTRIES_MAX`].
+    /// At most [`DELTA_ENTRIES_MAX`], and one about the receiver's own past that contradicts its claim.
     pub members: Vec<MemberEntry>,
     /// An encoded ring.
     pub ring: Option<Bytes>,
+    /// Rings of the log, newest first, as many as [`DELTA_LOG_MEMBERS_MAX`](super::log::DELTA_LOG_MEMBERS_MAX) allows.
+    pub log: Vec<LogEntry>,
+    /// All policies with their names, or none.
+    pub policies: Vec<(String, Policy)>,
 }
 
 /// What a node lacks.
@@ -93,6 +112,10 @@ pub struct Wanted {
     pub members: Vec<MemberId>,
     /// The ring too.
     pub ring: bool,
+    /// These rings of the log, ascending.
+    pub log: Vec<RingVersion>,
+    /// All policies too.
+    pub policies: bool,
 }
 
 /// The reply to a digest.
@@ -111,8 +134,13 @@ pub struct Changes {
     pub members: Vec<MemberId>,
     /// The ring is another.
     pub ring: bool,
+    /// The log has rings that it did not have.
+    pub log: bool,
+    /// Whose policies are new or newer, ascending.
+    pub policies: Vec<String>,
     /// Somebody else lives under this node's id, or has: the largest such incarnation. This node must not go on as
-    /// it is (its volume is a copy or was rolled back, or another process took its identity).
+    /// it is (its volume is a copy or was rolled back, or another process took its identity): it needs a new
+    /// incarnation, and its store is suspect.
     pub self_superseded: Option<Incarnation>,
     /// Parts of the delta that were not taken; worth a line in the log.
     pub refused: Vec<Refusal>,
@@ -136,6 +164,12 @@ pub enum Refusal {
     /// There is no room for another member.
     #[error("the entry of member {0} was refused: {MEMBERS_MAX} members are known already")]
     Full(MemberId),
+    /// A ring of the log has no members, too many, or not in order.
+    #[error("ring {0} of the log received by gossip was refused: its members are not as a ring has them")]
+    Log(u64),
+    /// A policy breaks a bound.
+    #[error("a policy received by gossip was refused: {0}")]
+    Policy(#[from] PolicyError),
 }
 
 impl From<&Ring> for RingVersion {
@@ -154,13 +188,26 @@ impl View {
             cluster,
             me: me.member.clone(),
             entries: BTreeMap::from([(me.member.clone(), me)]),
+            displaced: BTreeMap::new(),
             ring: None,
-            log: VecDeque::new(),
+            log: Log::default(),
+            policies: Policies::default(),
+            history: None,
         };
         if let Some(ring) = ring {
             view.adopt(ring);
         }
         view
+    }
+
+    /// Adds what this node knows of its own past: from then on a statement of `previous` or of the present life with a
+    /// larger `synced` than this node can account for is reported as [`Changes::self_superseded`].
+    ///
+    /// To be called at every start, after [`View::update_self`] has set the incarnation and `synced`.
+    #[must_use]
+    pub fn with_history(mut self, history: SelfHistory) -> Self {
+        self.history = Some(history);
+        self
     }
 
     /// The cluster.
@@ -188,19 +235,45 @@ impl View {
         self.ring.as_ref()
     }
 
-    /// Rings that this node has accepted, oldest first, the last [`LOG_ENTRIES_MAX`].
+    /// Rings that some node has accepted, oldest first, the last [`LOG_ENTRIES_MAX`](super::log::LOG_ENTRIES_MAX).
     pub fn log(&self) -> impl ExactSizeIterator<Item = &LogEntry> {
-        self.log.iter()
+        self.log.entries()
+    }
+
+    /// All policies with their names, ascending by name.
+    pub fn policies(&self) -> impl ExactSizeIterator<Item = (&str, &Policy)> {
+        self.policies.iter()
+    }
+
+    /// The policy of that name.
+    pub fn policy(&self, name: &str) -> Option<&Policy> {
+        self.policies.get(name)
+    }
+
+    /// Takes a policy set on this node; false if the one known is the same or larger.
+    ///
+    /// # Errors
+    /// If the policy is out of bounds or there is no room for another.
+    pub fn put_policy(&mut self, name: impl Into<String>, policy: Policy) -> Result<bool, PolicyError> {
+        self.policies.put(name.into(), policy)
     }
 
     /// Changes what this node says about itself; the statement becomes newer than the last.
     ///
-    /// The id cannot be changed.
+    /// The id cannot be changed. With another incarnation the lives before it are no longer compared: what they have
+    /// lost is known by then.
     pub fn update_self(&mut self, change: impl FnOnce(&mut MemberEntry)) {
         if let Some(entry) = self.entries.get_mut(&self.me) {
+            let before = entry.incarnation;
             change(entry);
             entry.member = self.me.clone();
             entry.version += 1;
+            if entry.incarnation != before {
+                self.history = self.history.map(|history| SelfHistory {
+                    previous: None,
+                    ..history
+                });
+            }
         }
     }
 
@@ -213,14 +286,7 @@ impl View {
         if !newer || ring.cluster_id() != self.cluster {
             return false;
         }
-        if self.log.len() == LOG_ENTRIES_MAX {
-            self.log.pop_front();
-        }
-        self.log.push_back(LogEntry {
-            epoch: ring.epoch(),
-            hash: ring.hash(),
-            members: ring.members().iter().map(|member| member.id.clone()).collect(),
-        });
+        self.log.insert(LogEntry::from(ring.as_ref()));
         self.ring = Some(ring);
         true
     }
@@ -236,6 +302,9 @@ impl View {
             cluster: self.cluster,
             members: self.entries.values().map(digest).collect(),
             ring: self.ring.as_deref().map(RingVersion::from),
+            log: self.log.versions(),
+            policies: Some(self.policies.digest()),
+            claim: self.claim(),
         }
     }
 
@@ -276,6 +345,17 @@ impl View {
         if my_ring > digest.ring {
             delta.ring = self.ring.as_ref().map(|ring| ring.encode());
         }
+        wanted.log = self.log.lacks(&digest.log);
+        delta.log = self.log.beyond(&digest.log);
+        wanted.policies = digest
+            .policies
+            .is_some_and(|theirs| theirs != self.policies.digest());
+        if wanted.policies {
+            delta.policies = self.all_policies();
+        }
+        if let Some(claim) = &digest.claim {
+            delta.members.extend(self.contradicts(claim).cloned());
+        }
         Answer { delta, wanted }
     }
 
@@ -290,6 +370,10 @@ impl View {
         delta.members = known.cloned().collect();
         if wanted.ring {
             delta.ring = self.ring.as_ref().map(|ring| ring.encode());
+        }
+        delta.log = self.log.select(&wanted.log);
+        if wanted.policies {
+            delta.policies = self.all_policies();
         }
         delta
     }
@@ -309,7 +393,9 @@ impl View {
                 Err(refusal) => changes.refused.push(refusal),
             }
         }
-        for entry in delta.members.into_iter().take(DELTA_ENTRIES_MAX) {
+        self.hear_of_rings(delta.log, &mut changes);
+        self.hear_of_policies(delta.policies, &mut changes);
+        for entry in delta.members.into_iter().take(DELTA_ENTRIES_MAX + 1) {
             if let Err(error) = entry.check() {
                 changes.refused.push(error.into());
             } else if entry.member == self.me {
@@ -336,20 +422,58 @@ impl View {
         codec::decode(bytes)
     }
 
-    pub(super) fn from_parts(
-        cluster: ClusterId,
-        me: MemberId,
-        entries: BTreeMap<MemberId, MemberEntry>,
-        ring: Option<Arc<Ring>>,
-        log: VecDeque<LogEntry>,
-    ) -> Self {
+    pub(super) fn from_parts(parts: Parts) -> Self {
         Self {
-            cluster,
-            me,
-            entries,
-            ring,
-            log,
+            cluster: parts.cluster,
+            me: parts.me,
+            entries: parts.entries,
+            displaced: parts.displaced,
+            ring: parts.ring,
+            log: parts.log,
+            policies: parts.policies,
+            history: None,
         }
+    }
+
+    pub(super) fn displaced(&self) -> impl ExactSizeIterator<Item = &MemberEntry> {
+        self.displaced.values()
+    }
+
+    pub(super) fn policy_set(&self) -> &Policies {
+        &self.policies
+    }
+
+    fn all_policies(&self) -> Vec<(String, Policy)> {
+        let all = self.policies.iter();
+        all.map(|(name, policy)| (name.to_owned(), policy.clone()))
+            .collect()
+    }
+
+    /// How far this node can account for its own lives; nothing before it knows its past.
+    fn claim(&self) -> Option<Claim> {
+        let history = self.history?;
+        let me = self.me();
+        let present = Life {
+            incarnation: me.incarnation,
+            synced: history.recovered.max(me.synced),
+        };
+        let before = history.previous.map(|incarnation| Life {
+            incarnation,
+            synced: history.recovered,
+        });
+        Some(Claim {
+            member: self.me.clone(),
+            lives: std::iter::once(present).chain(before).collect(),
+        })
+    }
+
+    /// A statement of the claim's sender, from a life that it names, of more than it can account for.
+    fn contradicts(&self, claim: &Claim) -> Option<&MemberEntry> {
+        let known = [self.entries.get(&claim.member), self.displaced.get(&claim.member)];
+        known.into_iter().flatten().find(|entry| {
+            let mut lives = claim.lives.iter().take(LIVES_MAX);
+            lives.any(|life| life.incarnation == entry.incarnation && life.synced < entry.synced)
+        })
     }
 
     fn empty_delta(&self) -> Delta {
@@ -357,7 +481,31 @@ impl View {
             cluster: self.cluster,
             members: Vec::new(),
             ring: None,
+            log: Vec::new(),
+            policies: Vec::new(),
         }
+    }
+
+    fn hear_of_rings(&mut self, rings: Vec<LogEntry>, changes: &mut Changes) {
+        for entry in rings.into_iter().take(LOG_ENTRIES_MAX) {
+            if entry.is_sound() {
+                changes.log |= self.log.insert(entry);
+            } else {
+                changes.refused.push(Refusal::Log(entry.epoch));
+            }
+        }
+    }
+
+    fn hear_of_policies(&mut self, policies: Vec<(String, Policy)>, changes: &mut Changes) {
+        for (name, policy) in policies.into_iter().take(POLICIES_MAX) {
+            match self.policies.merge(name.clone(), policy) {
+                Ok(true) => changes.policies.push(name),
+                Ok(false) => {}
+                Err(error) => changes.refused.push(error.into()),
+            }
+        }
+        changes.policies.sort();
+        changes.policies.dedup();
     }
 
     fn check_ring(&self, bytes: Bytes) -> Result<Ring, Refusal> {
@@ -379,7 +527,20 @@ impl View {
             return;
         }
         changes.members.push(entry.member.clone());
-        self.entries.insert(entry.member.clone(), entry);
+        let (incarnation, synced) = (entry.incarnation, entry.synced);
+        if let Some(before) = self.entries.insert(entry.member.clone(), entry)
+            && (before.incarnation != incarnation || before.synced > synced)
+        {
+            self.keep_displaced(before);
+        }
+    }
+
+    /// Keeps the last statement of a life that is over, or of a larger `synced` than the member now says.
+    fn keep_displaced(&mut self, entry: MemberEntry) {
+        let kept = self.displaced.get(&entry.member);
+        if kept.is_none_or(|kept| (kept.incarnation, kept.synced) < (entry.incarnation, entry.synced)) {
+            self.displaced.insert(entry.member.clone(), entry);
+        }
     }
 
     fn hear_of_myself(&mut self, entry: &MemberEntry, changes: &mut Changes) {
@@ -390,7 +551,12 @@ impl View {
         let another_life = theirs.id != mine.id && theirs.generation >= mine.generation;
         // The same life has been started more often than this volume remembers: an older copy of it runs here.
         let later_start = theirs.id == mine.id && entry.starts > me.starts;
-        if another_life || later_start {
+        // A life that this volume remembers has synced more than is found here.
+        let rolled_back = self.history.is_some_and(|history| {
+            let before = history.previous == Some(theirs) && entry.synced > history.recovered;
+            before || (theirs == mine && entry.synced > history.recovered.max(me.synced))
+        });
+        if another_life || later_start || rolled_back {
             changes.self_superseded = changes.self_superseded.max(Some(theirs));
         } else if theirs == mine && entry.version > me.version {
             me.version = entry.version + 1;
@@ -412,6 +578,9 @@ impl View {
             .keys()
             .find(|id| **id != self.me && ring.index_of(id).is_none())
             .cloned();
-        stranger.is_some_and(|id| self.entries.remove(&id).is_some())
+        stranger.is_some_and(|id| {
+            self.displaced.remove(&id);
+            self.entries.remove(&id).is_some()
+        })
     }
 }

@@ -1,0 +1,68 @@
+//! How a member notices that its volume was put back in time, and how it tells others how far its storage has come.
+//!
+//! A member announces the sequence number up to which its storage is synced. Others keep the statement of its life
+//! before the present one too. In every digest the member says how far it can account for its lives; who has heard a
+//! larger number from one of them sends back the statement that proves it. Paper: §4.8.1 (which has no such check).
+
+use super::view::View;
+use crate::types::{Incarnation, MemberId};
+
+/// At most so often does a member announce how far its storage is synced.
+pub const ANNOUNCE_INTERVAL_MS: u64 = 10_000;
+
+/// What a member knows of its own past when it starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SelfHistory {
+    /// The life of the data before the present one, if this start began another.
+    pub previous: Option<Incarnation>,
+    /// The storage sequence number up to which the store was found at this start.
+    pub recovered: u64,
+}
+
+/// One life of a member and how far its storage has come in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Life {
+    /// Which life.
+    pub incarnation: Incarnation,
+    /// The largest storage sequence number that the member can account for.
+    pub synced: u64,
+}
+
+/// What the sender of a digest says about its own lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The sender.
+    pub member: MemberId,
+    /// At most [`LIVES_MAX`].
+    pub lives: Vec<Life>,
+}
+
+/// Lives that one claim names: the present one and the one before.
+pub const LIVES_MAX: usize = 2;
+
+/// Decides when a member says how far its storage is synced.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Announcer {
+    last_ms: Option<u64>,
+}
+
+impl Announcer {
+    /// Nothing has been announced in this process.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Raises what `view` says about its own storage to `synced`: at most every [`ANNOUNCE_INTERVAL_MS`], and only if it
+    /// has grown. True if it did. `now_ms` is monotonic; what is not yet synced must not be announced.
+    pub fn announce(&mut self, view: &mut View, synced: u64, now_ms: u64) -> bool {
+        let too_soon = self
+            .last_ms
+            .is_some_and(|last_ms| now_ms < last_ms.saturating_add(ANNOUNCE_INTERVAL_MS));
+        if too_soon || synced <= view.me().synced {
+            return false;
+        }
+        self.last_ms = Some(now_ms);
+        view.update_self(|me| me.synced = synced);
+        true
+    }
+}
