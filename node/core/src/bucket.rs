@@ -10,6 +10,7 @@ use std::collections::btree_map::Entry;
 
 use bytes::Bytes;
 
+use crate::crdt::{DataType, LeafType};
 use crate::quorum::{Quorum, QuorumError, QuorumOverrides};
 use crate::types::digest_u64;
 use crate::version::{open_frame, seal_frame};
@@ -145,9 +146,16 @@ impl Conflict {
         Self::Register,
     ];
 
-    /// True if values are made by operations only.
-    pub fn is_data_type(self) -> bool {
-        !matches!(self, Self::Siblings | Self::Lww)
+    /// What the values are, if they are made by operations only.
+    pub fn data_type(self) -> Option<DataType> {
+        match self {
+            Self::Siblings | Self::Lww => None,
+            Self::Counter => Some(DataType::Leaf(LeafType::Counter)),
+            Self::Set => Some(DataType::Leaf(LeafType::Set)),
+            Self::Map => Some(DataType::Map),
+            Self::Flag => Some(DataType::Leaf(LeafType::Flag)),
+            Self::Register => Some(DataType::Leaf(LeafType::Register)),
+        }
     }
 }
 

@@ -8,8 +8,8 @@ use bytes::Bytes;
 
 use crate::types::{Incarnation, OpId};
 use crate::version::{
-    Actor, COUNTER_MAX, Content, Dot, KeyState, Seen, Sibling, Stamp, open_frame, put_actor, read_actor,
-    seal_frame,
+    Actor, COUNTER_MAX, Content, Dot, KeyState, STAMP_AHEAD_MS_MAX, Seen, Sibling, Stamp, open_frame,
+    put_actor, read_actor, seal_frame,
 };
 use crate::wire::{DecodeError, Reader, put_varint};
 
@@ -78,6 +78,15 @@ pub enum UpdateRefused {
         siblings: usize,
         /// The limit in effect.
         siblings_max: usize,
+    },
+    /// In a bucket whose last write wins, the write would hide all others until that time has come.
+    #[error(
+        "the write's stamp lies {ahead_ms} ms ahead of this node's clock, {max} ms at most are accepted; check the clocks of the nodes",
+        max = STAMP_AHEAD_MS_MAX
+    )]
+    StampAhead {
+        /// Milliseconds.
+        ahead_ms: u64,
     },
 }
 
@@ -152,6 +161,41 @@ pub fn coordinate(
         dot,
         replayed: false,
     })
+}
+
+/// As [`coordinate`], in a bucket whose last write wins: the write also supersedes every sibling here with a smaller
+/// stamp, so that a record keeps one value however many blind puts it gets. What lies ahead of it stays, and shows. A
+/// retry of a sibling that is here is found as such, and supersedes nothing. Row D48.
+///
+/// # Errors
+/// If the write's stamp lies too far ahead of `wall_ms`: this node's clock has been set back.
+pub fn coordinate_lww(
+    stored: Option<&KeyState>,
+    entry: Option<&EpochEntry>,
+    minter: &mut Minter,
+    mut update: Update,
+    wall_ms: u64,
+) -> Result<Coordinated, UpdateRefused> {
+    if !update.stamp.is_plausible(wall_ms) {
+        let ahead_ms = update.stamp.ms() - wall_ms;
+        return Err(UpdateRefused::StampAhead { ahead_ms });
+    }
+    if let Some(stored) = stored {
+        let stays = |sibling: &Sibling| {
+            let repeated =
+                update.op_id.is_some() && sibling.op_id == update.op_id && sibling.content == update.content;
+            repeated || sibling.stamp >= update.stamp
+        };
+        if stored.siblings().values().any(stays) {
+            let older = stored.siblings().iter().filter(|(_, sibling)| !stays(sibling));
+            let older: Seen = older.map(|(dot, _)| *dot).collect();
+            update.context.union(&older);
+        } else {
+            // The same, in fewer bytes.
+            update.context.union(stored.seen());
+        }
+    }
+    coordinate(stored, entry, minter, update, usize::MAX)
 }
 
 /// Merges what another node sent into the record: the one replica operation. Never refused.
@@ -245,7 +289,7 @@ fn replay(stored: &KeyState, context: &Seen, retry: &Sibling) -> Option<Coordina
 /// The stored entry counts on, unless it belongs to another life of this node, or `known_max` says that somebody
 /// knows a write of its actor which the entry does not: then this node's memory is older than its name, counting on
 /// could give a dot twice, and a new epoch begins. The same test holds for the new epoch, against forged contexts.
-fn next_entry(
+pub(crate) fn next_entry(
     entry: Option<&EpochEntry>,
     minter: &mut Minter,
     known_max: impl Fn(Actor) -> u64,

@@ -14,9 +14,12 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use dynamo_core::bucket::{BucketPolicy, Buckets, Conflict, ReadRepair};
+use dynamo_core::crdt::{
+    self, DataType, FieldOperation, LeafOperation, LeafType, Operation, TypedUpdate, Value,
+};
 use dynamo_core::listing::Position;
-use dynamo_core::replica::EpochEntry;
-use dynamo_core::types::{ClusterId, KeyHash};
+use dynamo_core::replica::{EpochEntry, Minter};
+use dynamo_core::types::{ClusterId, Incarnation, KeyHash};
 use dynamo_core::version::{Actor, COUNTER_MAX, Content, Context, Dot, KeyState, Seen, Sibling, Stamp};
 use dynamo_core::wire::DecodeError;
 
@@ -233,6 +236,93 @@ fn bucket_policies() {
     both.put(sparse).unwrap();
     let bytes = golden("buckets-v1-one", &both.encode());
     assert_eq!(Buckets::decode(bytes), Ok(both));
+}
+
+/// The value that two nodes have made: one after the other, the second with an op id and a context.
+fn typed(data_type: DataType, first: Operation, second: Operation) -> Value {
+    let mut state = KeyState::new();
+    let ahead = dot(0x99aa_bbcc_ddee_ff00, 3, 9);
+    for (id, operation, op_id) in [(1, first, None), (2, second, Some([0xab; 16]))] {
+        let context = state.seen().clone();
+        let incarnation = Incarnation { generation: 1, id };
+        let mut minter = Minter::new(incarnation, 70_000);
+        let update = TypedUpdate {
+            operation,
+            context: Some(if id == 1 {
+                context
+            } else {
+                Seen::from_iter([ahead])
+            }),
+            op_id,
+            stamp: Stamp(1_700_000_000_000 << 16 | id),
+            expires_at_ms: None,
+            wall_ms: 0,
+            value_bytes_max: 1 << 20,
+        };
+        state = crdt::coordinate(data_type, Some(&state), None, &mut minter, update)
+            .unwrap()
+            .state;
+    }
+    crdt::resolve(data_type, &state, 0).unwrap()
+}
+
+#[test]
+fn typed_values() {
+    let text = |text: &'static str| Bytes::from_static(text.as_bytes());
+    let field = |name, operation| {
+        let name = text(name);
+        FieldOperation::Update { name, operation }
+    };
+    let (first, second) = (
+        Operation::Map(vec![
+            field("potato", LeafOperation::Increment(2)),
+            field("tags", LeafOperation::Add(vec![text("fresh"), text("cheap")])),
+            field("open", LeafOperation::Enable),
+        ]),
+        Operation::Map(vec![
+            field("potato", LeafOperation::Increment(-300)),
+            field("tags", LeafOperation::Remove(vec![text("fresh")])),
+            field("owner", LeafOperation::Assign(text("Alice"))),
+        ]),
+    );
+    let pair = |first, second| (Operation::Leaf(first), Operation::Leaf(second));
+    let element = |name| vec![text(name)];
+    let cases = [
+        (
+            "counter",
+            LeafType::Counter,
+            pair(
+                LeafOperation::Increment(7),
+                LeafOperation::Increment(i64::MIN + 1),
+            ),
+        ),
+        (
+            "set",
+            LeafType::Set,
+            pair(
+                LeafOperation::Add(element("potato")),
+                LeafOperation::Remove(element("onion")),
+            ),
+        ),
+        (
+            "flag",
+            LeafType::Flag,
+            pair(LeafOperation::Enable, LeafOperation::Disable),
+        ),
+        (
+            "register",
+            LeafType::Register,
+            pair(LeafOperation::Assign(text("a")), LeafOperation::Assign(text("b"))),
+        ),
+    ];
+    let leaves = cases
+        .into_iter()
+        .map(|(name, leaf_type, operations)| (name, DataType::Leaf(leaf_type), operations));
+    for (name, data_type, (first, second)) in leaves.chain([("map", DataType::Map, (first, second))]) {
+        let value = typed(data_type, first, second);
+        let bytes = golden(&format!("typed-v1-{name}"), &value.encode());
+        assert_eq!(Value::decode(bytes, data_type), Ok(value), "{name}");
+    }
 }
 
 #[test]

@@ -329,6 +329,111 @@ fn entries_are_read_as_they_were_written() {
     }
 }
 
+/// D48, the "password" demo: two clients change a password on two sides of a split; afterwards one of the two is in
+/// force, on every replica the same, and blind puts do not pile up.
+#[test]
+fn the_last_write_wins_on_all_replicas() {
+    let now = |ms: u64| Stamp::from_ms(ms);
+    let lww = |node: &mut Node, value, stamp| {
+        let update = Update { stamp, ..put(value) };
+        let (state, entry) = (node.state.clone(), node.entry);
+        let done = coordinate_lww(state.as_ref(), entry.as_ref(), &mut node.minter, update, 1_000)?;
+        node.state = Some(done.state.clone());
+        node.entry = done.entry.or(entry);
+        Ok::<_, UpdateRefused>(done)
+    };
+    let winner = |node: &Node| {
+        let (_, sibling) = node.state.as_ref()?.lww_winner(1_000)?;
+        sibling.value().cloned()
+    };
+    let (mut a, mut b) = (Node::new(1), Node::new(2));
+    lww(&mut a, "hunter2", now(900)).unwrap();
+    lww(&mut a, "hunter3", now(910)).unwrap();
+    lww(&mut b, "letmein", now(905)).unwrap();
+    let (from_a, from_b) = (a.state.clone().unwrap(), b.state.clone().unwrap());
+    a.take_in(&from_b);
+    b.take_in(&from_a);
+    assert_eq!(a.state, b.state);
+    assert_eq!(winner(&a), Some(Bytes::from_static(b"hunter3")));
+    // Equal stamps: the larger dot.
+    let mut both = from_b;
+    both.merge(&KeyState::from_write(
+        &Seen::new(),
+        Dot {
+            actor: Actor {
+                incarnation: 9,
+                epoch: 0,
+            },
+            counter: 1,
+        },
+        Sibling {
+            stamp: now(905),
+            ..sibling("tie")
+        },
+    ));
+    let (dot, _) = both.lww_winner(1_000).unwrap();
+    assert_eq!(dot.actor.incarnation, 9);
+
+    lww(&mut a, "swordfish", now(920)).unwrap();
+    assert_eq!(a.state.as_ref().unwrap().siblings().len(), 1);
+    let future = now(1_000 + STAMP_AHEAD_MS_MAX);
+    lww(&mut b, "tomorrow", future).unwrap();
+    assert_eq!(
+        lww(&mut a, "too late", Stamp::from_ms(1_001 + STAMP_AHEAD_MS_MAX)).map(|done| done.dot),
+        Err(UpdateRefused::StampAhead {
+            ahead_ms: STAMP_AHEAD_MS_MAX + 1
+        })
+    );
+    a.take_in(b.state.as_ref().unwrap());
+    lww(&mut a, "today", now(1_000)).unwrap();
+    assert_eq!(
+        winner(&a),
+        Some(Bytes::from_static(b"tomorrow")),
+        "what lies ahead stays"
+    );
+    assert_eq!(a.state.as_ref().unwrap().siblings().len(), 2);
+}
+
+/// D48: a delete is a write like any other, and a retry is the write that it repeats.
+#[test]
+fn a_later_tombstone_wins_and_a_retry_is_found() {
+    let mut node = Node::new(1);
+    let attempt = |stamp| Update {
+        op_id: Some([7; 16]),
+        stamp: Stamp::from_ms(stamp),
+        ..put("x")
+    };
+    let first = coordinate_lww(None, None, &mut node.minter, attempt(5), 10).unwrap();
+    let entry = first.entry;
+    let again = coordinate_lww(
+        Some(&first.state),
+        entry.as_ref(),
+        &mut node.minter,
+        attempt(8),
+        10,
+    )
+    .unwrap();
+    assert!(again.replayed && again.dot == first.dot);
+    let delete = Update {
+        content: Content::Tombstone,
+        stamp: Stamp::from_ms(9),
+        ..put("")
+    };
+    let elsewhere = coordinate_lww(
+        None,
+        None,
+        &mut Minter::new(Incarnation { generation: 1, id: 2 }, 0),
+        delete,
+        10,
+    );
+    let both = merge(Some(first.state), &elsewhere.unwrap().state).state;
+    assert_eq!(both.lww_winner(10), None);
+    assert!(
+        !both.is_deleted(10),
+        "to a reader who keeps siblings it would live"
+    );
+}
+
 fn sibling(value: &'static str) -> Sibling {
     let Update {
         content,

@@ -113,7 +113,7 @@ pub(crate) fn read_actor(reader: &mut Reader) -> Result<Actor, DecodeError> {
 }
 
 /// Appends a set of dots.
-pub(super) fn put_seen(out: &mut Vec<u8>, seen: &Seen) {
+pub(crate) fn put_seen(out: &mut Vec<u8>, seen: &Seen) {
     put_varint(out, seen.runs().len() as u64);
     for (actor, runs) in seen.runs() {
         put_actor(out, *actor);
@@ -129,7 +129,7 @@ pub(super) fn put_seen(out: &mut Vec<u8>, seen: &Seen) {
 }
 
 /// Reads a set of dots.
-pub(super) fn read_seen(reader: &mut Reader) -> Result<Seen, DecodeError> {
+pub(crate) fn read_seen(reader: &mut Reader) -> Result<Seen, DecodeError> {
     let mut actors = BTreeMap::new();
     for _ in 0..reader.count(ACTOR_BYTES_MIN + 1 + RUN_BYTES_MIN)? {
         let actor = read_actor(reader)?;

@@ -23,7 +23,7 @@ mod state;
 mod truncate;
 
 pub use codec::STATE_FORMAT_VERSION;
-pub(crate) use codec::{open_frame, put_actor, read_actor, seal_frame};
+pub(crate) use codec::{open_frame, put_actor, put_seen, read_actor, read_seen, seal_frame};
 pub use context::{CONTEXT_BYTES_MAX, Context, ContextError};
 pub use dot::{Actor, COUNTER_MAX, Dot};
 pub use hlc::{Hlc, STAMP_AHEAD_MS_MAX, Stamp};

@@ -6,9 +6,13 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
+use dynamo_core::bucket::{BucketPolicy, Buckets, Conflict, ReadRepair};
+use dynamo_core::crdt::{
+    self, DataType, FieldOperation, LeafOperation, LeafType, Operation, TypedUpdate, Value,
+};
 use dynamo_core::listing::Position;
-use dynamo_core::replica::EpochEntry;
-use dynamo_core::types::{ClusterId, KeyHash};
+use dynamo_core::replica::{EpochEntry, Minter};
+use dynamo_core::types::{ClusterId, Incarnation, KeyHash};
 use dynamo_core::version::{Actor, Content, Context, Dot, KeyState, Seen, Sibling, Stamp};
 use dynamo_core::wire::{DecodeError, Reader, put_bytes, put_varint};
 
@@ -84,19 +88,102 @@ fn state(random: &mut XorShift) -> KeyState {
     state
 }
 
+const DATA_TYPES: [DataType; 5] = [
+    DataType::Leaf(LeafType::Counter),
+    DataType::Leaf(LeafType::Set),
+    DataType::Leaf(LeafType::Flag),
+    DataType::Leaf(LeafType::Register),
+    DataType::Map,
+];
+
+/// A value of any type after a few operations by two nodes.
+fn typed(random: &mut XorShift) -> Bytes {
+    let data_type = DATA_TYPES[random.below(5)];
+    let mut state = KeyState::new();
+    for _ in 0..=random.below(3) {
+        let leaf_type = match data_type {
+            DataType::Leaf(leaf_type) => leaf_type,
+            DataType::Map => [
+                LeafType::Counter,
+                LeafType::Set,
+                LeafType::Flag,
+                LeafType::Register,
+            ][random.below(4)],
+        };
+        let element = Bytes::from(vec![random.next() as u8; random.below(3)]);
+        let leaf = match (leaf_type, random.below(2)) {
+            (LeafType::Counter, _) => LeafOperation::Increment((random.number() >> 8).cast_signed()),
+            (LeafType::Set, 0) => LeafOperation::Add(vec![element]),
+            (LeafType::Set, _) => LeafOperation::Remove(vec![element]),
+            (LeafType::Flag, 0) => LeafOperation::Enable,
+            (LeafType::Flag, _) => LeafOperation::Disable,
+            (LeafType::Register, _) => LeafOperation::Assign(element),
+        };
+        let operation = match data_type {
+            DataType::Leaf(_) => Operation::Leaf(leaf),
+            DataType::Map => Operation::Map(vec![FieldOperation::Update {
+                name: Bytes::from_static(b"f"),
+                operation: leaf,
+            }]),
+        };
+        let update = TypedUpdate {
+            operation,
+            context: Some(seen(random)),
+            op_id: (random.below(2) == 0).then_some([random.below(3) as u8; 16]),
+            stamp: Stamp(random.number()),
+            expires_at_ms: None,
+            wall_ms: 0,
+            value_bytes_max: 1 << 20,
+        };
+        let mut minter = Minter::new(
+            Incarnation {
+                generation: 1,
+                id: random.below(2) as u64,
+            },
+            random.below(2) as u64,
+        );
+        if let Ok(done) = crdt::coordinate(data_type, Some(&state), None, &mut minter, update) {
+            state.merge(&done.delta);
+        }
+    }
+    crdt::resolve(data_type, &state, 0).unwrap().encode()
+}
+
+fn policy(random: &mut XorShift, name: &str) -> BucketPolicy {
+    BucketPolicy {
+        name: name.into(),
+        version: 1,
+        n: (random.below(2) == 0).then_some(3),
+        r: None,
+        w: (random.below(2) == 0).then_some(2),
+        conflict: [Conflict::Siblings, Conflict::Map][random.below(2)],
+        ttl_ms: (random.below(2) == 0).then(|| 1 + random.number() % 1_000_000),
+        read_repair: ReadRepair::Async,
+    }
+}
+
 /// Bytes that are, or once were, an encoding of something.
 fn input(random: &mut XorShift) -> Vec<u8> {
-    let valid = match random.below(5) {
+    let valid = match random.below(9) {
         0 => Context { seen: seen(random) }.encode(CLUSTER, KEY),
         1 => EpochEntry {
             actor: dot(random).actor,
             counter: dot(random).counter,
         }
         .encode(),
-        2 => Position::new(["a", "b-c"][random.below(2)], &[0; 9][..random.below(9)])
+        2 | 8 => Position::new(["a", "b-c"][random.below(2)], &[0; 9][..random.below(9)])
             .unwrap()
             .as_bytes()
             .clone(),
+        3 => typed(random),
+        4 => policy(random, "a-bucket").encode(),
+        5 => {
+            let mut buckets = Buckets::new();
+            for name in &["a", "b-c", "d"][..random.below(4)] {
+                buckets.put(policy(random, name)).unwrap();
+            }
+            buckets.encode()
+        }
         _ => state(random).encode(),
     };
     let mut bytes = valid.to_vec();
@@ -135,7 +222,7 @@ fn mutate(random: &mut XorShift, bytes: &mut Vec<u8>) {
 }
 
 /// Which decoders accept the input.
-fn decode_all(input: &Bytes, random: &mut XorShift) -> [bool; 4] {
+fn decode_all(input: &Bytes, random: &mut XorShift) -> [bool; 7] {
     let state = KeyState::decode(input.clone());
     if let Ok(state) = &state {
         assert_eq!(state.encode(), *input);
@@ -158,8 +245,40 @@ fn decode_all(input: &Bytes, random: &mut XorShift) -> [bool; 4] {
             Ok(position)
         );
     }
+    let policy = BucketPolicy::decode(input.clone());
+    if let Ok(policy) = &policy {
+        assert_eq!(policy.encode(), *input);
+        assert_eq!(policy.check(), Ok(()));
+    }
+    let buckets = Buckets::decode(input.clone());
+    if let Ok(buckets) = &buckets {
+        assert_eq!(buckets.encode(), *input);
+    }
     read_fields(input, random);
-    [state.is_ok(), context.is_ok(), entry.is_ok(), position.is_ok()]
+    [
+        state.is_ok(),
+        context.is_ok(),
+        entry.is_ok(),
+        position.is_ok(),
+        policy.is_ok(),
+        buckets.is_ok(),
+        DATA_TYPES
+            .map(|data_type| typed_is_ok(input, data_type))
+            .contains(&true),
+    ]
+}
+
+/// What is accepted as a value can also be read, merged and written upon.
+fn typed_is_ok(input: &Bytes, data_type: DataType) -> bool {
+    let Ok(value) = Value::decode(input.clone(), data_type) else {
+        return false;
+    };
+    assert_eq!(value.encode(), *input);
+    value.view();
+    let mut merged = value.clone();
+    merged.merge(&value);
+    assert_eq!(merged, value);
+    true
 }
 
 /// Reads random fields until one is refused; what was read is what would have been written.
@@ -197,7 +316,7 @@ fn read_fields(input: &Bytes, random: &mut XorShift) {
 #[test]
 fn decoders_survive_random_and_mutated_inputs() {
     let mut random = XorShift(0x000d_ecad_e5ee_d001);
-    let mut accepted = [0u32; 4];
+    let mut accepted = [0u32; 7];
     for number in 0..INPUTS {
         let input = Bytes::from(input(&mut random));
         let Ok(accepts) = catch_unwind(AssertUnwindSafe(|| decode_all(&input, &mut random))) else {

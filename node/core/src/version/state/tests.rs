@@ -121,6 +121,30 @@ fn a_tombstone_beside_a_value_is_a_concurrent_delete() {
     assert_eq!(live(&both), [(dot(3, 1), b"y".as_slice())]);
 }
 
+/// D17: at its time a value counts as deleted on every replica, with no change of what replicas compare.
+#[test]
+fn an_expired_value_reads_as_deleted_and_changes_no_digest() {
+    let expiring = Sibling {
+        expires_at_ms: Some(1_000),
+        ..value("x")
+    };
+    let state = write(&[], dot(1, 1), expiring);
+    let digest = state.digest();
+    assert!(!state.is_deleted(999) && state.live(999).len() == 1 && !state.is_reapable(999));
+    assert!(state.is_deleted(1_000) && state.live(1_000).is_empty() && state.is_reapable(1_000));
+    assert_eq!(
+        (state.lww_winner(999).is_some(), state.lww_winner(1_000)),
+        (true, None)
+    );
+    assert!(!state.has_tombstone());
+    assert_eq!(KeyState::decode(state.encode()).unwrap().digest(), digest);
+
+    let both = merged(&state, &write(&[], dot(2, 1), value("stays")));
+    assert_eq!(live(&both), [(dot(1, 1), b"x".as_slice()), (dot(2, 1), b"stays")]);
+    assert_eq!(both.live(1_000).len(), 1);
+    assert!(!both.is_reapable(1_000));
+}
+
 #[test]
 fn a_merge_says_whether_it_changed_anything() {
     let old = write(&[], dot(1, 1), value("x"));
