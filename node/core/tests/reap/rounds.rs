@@ -8,7 +8,8 @@ use dynamo_core::reap::{
     ReapParties, ReapReport, Refusal, Removal, Replica, Round, Standing, Target, agree, clear, commit,
     prepare, visible_to_exchange,
 };
-use dynamo_core::types::MemberId;
+use dynamo_core::replica::{EpochEntry, Minter, Update, coordinate, merge};
+use dynamo_core::types::{Incarnation, MemberId};
 use dynamo_core::version::{Actor, Content, Dot, KeyState, Seen, Sibling, Stamp};
 
 use super::model::State;
@@ -531,5 +532,45 @@ fn the_model_merges_as_records_do() {
                 "{left:?} {right:?}"
             );
         }
+    }
+}
+
+/// By the real records: v, its delete, a removal forced past a hint with v, a new put, then the hint.
+#[test]
+fn z2_a_new_actor_keeps_a_recreated_record_from_old_states() {
+    let incarnation = Incarnation { generation: 1, id: 9 };
+    let mut minter = Minter::new(incarnation, 0);
+    let mut write = |record: Option<&KeyState>, entry: Option<&EpochEntry>, content, context: &Seen| {
+        let update = Update {
+            content,
+            context: context.clone(),
+            op_id: None,
+            stamp: Stamp::default(),
+            expires_at_ms: None,
+        };
+        coordinate(record, entry, &mut minter, update, 100).unwrap()
+    };
+    let value = |text: &'static str| Content::Value(Bytes::from_static(text.as_bytes()));
+    let v = write(None, None, value("v"), &Seen::new());
+    let deleted = write(
+        Some(&v.state),
+        v.entry.as_ref(),
+        Content::Tombstone,
+        v.state.seen(),
+    );
+    // Record and epoch entry are gone together.
+    let blind = write(None, None, value("w"), &Seen::new());
+    let informed = write(None, None, value("w"), deleted.state.seen());
+    for old in [&v.delta, &deleted.state] {
+        let after = merge(Some(blind.state.clone()), old).state;
+        assert!(
+            after.siblings().contains_key(&blind.dot),
+            "no old state knows the new actor"
+        );
+        let after = merge(Some(informed.state.clone()), old).state;
+        assert!(
+            after.siblings().keys().eq([&informed.dot]),
+            "whoever has read the delete gets no zombie"
+        );
     }
 }
