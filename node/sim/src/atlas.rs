@@ -22,6 +22,17 @@ pub fn may_empty(sh: &Shared, nodes: &[Node], victim: usize) -> bool {
         && sh.keys.all().all(|key| copies_elsewhere(sh, nodes, victim, key))
 }
 
+/// May the disk of a node be put back to that copy? Only if what is lost can be noticed: some peer has heard of more.
+pub fn may_put_back(sh: &Shared, nodes: &[Node], victim: usize, copy: &Disk) -> bool {
+    let me = &sh.members[victim];
+    let noticed = nodes
+        .iter()
+        .filter(|node| node.me != victim)
+        .filter_map(|node| node.process.as_ref()?.view.get(me))
+        .any(|entry| entry.synced > copy.sequence);
+    noticed && may_empty(sh, nodes, victim)
+}
+
 /// May a record of a node be damaged?
 pub fn may_corrupt(sh: &Shared, nodes: &[Node], victim: usize, key: KeyIx) -> bool {
     nodes.iter().all(is_whole)

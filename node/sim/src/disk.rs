@@ -68,8 +68,8 @@ pub struct Disk {
     unsynced: VecDeque<Vec<(Place, Option<Value>)>>,
     /// Records whose bytes are damaged.
     corrupt: BTreeMap<Place, ()>,
-    /// Batches that a sync covers.
-    pub synced_batches: u64,
+    /// Batches written since the disk was new.
+    pub sequence: u64,
     /// Every read fails.
     pub read_errors: bool,
     /// The next sync fails.
@@ -160,12 +160,17 @@ impl Disk {
             undo.push((place, before));
         }
         self.unsynced.push_back(undo);
+        self.sequence += 1;
     }
 
     /// Makes everything written so far durable.
     pub fn sync(&mut self) {
-        self.synced_batches += self.unsynced.len() as u64;
         self.unsynced.clear();
+    }
+
+    /// Batches that the loss of power cannot take.
+    pub fn synced(&self) -> u64 {
+        self.sequence - self.unsynced.len() as u64
     }
 
     /// Batches that the loss of power may take.
@@ -180,6 +185,7 @@ impl Disk {
         while self.unsynced.len() > kept {
             if let Some(undo) = self.unsynced.pop_back() {
                 gone += 1;
+                self.sequence -= 1;
                 for (place, before) in undo.into_iter().rev() {
                     match before {
                         Some(value) => self.visible.insert(place, value),
@@ -196,6 +202,7 @@ impl Disk {
     pub fn snapshot(&self) -> Self {
         let mut copy = self.clone();
         for undo in std::mem::take(&mut copy.unsynced).into_iter().rev() {
+            copy.sequence -= 1;
             for (place, before) in undo.into_iter().rev() {
                 match before {
                     Some(value) => copy.visible.insert(place, value),

@@ -37,6 +37,8 @@ pub enum Class {
     Corrupt,
     /// The disk is replaced by an empty one.
     EmptyDisk,
+    /// The disk is put back in time.
+    OldDisk,
     /// The wall clock jumps.
     ClockStep,
     /// The clock runs too fast or too slow; set at a start.
@@ -74,6 +76,8 @@ pub enum Fault {
     Corrupt(NodeIx, u64),
     /// See [`Class::EmptyDisk`].
     EmptyDisk(NodeIx, u64),
+    /// By so many milliseconds; the node is back after the second time. See [`Class::OldDisk`].
+    OldDisk(NodeIx, u64, u64),
     /// By milliseconds.
     ClockStep(NodeIx, i64),
     /// The rate from the next start on.
@@ -85,7 +89,7 @@ pub type Plan = Vec<(u64, Fault)>;
 
 impl Class {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Kill,
         Self::Power,
         Self::PowerAll,
@@ -100,6 +104,7 @@ impl Class {
         Self::ReadError,
         Self::Corrupt,
         Self::EmptyDisk,
+        Self::OldDisk,
         Self::ClockStep,
         Self::ClockDrift,
     ];
@@ -136,6 +141,7 @@ fn draw(class: Class, knobs: &Knobs, rng: &mut Rng) -> Fault {
         Class::ReadError => Fault::ReadError(node, short),
         Class::Corrupt => Fault::Corrupt(node, rng.bits()),
         Class::EmptyDisk => Fault::EmptyDisk(node, short),
+        Class::OldDisk => Fault::OldDisk(node, rng.between(1000, 6000), short),
         Class::ClockStep => {
             let far = if rng.coin() { 10_000 } else { 315_576_000_000 };
             Fault::ClockStep(node, rng.below(2 * far) as i64 - far as i64)

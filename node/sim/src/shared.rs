@@ -63,6 +63,8 @@ pub enum Event {
     Restart(NodeIx),
     /// The next phase of the run begins.
     Phase,
+    /// Disks are copied, to be put back later.
+    Copy,
 }
 
 /// A process's timer.

@@ -21,13 +21,15 @@ use crate::knobs::{Durability, Knobs};
 use crate::messages::{Body, Envelope, NodeIx, Reply};
 use crate::nemesis::{Fault, Plan};
 use crate::network::Quality;
-use crate::node::{Node, boot};
+use crate::node::{Exit, Node, boot};
 use crate::rng::Rng;
 use crate::shared::{Event, Shared, Stats, Violation};
 
 /// Everything must be equal within so many simulated milliseconds.
 const QUIET_WITHIN_MS: u64 = 120_000;
 const QUIET_CHECK_MS: u64 = 500;
+/// Time between two copies of the disks.
+const COPY_MS: u64 = 1000;
 /// Detectors learn what is broken; then operations must succeed.
 const LIVENESS_GRACE_MS: u64 = 1500;
 
@@ -78,6 +80,8 @@ pub struct World {
     /// Acknowledged writes may be gone by the mode's own rules.
     excused: bool,
     broken: Vec<NodeIx>,
+    /// By node: when, records, hints.
+    copies: Vec<Vec<(u64, Disk, Disk)>>,
 }
 
 /// Runs a seed's knobs with a plan.
@@ -105,6 +109,10 @@ impl World {
         for (index, (at_ms, _)) in plan.iter().enumerate() {
             sh.queue.push(at_ms * 1000, Event::Fault(index));
         }
+        if plan.iter().any(|(_, fault)| matches!(fault, Fault::OldDisk(..))) {
+            sh.queue.push(COPY_MS * 1000, Event::Copy);
+        }
+        let count = nodes.len();
         let ends_us = sh.knobs.safety_ms * 1000;
         sh.queue.push(ends_us, Event::Phase);
         Self {
@@ -117,6 +125,7 @@ impl World {
             quiet_since_us: 0,
             excused: false,
             broken: Vec::new(),
+            copies: vec![Vec::new(); count],
         }
     }
 
@@ -203,6 +212,7 @@ impl World {
                 }
             }
             Event::Phase => self.next_phase(),
+            Event::Copy => self.keep_copies(),
         }
     }
 
@@ -246,16 +256,16 @@ impl World {
     /// A process that must end does.
     fn after(&mut self, node: NodeIx) {
         let exit = self.nodes[node].process.as_ref().and_then(|process| process.exit);
-        if let Some(after_ms) = exit {
-            let now_us = self.sh.now_us;
-            self.sh
-                .trace
-                .line(now_us, || format!("n{node} ends after a failed sync"));
-            self.excused |= self.sh.knobs.durability != Durability::Every;
-            self.crash(node, true);
-            self.nodes[node].dark = false;
-            boot::restart_later(&mut self.sh, node, after_ms);
+        let Some(exit) = exit else { return };
+        let now_us = self.sh.now_us;
+        self.sh.trace.line(now_us, || format!("n{node} ends: {exit:?}"));
+        self.excused |= self.sh.knobs.durability != Durability::Every;
+        self.crash(node, true);
+        self.nodes[node].dark = false;
+        if exit == Exit::SetAside {
+            self.nodes[node].set_aside(&self.sh);
         }
+        boot::restart_later(&mut self.sh, node, 200);
     }
 
     fn crash(&mut self, node: NodeIx, power: bool) {
@@ -346,6 +356,7 @@ impl World {
             }
             Fault::Corrupt(node, random) => self.corrupt(node, random),
             Fault::EmptyDisk(node, ms) => self.empty(index, node, ms),
+            Fault::OldDisk(node, back_ms, ms) => self.put_back(index, node, back_ms, ms),
             Fault::ClockStep(node, ms) => {
                 let skew_ms = &mut self.nodes[node].clock.skew_ms;
                 *skew_ms = skew_ms
@@ -401,6 +412,40 @@ impl World {
         self.sh.trace.line(now_us, || {
             format!("n{node}: the disk is replaced by an empty one")
         });
+    }
+
+    /// The disk is replaced by a copy of what it held that long ago.
+    fn put_back(&mut self, index: usize, node: NodeIx, back_ms: u64, ms: u64) {
+        let wanted_us = self.sh.now_us.saturating_sub(back_ms * 1000);
+        let copy = self.copies[node]
+            .iter()
+            .rev()
+            .find(|(at_us, ..)| *at_us <= wanted_us);
+        let Some((_, disk, hints)) = copy.cloned() else {
+            return;
+        };
+        if self.nodes[node].down_by.is_some() || !atlas::may_put_back(&self.sh, &self.nodes, node, &disk) {
+            self.sh.stats.spared += 1;
+            return;
+        }
+        self.take_down(index, node, ms, true);
+        self.nodes[node].disk = disk;
+        self.nodes[node].hints = hints;
+        let now_us = self.sh.now_us;
+        self.sh.trace.line(now_us, || {
+            format!("n{node}: the disk is put back by {back_ms} ms")
+        });
+    }
+
+    /// Keeps copies of the disks, for faults that put one back.
+    fn keep_copies(&mut self) {
+        for (node, copies) in self.nodes.iter().zip(&mut self.copies) {
+            copies.push((self.sh.now_us, node.disk.snapshot(), node.hints.snapshot()));
+        }
+        let at_us = self.sh.now_us + COPY_MS * 1000;
+        if self.phase == Phase::Safety {
+            self.sh.queue.push(at_us, Event::Copy);
+        }
     }
 
     fn undo_fault(&mut self, index: usize) {

@@ -5,11 +5,12 @@ use std::rc::Rc;
 use dynamo_core::coordinator::{Ack, FailureKind, ReplicaFailure};
 use dynamo_core::handoff::hint_targets;
 use dynamo_core::membership::{Changes, Delta, Target};
+use dynamo_core::recovery::Recovery;
 use dynamo_core::replica::Minter;
 use dynamo_core::types::Incarnation;
 use dynamo_core::version::KeyState;
 
-use super::{Live, boot};
+use super::{Exit, Live, boot};
 use crate::disk::{Place, Value};
 use crate::keys::KeyIx;
 use crate::messages::{NodeIx, Reply, Request};
@@ -26,6 +27,11 @@ const HINTS_IN_FLIGHT: usize = 16;
 impl Live<'_> {
     /// One exchange of news with a peer or seed.
     pub fn gossip_round(&mut self) {
+        let synced = self.disk.synced();
+        if self.p.view.me().synced < synced {
+            // The real shell says so every ten seconds only.
+            self.p.view.update_self(|me| me.synced = synced);
+        }
         let random = self.sh.rng.bits();
         let target = self.p.gossip.next_target(&self.p.view, &self.p.detector, random);
         let peer = target.map(|target| match target {
@@ -40,6 +46,7 @@ impl Live<'_> {
             self.call(peer, timeout_ms, Request::Digest(digest), move |live, result| {
                 let Ok(Reply::Gossip(answer)) = result else { return };
                 live.take_news(answer.delta);
+                live.p.confirmed = true;
                 let wanted = answer.wanted;
                 if wanted.ring || !wanted.members.is_empty() {
                     let delta = Box::new(live.p.view.delta_for(&wanted));
@@ -48,7 +55,11 @@ impl Live<'_> {
                 }
             });
         }
-        let pause_ms = if self.serving() { GOSSIP_MS } else { JOINING_MS };
+        let pause_ms = if self.serving() && self.p.confirmed {
+            GOSSIP_MS
+        } else {
+            JOINING_MS
+        };
         self.timer(pause_ms, Timer::Gossip);
     }
 
@@ -61,29 +72,48 @@ impl Live<'_> {
         if let Some(remembered) = changes.self_superseded
             && self.sh.knobs.mistake != Some(Mistake::SameIncarnationAfterLoss)
         {
-            let current = self.p.incarnation;
-            let incarnation = Incarnation {
-                generation: current.generation.max(remembered.generation) + 1,
-                id: self.sh.rng.bits(),
-            };
-            let (me, now_us) = (self.me, self.sh.now_us);
-            self.sh.trace.line(now_us, || {
-                format!("n{me} goes on as {incarnation}: peers remember {remembered}")
-            });
-            self.p.view.update_self(|me| me.incarnation = incarnation);
-            let bytes = boot::incarnation_bytes(incarnation);
-            self.enqueue(
-                0,
-                true,
-                move |live, group| {
-                    group.set(boot::incarnation_place(), Some(Value::Bytes(bytes)));
-                    live.renew(Minter::new(incarnation, 1));
-                    Ok(())
-                },
-                |_, _| {},
-            );
+            self.exposed(remembered);
         }
         self.keep_view();
+    }
+
+    /// Peers remember a life of this member that its disk does not, or more of it: the disk was emptied, or put back in
+    /// time. An empty one goes on as another incarnation and gets back what it lost; an old one is set aside first.
+    fn exposed(&mut self, remembered: Incarnation) {
+        let (me, now_us) = (self.me, self.sh.now_us);
+        self.sh.trace.line(now_us, || {
+            format!("n{me} is exposed: peers remember {remembered}")
+        });
+        if !self.p.fresh {
+            self.p.exit = Some(Exit::SetAside);
+            return;
+        }
+        let generation = self.p.incarnation.generation.max(remembered.generation) + 1;
+        let id = self.sh.rng.bits();
+        let incarnation = Incarnation { generation, id };
+        self.p.view.update_self(|me| me.incarnation = incarnation);
+        let mut suspect = None;
+        if self.p.recovery.is_none() {
+            let mut recovery = Recovery::begin(self.now_ms(), self.sh.knobs.message_life_ms());
+            recovery.place(&self.sh.placement, &self.sh.members[me], self.sh.knobs.w);
+            suspect = Some(recovery.encode());
+            // Where nobody else has anything, it is whole at once.
+            self.p.recovery = Some(recovery).filter(|recovery| !recovery.is_whole());
+        }
+        self.enqueue(
+            0,
+            true,
+            move |live, group| {
+                let bytes = boot::incarnation_bytes(incarnation);
+                group.set(boot::incarnation_place(), Some(Value::Bytes(bytes)));
+                if let Some(suspect) = suspect {
+                    group.set(Place::Meta(boot::RECOVERY), Some(Value::Bytes(suspect)));
+                }
+                live.renew(Minter::new(incarnation, 1));
+                Ok(())
+            },
+            |_, _| {},
+        );
     }
 
     fn keep_view(&mut self) {

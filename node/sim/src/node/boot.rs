@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use dynamo_core::entropy::{Schedule, Trees};
-use dynamo_core::membership::{Detector, Gossip, MemberEntry, View};
+use dynamo_core::membership::{Detector, Gossip, MemberEntry, SelfHistory, View};
 use dynamo_core::reap::QuietTable;
 use dynamo_core::recovery::Recovery;
 use dynamo_core::replica::Minter;
@@ -36,6 +36,8 @@ impl Node {
         }
         let boot = sh.fresh();
         let empty = number(&self.disk, STARTS).is_none();
+        let previous = self.disk.bytes(INCARNATION).map(|bytes| incarnation_of(&bytes));
+        let recovered = self.disk.sequence;
         let (incarnation, next_epoch) = self.life(sh, empty);
         let starts = number(&self.disk, STARTS).unwrap_or(0) + 1;
         // An administrator names a node again whose disk is empty; it has no ring then until gossip brings it one.
@@ -50,9 +52,12 @@ impl Node {
         view.update_self(|me| {
             *me = MemberEntry {
                 version: me.version,
+                synced: recovered,
                 ..entry
             }
         });
+        let previous = previous.filter(|previous| *previous != incarnation);
+        let view = view.with_history(SelfHistory { previous, recovered });
         let mut batch = Batch::default();
         batch.put(
             Place::Meta(INCARNATION),
@@ -61,7 +66,7 @@ impl Node {
         batch.put(Place::Meta(STARTS), Value::Bytes(number_bytes(starts)));
         batch.put(Place::Meta(VIEW), Value::Bytes(view.encode()));
         batch.delete(Place::Meta(CLEAN));
-        let recovery = self.recovery(sh, reborn, now_ms);
+        let recovery = self.recovery(sh, now_ms);
         match &recovery {
             Some(recovery) => batch.put(Place::Meta(RECOVERY), Value::Bytes(recovery.encode())),
             None => batch.delete(Place::Meta(RECOVERY)),
@@ -83,7 +88,7 @@ impl Node {
             minter: Minter::new(incarnation, next_epoch),
             starts,
             view,
-            detector: Detector::new(),
+            detector: Detector::with_timeout_max(sh.knobs.call_timeout_ms),
             gossip: Gossip::new(sh.knobs.nodes),
             hlc: Hlc::default(),
             writers: [Writer::default(), Writer::default()],
@@ -100,6 +105,9 @@ impl Node {
             delivering: BTreeSet::new(),
             refetching: BTreeSet::new(),
             exit: None,
+            fresh: empty,
+            confirmed: !self.known_before(sh),
+            started_ms: now_ms,
         });
         let (node, now_us) = (self.me, sh.now_us);
         sh.trace.mix(&[90, node as u64, incarnation.id]);
@@ -157,6 +165,31 @@ impl Node {
         }
     }
 
+    /// What a store that is set aside leaves to the empty one after it: who the node is, which life, whom it knew, and
+    /// that it lacks acknowledged data.
+    pub fn set_aside(&mut self, sh: &Shared) {
+        let now_ms = self.clock.monotonic_ms(sh.now_us);
+        let carried: Vec<(Place, Value)> = [INCARNATION, STARTS, VIEW]
+            .into_iter()
+            .filter_map(|name| Some((Place::Meta(name), Value::Bytes(self.disk.bytes(name)?))))
+            .collect();
+        let suspect = Recovery::begin(now_ms, sh.knobs.message_life_ms()).encode();
+        self.disk = Disk::default();
+        let mut batch = Batch::default();
+        batch.changes = carried
+            .into_iter()
+            .map(|(place, value)| (place, Some(value)))
+            .collect();
+        batch.put(Place::Meta(RECOVERY), Value::Bytes(suspect));
+        self.disk.write(batch);
+        self.disk.sync();
+    }
+
+    /// Others may remember this node: not at the cluster's first moment.
+    fn known_before(&self, sh: &Shared) -> bool {
+        sh.now_us > 0 && sh.knobs.nodes > 1
+    }
+
     fn life(&self, sh: &mut Shared, empty: bool) -> (Incarnation, u64) {
         let id = sh.rng.bits();
         let Some(bytes) = self.disk.bytes(INCARNATION).filter(|_| !empty) else {
@@ -183,15 +216,12 @@ impl Node {
         (Incarnation { generation, id }, EPOCH_FIRST)
     }
 
-    fn recovery(&self, sh: &Shared, reborn: bool, now_ms: u64) -> Option<Recovery> {
+    /// A store that is suspect goes on getting back what it lost.
+    fn recovery(&self, sh: &Shared, now_ms: u64) -> Option<Recovery> {
         let longest_ms = sh.knobs.message_life_ms();
-        let mut recovery = if reborn {
-            Recovery::begin(now_ms, longest_ms)
-        } else {
-            let bytes = self.disk.bytes(RECOVERY)?;
-            Recovery::decode(bytes, now_ms, longest_ms)
-                .unwrap_or_else(|_| Recovery::begin(now_ms, longest_ms))
-        };
+        let bytes = self.disk.bytes(RECOVERY)?;
+        let decoded = Recovery::decode(bytes, now_ms, longest_ms);
+        let mut recovery = decoded.unwrap_or_else(|_| Recovery::begin(now_ms, longest_ms));
         recovery.place(&sh.placement, &sh.members[self.me], sh.knobs.w);
         // Nobody else has anything: it is whole at once.
         (!recovery.is_whole()).then_some(recovery)
@@ -209,6 +239,7 @@ impl Node {
             zone: sh.zones[self.me].clone(),
             release: "sim".to_owned(),
             starts,
+            synced: 0,
         }
     }
 

@@ -107,9 +107,27 @@ pub struct Process {
     pub delivering: BTreeSet<(NodeIx, KeyIx)>,
     /// Unreadable records that are being fetched.
     pub refetching: BTreeSet<KeyIx>,
-    /// The process must end, as after a failed sync; started again after so many milliseconds.
-    pub exit: Option<u64>,
+    /// The process must end; started again after so many milliseconds.
+    pub exit: Option<Exit>,
+    /// The store was empty when the process started.
+    pub fresh: bool,
+    /// A peer has had the chance to say that it remembers more of this member than its disk does.
+    pub confirmed: bool,
+    /// When it started, by its own clock.
+    pub started_ms: u64,
 }
+
+/// Why a process ends by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Exit {
+    /// A sync has failed.
+    SyncFailed,
+    /// The disk was put back in time: what it holds is set aside, and the next process begins with nothing.
+    SetAside,
+}
+
+/// A start waits at most so long for a peer's word before it answers reads.
+const CONFIRM_MS_MAX: u64 = 3000;
 
 /// A call that waits for its answer.
 pub struct Call {
@@ -192,8 +210,9 @@ impl Live<'_> {
         if self.sh.knobs.mistake == Some(Mistake::EmptiedCountsInReads) {
             return false;
         }
+        let unconfirmed = !self.p.confirmed && self.now_ms() - self.p.started_ms <= CONFIRM_MS_MAX;
         let recovery = self.p.recovery.as_ref();
-        recovery.is_some_and(|recovery| !recovery.answers_reads(partition))
+        unconfirmed || recovery.is_some_and(|recovery| !recovery.answers_reads(partition))
     }
 
     /// Calls a peer; `then` gets the answer or, in time, the failure.
@@ -204,6 +223,12 @@ impl Live<'_> {
         request: Request,
         then: impl FnOnce(&mut Live<'_>, CallResult) + 'static,
     ) {
+        let adaptive = !matches!(request, Request::Coordinate(_));
+        let timeout_ms = if adaptive {
+            timeout_ms.min(self.p.detector.timeout_ms(&self.sh.members[peer]))
+        } else {
+            timeout_ms
+        };
         let call = self.sh.fresh();
         let started_ms = self.now_ms();
         let entry = Call {
@@ -248,11 +273,13 @@ impl Live<'_> {
                 Ok(reply)
             }
         };
-        if let Err(failure) = &result
-            && matches!(failure.kind, TimedOut | Unreachable)
-        {
-            let reason = failure.kind.as_str().to_owned();
-            self.p.detector.failed(member, started_ms, now_ms, reason);
+        match result.as_ref().map_err(|failure| failure.kind) {
+            Err(TimedOut) => self.p.detector.timed_out(member, started_ms, now_ms),
+            Err(Unreachable) => {
+                let reason = Unreachable.as_str().to_owned();
+                self.p.detector.failed(member, started_ms, now_ms, reason);
+            }
+            _ => {}
         }
         then(self, result);
     }

@@ -10,7 +10,7 @@ use dynamo_core::reap::visible_to_exchange;
 use dynamo_core::replica::{self, EpochEntry, Minter, Update};
 use dynamo_core::version::KeyState;
 
-use super::Live;
+use super::{Exit, Live};
 use crate::disk::{Batch, DiskError, Place, Value};
 use crate::keys::KeyIx;
 use crate::knobs::Durability;
@@ -390,7 +390,7 @@ impl Live<'_> {
             if self.sh.knobs.mistake != Some(Mistake::IgnoreFailedSync) {
                 // Nothing is known about the batch; the process ends and opens the store anew.
                 self.p.writers[index].under_way = Some(group);
-                self.p.exit = Some(200);
+                self.p.exit = Some(Exit::SyncFailed);
                 return;
             }
         }
