@@ -60,8 +60,7 @@ pub fn is_whole(node: &Node) -> bool {
             .process
             .as_ref()
             .is_some_and(|process| process.recovery.is_some());
-    let emptied = node.known && node.disk.bytes("starts").is_none();
-    !suspect && !emptied
+    !suspect && !node.unwhole
 }
 
 /// Every acknowledged write of a key is durable, or truly superseded, on some other node.

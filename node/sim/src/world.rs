@@ -255,6 +255,11 @@ impl World {
 
     /// A process that must end does.
     fn after(&mut self, node: NodeIx) {
+        if let Some(process) = &mut self.nodes[node].process
+            && std::mem::take(&mut process.whole_again)
+        {
+            self.nodes[node].unwhole = false;
+        }
         let exit = self.nodes[node].process.as_ref().and_then(|process| process.exit);
         let Some(exit) = exit else { return };
         let now_us = self.sh.now_us;
@@ -407,6 +412,7 @@ impl World {
         }
         self.take_down(index, node, ms, true);
         self.nodes[node].disk = Disk::default();
+        self.nodes[node].unwhole = true;
         self.nodes[node].hints = Disk::default();
         let now_us = self.sh.now_us;
         self.sh.trace.line(now_us, || {
@@ -430,6 +436,7 @@ impl World {
         }
         self.take_down(index, node, ms, true);
         self.nodes[node].disk = disk;
+        self.nodes[node].unwhole = true;
         self.nodes[node].hints = hints;
         let now_us = self.sh.now_us;
         self.sh.trace.line(now_us, || {

@@ -98,6 +98,7 @@ impl Live<'_> {
             recovery.place(&self.sh.placement, &self.sh.members[me], self.sh.knobs.w);
             suspect = Some(recovery.encode());
             // Where nobody else has anything, it is whole at once.
+            self.p.whole_again = recovery.is_whole();
             self.p.recovery = Some(recovery).filter(|recovery| !recovery.is_whole());
         }
         self.enqueue(

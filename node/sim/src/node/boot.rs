@@ -23,6 +23,8 @@ const STARTS: &str = "starts";
 const CLEAN: &str = "clean-stop";
 pub(super) const VIEW: &str = "view";
 pub(super) const RECOVERY: &str = "recovery";
+/// The store before this one was set aside.
+const ASIDE: &str = "aside";
 const EPOCH_FIRST: u64 = 1;
 
 /// Records of the table of quiet times.
@@ -56,7 +58,9 @@ impl Node {
                 ..entry
             }
         });
-        let previous = previous.filter(|previous| *previous != incarnation);
+        // What was set aside is accounted for: the life before has no part in the store that begins now.
+        let aside = self.disk.bytes(ASIDE).is_some();
+        let previous = previous.filter(|previous| *previous != incarnation && !aside);
         let view = view.with_history(SelfHistory { previous, recovered });
         let mut batch = Batch::default();
         batch.put(
@@ -66,7 +70,10 @@ impl Node {
         batch.put(Place::Meta(STARTS), Value::Bytes(number_bytes(starts)));
         batch.put(Place::Meta(VIEW), Value::Bytes(view.encode()));
         batch.delete(Place::Meta(CLEAN));
+        batch.delete(Place::Meta(ASIDE));
+        let was_suspect = self.disk.bytes(RECOVERY).is_some();
         let recovery = self.recovery(sh, now_ms);
+        let whole = recovery.is_none();
         match &recovery {
             Some(recovery) => batch.put(Place::Meta(RECOVERY), Value::Bytes(recovery.encode())),
             None => batch.delete(Place::Meta(RECOVERY)),
@@ -108,6 +115,7 @@ impl Node {
             fresh: empty,
             confirmed: !self.known_before(sh),
             started_ms: now_ms,
+            whole_again: was_suspect && whole,
         });
         let (node, now_us) = (self.me, sh.now_us);
         sh.trace.mix(&[90, node as u64, incarnation.id]);
@@ -181,6 +189,7 @@ impl Node {
             .map(|(place, value)| (place, Some(value)))
             .collect();
         batch.put(Place::Meta(RECOVERY), Value::Bytes(suspect));
+        batch.put(Place::Meta(ASIDE), Value::Bytes(Bytes::new()));
         self.disk.write(batch);
         self.disk.sync();
     }

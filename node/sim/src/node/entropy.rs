@@ -267,6 +267,7 @@ impl Live<'_> {
                 let bytes = (!whole).then(|| recovery.encode());
                 if whole {
                     live.p.recovery = None;
+                    live.p.whole_again = true;
                     live.sh.stats.recovered += 1;
                 }
                 live.enqueue(

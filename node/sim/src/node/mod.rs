@@ -61,6 +61,8 @@ pub struct Node {
     pub down_by: Option<usize>,
     /// It has run before: an empty disk is not its first.
     pub known: bool,
+    /// A disk fault took what is not all back yet.
+    pub unwhole: bool,
 }
 
 /// What a crash takes.
@@ -115,6 +117,8 @@ pub struct Process {
     pub confirmed: bool,
     /// When it started, by its own clock.
     pub started_ms: u64,
+    /// What a disk fault took is back.
+    pub whole_again: bool,
 }
 
 /// Why a process ends by itself.
@@ -166,6 +170,7 @@ impl Node {
             paused_until_us: 0,
             down_by: None,
             known: false,
+            unwhole: false,
         }
     }
 
