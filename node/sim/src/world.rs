@@ -103,6 +103,7 @@ impl World {
         for node in &mut nodes {
             node.start(&mut sh);
         }
+        introduce(&mut nodes);
         let clients = (0..sh.knobs.clients)
             .map(|client| Client::new(client, &mut sh))
             .collect();
@@ -656,6 +657,21 @@ impl World {
             }
         }
         None
+    }
+}
+
+/// The cluster has been up for a while: everybody has heard of everybody.
+fn introduce(nodes: &mut [Node]) {
+    let known: Vec<_> = nodes
+        .iter()
+        .filter_map(|node| Some(node.process.as_ref()?.view.clone()))
+        .collect();
+    for node in nodes {
+        let Some(process) = &mut node.process else { continue };
+        for view in &known {
+            let answer = view.answer(&process.view.digest());
+            process.view.merge(answer.delta);
+        }
     }
 }
 
