@@ -15,7 +15,7 @@ use dynamo_core::types::{ClusterId, MemberId, Zone};
 
 use crate::atlas;
 use crate::clients::Client;
-use crate::disk::{Disk, Place};
+use crate::disk::{Batch, Disk, Place, Value};
 use crate::invariants;
 use crate::knobs::{Durability, Knobs};
 use crate::messages::{Body, Envelope, NodeIx, Reply};
@@ -672,6 +672,10 @@ fn introduce(nodes: &mut [Node]) {
             let answer = view.answer(&process.view.digest());
             process.view.merge(answer.delta);
         }
+        let mut batch = Batch::default();
+        batch.put(Place::Meta(boot::VIEW), Value::Bytes(process.view.encode()));
+        node.disk.write(batch);
+        node.disk.sync();
     }
 }
 

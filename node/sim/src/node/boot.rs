@@ -21,7 +21,8 @@ use crate::shared::{Event, Shared, Timer};
 const INCARNATION: &str = "incarnation";
 const STARTS: &str = "starts";
 const CLEAN: &str = "clean-stop";
-pub(super) const VIEW: &str = "view";
+/// Where the view is kept.
+pub const VIEW: &str = "view";
 pub(super) const RECOVERY: &str = "recovery";
 /// The store before this one was set aside.
 const ASIDE: &str = "aside";
