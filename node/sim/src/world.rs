@@ -667,7 +667,9 @@ fn introduce(nodes: &mut [Node]) {
         .filter_map(|node| Some(node.process.as_ref()?.view.clone()))
         .collect();
     for node in nodes {
-        let Some(process) = &mut node.process else { continue };
+        let Some(process) = &mut node.process else {
+            continue;
+        };
         for view in &known {
             let answer = view.answer(&process.view.digest());
             process.view.merge(answer.delta);

@@ -474,10 +474,10 @@ impl View {
             let lives = || claim.lives.iter().take(LIVES_MAX);
             let less =
                 lives().any(|life| life.incarnation == entry.incarnation && life.synced < entry.synced);
-            // A life that it does not know of, and no older than the one it claims: its volume was emptied. Random ids do
-            // not order lives of one generation, so the newer statement proves nothing.
+            // A life that it does not know of, no older than one that it claims: its volume was emptied. Random ids do
+            // not order lives of one generation, so that its newer statement proves nothing.
             let unknown = lives().all(|life| life.incarnation.id != entry.incarnation.id)
-                && lives().all(|life| life.incarnation.generation <= entry.incarnation.generation);
+                && lives().any(|life| life.incarnation.generation <= entry.incarnation.generation);
             less || unknown
         })
     }

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use bytes::Bytes;
 use dynamo_core::coordinator::{Ack, FailureKind, ReplicaFailure};
 use dynamo_core::handoff::hint_targets;
 use dynamo_core::membership::{Changes, Delta, Target};
@@ -46,7 +47,7 @@ impl Live<'_> {
             self.call(peer, timeout_ms, Request::Digest(digest), move |live, result| {
                 let Ok(Reply::Gossip(answer)) = result else { return };
                 live.take_news(answer.delta);
-                live.p.confirmed = true;
+                live.confirm();
                 let wanted = answer.wanted;
                 if wanted.ring || !wanted.members.is_empty() {
                     let delta = Box::new(live.p.view.delta_for(&wanted));
@@ -75,6 +76,22 @@ impl Live<'_> {
             self.exposed(remembered);
         }
         self.keep_view();
+    }
+
+    /// A peer has told what it remembers of this member.
+    fn confirm(&mut self) {
+        if !self.p.confirmed && self.p.exit.is_none() {
+            self.p.confirmed = true;
+            self.enqueue(
+                0,
+                true,
+                |_, group| {
+                    group.set(Place::Meta(boot::CONFIRMED), Some(Value::Bytes(Bytes::new())));
+                    Ok(())
+                },
+                |_, _| {},
+            );
+        }
     }
 
     /// Peers remember a life of this member that its disk does not, or more of it: the disk was emptied, or put back in

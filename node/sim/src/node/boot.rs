@@ -24,6 +24,8 @@ const CLEAN: &str = "clean-stop";
 /// Where the view is kept.
 pub const VIEW: &str = "view";
 pub(super) const RECOVERY: &str = "recovery";
+/// A peer has had the chance to expose the store.
+pub(super) const CONFIRMED: &str = "confirmed";
 /// The store before this one was set aside.
 const ASIDE: &str = "aside";
 const EPOCH_FIRST: u64 = 1;
@@ -41,6 +43,7 @@ impl Node {
         let empty = number(&self.disk, STARTS).is_none();
         let previous = self.disk.bytes(INCARNATION).map(|bytes| incarnation_of(&bytes));
         let recovered = self.disk.sequence;
+        let was_confirmed = self.disk.bytes(CONFIRMED).is_some();
         let (incarnation, next_epoch) = self.life(sh, empty);
         let starts = number(&self.disk, STARTS).unwrap_or(0) + 1;
         // An administrator names a node again whose disk is empty; it has no ring then until gossip brings it one.
@@ -61,7 +64,7 @@ impl Node {
         });
         // What was set aside is accounted for: the life before has no part in the store that begins now.
         let aside = self.disk.bytes(ASIDE).is_some();
-        let previous = previous.filter(|previous| *previous != incarnation && !aside);
+        let previous = previous.filter(|previous| *previous != incarnation && !aside && was_confirmed);
         let view = view.with_history(SelfHistory { previous, recovered });
         let mut batch = Batch::default();
         batch.put(
@@ -71,6 +74,9 @@ impl Node {
         batch.put(Place::Meta(STARTS), Value::Bytes(number_bytes(starts)));
         batch.put(Place::Meta(VIEW), Value::Bytes(view.encode()));
         batch.delete(Place::Meta(CLEAN));
+        if !self.known_before(sh) {
+            batch.put(Place::Meta(CONFIRMED), Value::Bytes(Bytes::new()));
+        }
         batch.delete(Place::Meta(ASIDE));
         let was_suspect = self.disk.bytes(RECOVERY).is_some();
         let recovery = self.recovery(sh, now_ms);
@@ -113,7 +119,7 @@ impl Node {
             delivering: BTreeSet::new(),
             refetching: BTreeSet::new(),
             exit: None,
-            fresh: empty,
+            fresh: empty || !was_confirmed,
             confirmed: !self.known_before(sh),
             started_ms: now_ms,
             whole_again: was_suspect && whole,
@@ -178,7 +184,7 @@ impl Node {
     /// that it lacks acknowledged data.
     pub fn set_aside(&mut self, sh: &Shared) {
         let now_ms = self.clock.monotonic_ms(sh.now_us);
-        let carried: Vec<(Place, Value)> = [INCARNATION, STARTS, VIEW]
+        let carried: Vec<(Place, Value)> = [INCARNATION, STARTS, VIEW, CONFIRMED]
             .into_iter()
             .filter_map(|name| Some((Place::Meta(name), Value::Bytes(self.disk.bytes(name)?))))
             .collect();
@@ -202,7 +208,11 @@ impl Node {
 
     fn life(&self, sh: &mut Shared, empty: bool) -> (Incarnation, u64) {
         let id = sh.rng.bits();
-        let Some(bytes) = self.disk.bytes(INCARNATION).filter(|_| !empty) else {
+        // A store that began empty and that no peer has spoken to since has one life: were it counted as two, the peers'
+        // memory of the member could look like the older one.
+        let confirmed = self.disk.bytes(CONFIRMED).is_some();
+        let first = empty || (!confirmed && self.disk.bytes(CLEAN).is_none());
+        let Some(bytes) = self.disk.bytes(INCARNATION).filter(|_| !first) else {
             let id = if sh.knobs.mistake == Some(Mistake::SameIncarnationAfterLoss) {
                 self.me as u64 + 1
             } else {

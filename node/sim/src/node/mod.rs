@@ -206,8 +206,15 @@ impl Live<'_> {
     }
 
     /// True once the node has a ring that lists it.
+    ///
+    /// Not before a peer has had the chance to expose an old disk: what it acknowledged until then would be set aside with
+    /// it.
     pub fn serving(&self) -> bool {
-        self.p.view.ring().is_some()
+        self.p.view.ring().is_some() && !self.unconfirmed()
+    }
+
+    fn unconfirmed(&self) -> bool {
+        !self.p.confirmed && self.now_ms() - self.p.started_ms <= CONFIRM_MS_MAX
     }
 
     /// True if what this node lacks of a partition may have been acknowledged by it once.
@@ -215,9 +222,8 @@ impl Live<'_> {
         if self.sh.knobs.mistake == Some(Mistake::EmptiedCountsInReads) {
             return false;
         }
-        let unconfirmed = !self.p.confirmed && self.now_ms() - self.p.started_ms <= CONFIRM_MS_MAX;
         let recovery = self.p.recovery.as_ref();
-        unconfirmed || recovery.is_some_and(|recovery| !recovery.answers_reads(partition))
+        self.unconfirmed() || recovery.is_some_and(|recovery| !recovery.answers_reads(partition))
     }
 
     /// Calls a peer; `then` gets the answer or, in time, the failure.
