@@ -45,9 +45,13 @@ impl Live<'_> {
             let digest = Box::new(self.p.view.digest());
             let timeout_ms = self.sh.knobs.call_timeout_ms;
             self.call(peer, timeout_ms, Request::Digest(digest), move |live, result| {
-                let Ok(Reply::Gossip(answer)) = result else { return };
+                let Ok(Reply::Gossip(answer, empty)) = result else {
+                    return;
+                };
                 live.take_news(answer.delta);
-                live.confirm();
+                if !empty {
+                    live.confirm();
+                }
                 let wanted = answer.wanted;
                 if wanted.ring || !wanted.members.is_empty() {
                     let delta = Box::new(live.p.view.delta_for(&wanted));

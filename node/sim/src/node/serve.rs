@@ -35,7 +35,11 @@ impl Live<'_> {
             Request::Probe => self.reply(from, call, Reply::Done),
             Request::Digest(digest) => {
                 let answer = self.p.view.answer(&digest);
-                self.reply(from, call, Reply::Gossip(Box::new(answer)));
+                self.reply(
+                    from,
+                    call,
+                    Reply::Gossip(Box::new(answer), self.p.fresh && !self.p.confirmed),
+                );
             }
             Request::Delta(delta) => {
                 self.take_news(*delta);
