@@ -91,6 +91,7 @@ impl Live<'_> {
                 true,
                 |_, group| {
                     group.set(Place::Meta(boot::CONFIRMED), Some(Value::Bytes(Bytes::new())));
+                    group.set(Place::Meta(boot::PAST), None);
                     Ok(())
                 },
                 |_, _| {},

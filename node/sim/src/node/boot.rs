@@ -26,6 +26,8 @@ pub const VIEW: &str = "view";
 pub(super) const RECOVERY: &str = "recovery";
 /// A peer has had the chance to expose the store.
 pub(super) const CONFIRMED: &str = "confirmed";
+/// The life before, and how much of it was found, until a peer has compared that.
+pub(super) const PAST: &str = "past";
 /// The store before this one was set aside.
 const ASIDE: &str = "aside";
 const EPOCH_FIRST: u64 = 1;
@@ -65,6 +67,11 @@ impl Node {
         // What was set aside is accounted for: the life before has no part in the store that begins now.
         let aside = self.disk.bytes(ASIDE).is_some();
         let previous = previous.filter(|previous| *previous != incarnation && !aside && was_confirmed);
+        let (previous, recovered) = match self.disk.bytes(PAST).filter(|_| !aside) {
+            // No peer has been able to compare it yet: lives since then are no excuse.
+            Some(past) => (Some(incarnation_of(&past)), number_of(&past[12..20])),
+            None => (previous, recovered),
+        };
         let view = view.with_history(SelfHistory { previous, recovered });
         let mut batch = Batch::default();
         batch.put(
@@ -74,6 +81,14 @@ impl Node {
         batch.put(Place::Meta(STARTS), Value::Bytes(number_bytes(starts)));
         batch.put(Place::Meta(VIEW), Value::Bytes(view.encode()));
         batch.delete(Place::Meta(CLEAN));
+        match previous {
+            Some(previous) => {
+                let mut past = incarnation_bytes(previous).to_vec();
+                past.extend_from_slice(&recovered.to_be_bytes());
+                batch.put(Place::Meta(PAST), Value::Bytes(past.into()));
+            }
+            None => batch.delete(Place::Meta(PAST)),
+        }
         if !self.known_before(sh) {
             batch.put(Place::Meta(CONFIRMED), Value::Bytes(Bytes::new()));
         }
