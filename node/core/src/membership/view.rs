@@ -393,8 +393,14 @@ impl View {
     fn contradicts(&self, claim: &Claim) -> Option<&MemberEntry> {
         let known = [self.entries.get(&claim.member), self.displaced.get(&claim.member)];
         known.into_iter().flatten().find(|entry| {
-            let mut lives = claim.lives.iter().take(LIVES_MAX);
-            lives.any(|life| life.incarnation == entry.incarnation && life.synced < entry.synced)
+            let lives = || claim.lives.iter().take(LIVES_MAX);
+            let less =
+                lives().any(|life| life.incarnation == entry.incarnation && life.synced < entry.synced);
+            // A life that it does not know of, no older than one that it claims: its volume was emptied. Random ids do
+            // not order lives of one generation, so that its newer statement proves nothing.
+            let unknown = lives().all(|life| life.incarnation.id != entry.incarnation.id)
+                && lives().any(|life| life.incarnation.generation <= entry.incarnation.generation);
+            less || unknown
         })
     }
 

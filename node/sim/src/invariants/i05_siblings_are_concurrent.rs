@@ -1,0 +1,45 @@
+//! I5: of two siblings neither was written with knowledge of the other. Paper: §4.4.
+
+use dynamo_core::version::KeyState;
+
+use crate::keys::KeyIx;
+use crate::shared::Shared;
+
+/// Asks the ledger about every pair.
+pub fn check(sh: &mut Shared, key: KeyIx, state: &KeyState, whose: &str) {
+    let mut found = None;
+    for later in state.siblings().keys() {
+        let Some(write) = sh.ledger.owner(key, later) else {
+            continue;
+        };
+        let earlier = state
+            .siblings()
+            .keys()
+            .find(|dot| *dot != later && write.past.contains(dot));
+        if let Some(earlier) = earlier {
+            found = Some((*earlier, *later));
+        }
+    }
+    if let Some(dot) = repeated(sh, key, state) {
+        let what =
+            format!("{whose} of key {key} shows {dot}, the retry of another sibling, as a value of its own");
+        sh.violated("I5", what);
+    }
+    if let Some((earlier, later)) = found {
+        let what = format!("{whose} of key {key} holds {earlier} beside {later}, whose writer had seen it");
+        sh.violated("I5", what);
+    }
+}
+
+/// A write and its retry, both with the operation's id, are one value to readers (row D47).
+fn repeated(sh: &Shared, key: KeyIx, state: &KeyState) -> Option<dynamo_core::version::Dot> {
+    let number = |dot| sh.ledger.key(key).dots.get(dot).map(|(number, _)| *number);
+    let live = state.live(0);
+    live.iter().enumerate().find_map(|(index, (dot, _))| {
+        let write = sh.ledger.owner(key, dot).filter(|write| write.op_id.is_some())?;
+        let twice = live[..index]
+            .iter()
+            .any(|(other, _)| number(other) == number(dot));
+        (twice && write.dots.len() > 1).then_some(*dot)
+    })
+}

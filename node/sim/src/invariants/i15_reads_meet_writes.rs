@@ -1,0 +1,20 @@
+//! I15 (the first half; the other one is the liveness phase itself): with R + W > N, and primaries alone counted, a read
+//! knows every write that was acknowledged before it began, whatever disks were lost meanwhile. Paper: §4.5.
+
+use dynamo_core::version::{KeyState, Seen};
+
+use crate::keys::KeyIx;
+use crate::shared::Shared;
+
+/// Compares what a read knows with what had been promised when it began.
+pub fn check(sh: &mut Shared, key: KeyIx, state: Option<&KeyState>, promised: &Seen) {
+    if !sh.knobs.reads_meet_writes() {
+        return;
+    }
+    let mut known = state.map(|state| state.seen().clone()).unwrap_or_default();
+    known.union(&sh.ledger.key(key).reaped);
+    if !known.descends(promised) {
+        let what = format!("a read of key {key} knows {known:?}; acknowledged before it began: {promised:?}");
+        sh.violated("I15", what);
+    }
+}

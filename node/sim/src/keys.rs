@@ -1,0 +1,66 @@
+//! The keys of a run: all are known from the beginning, and named by an index everywhere in the simulator.
+
+use dynamo_core::listing::Position;
+use dynamo_core::types::{KeyHash, PartitionId};
+
+/// Index into [`Keys`].
+pub type KeyIx = u32;
+
+/// What is known of one key.
+#[derive(Clone, Debug)]
+pub struct KeyInfo {
+    /// Its place on the ring.
+    pub hash: KeyHash,
+    /// Bucket and key as the store orders them.
+    pub position: Position,
+    /// Where it belongs.
+    pub partition: PartitionId,
+}
+
+/// All keys of a run, in the order of positions: an index compares like the position it stands for.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    list: Vec<KeyInfo>,
+}
+
+impl Keys {
+    /// That many keys, for a ring of `partitions`.
+    pub fn new(count: u32, partitions: u32) -> Self {
+        let shift = 64 - partitions.max(2).ilog2();
+        let mut list: Vec<KeyInfo> = (0..count)
+            .filter_map(|number| Position::new("sim", format!("key-{number}").as_bytes()).ok())
+            .map(|position| KeyInfo {
+                hash: position.hash(),
+                partition: PartitionId((position.hash().0 >> shift) as u32),
+                position,
+            })
+            .collect();
+        list.sort_by(|one, other| one.position.cmp(&other.position));
+        Self { list }
+    }
+
+    /// A key.
+    pub fn get(&self, key: KeyIx) -> &KeyInfo {
+        &self.list[key as usize]
+    }
+
+    /// The key of a position.
+    pub fn find(&self, position: &Position) -> Option<KeyIx> {
+        self.list
+            .binary_search_by(|info| info.position.cmp(position))
+            .ok()
+            .map(|index| index as KeyIx)
+    }
+
+    /// All indexes.
+    pub fn all(&self) -> std::ops::Range<KeyIx> {
+        0..self.list.len() as KeyIx
+    }
+
+    /// The keys whose hash is in a range.
+    pub fn in_range(&self, hashes: &std::ops::RangeInclusive<u64>) -> std::ops::Range<KeyIx> {
+        let first = self.list.partition_point(|info| info.hash.0 < *hashes.start());
+        let end = self.list.partition_point(|info| info.hash.0 <= *hashes.end());
+        first as KeyIx..end as KeyIx
+    }
+}

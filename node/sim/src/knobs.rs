@@ -1,0 +1,230 @@
+//! What one run is like: everything that the seed decides before the first event, as plain data.
+
+use std::fmt;
+
+use dynamo_core::coordinator::ReadRepair;
+
+use crate::mistakes::Mistake;
+use crate::nemesis::Class;
+use crate::network::Quality;
+use crate::rng::Rng;
+
+/// When a write counts as accepted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Durability {
+    /// Once it is synced.
+    Every,
+    /// Once it is written; a sync comes at most that many milliseconds later.
+    Interval(u64),
+}
+
+/// Shares of what clients do, in any unit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mix {
+    /// Get, add a tag to what was found, put.
+    pub cart: u64,
+    /// Get, put one value.
+    pub register: u64,
+    /// Get, delete; the next one creates the key anew.
+    pub delete: u64,
+    /// Put without a context.
+    pub blind: u64,
+    /// Get alone.
+    pub read: u64,
+    /// Get, put a value that expires within seconds.
+    pub expiring: u64,
+}
+
+/// One run.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Knobs {
+    /// Where all this comes from.
+    pub seed: u64,
+    /// 3..=9.
+    pub nodes: usize,
+    /// 1..=3.
+    pub zones: usize,
+    /// Replicas.
+    pub n: u32,
+    /// Read quorum.
+    pub r: u32,
+    /// Write quorum.
+    pub w: u32,
+    /// Requests ask for `pr = r` and `pw = w`: no fallback counts.
+    pub strict: bool,
+    /// Q.
+    pub partitions: u32,
+    /// Of all nodes.
+    pub durability: Durability,
+    /// Of all buckets.
+    pub read_repair: ReadRepair,
+    /// Clients.
+    pub clients: usize,
+    /// Keys.
+    pub keys: u32,
+    /// Of a thousand operations, so many go to the first key.
+    pub hot: u64,
+    /// What clients do.
+    pub mix: Mix,
+    /// Mean time between two operations of a client, in milliseconds.
+    pub think_ms: u64,
+    /// A client's patience.
+    pub timeout_ms: u64,
+    /// Time-out of a call between nodes.
+    pub call_timeout_ms: u64,
+    /// The network while there are faults.
+    pub quality: Quality,
+    /// How long there are faults.
+    pub safety_ms: u64,
+    /// How long the minority stays broken.
+    pub liveness_ms: u64,
+    /// Mean time between faults.
+    pub fault_gap_ms: u64,
+    /// Kinds of faults that this run has.
+    pub classes: Vec<Class>,
+    /// Hints that a node holds at most.
+    pub hints_max: usize,
+    /// Time in which a partition is exchanged with one co-replica.
+    pub exchange_interval_ms: u64,
+    /// Tombstones older than that may be reaped.
+    pub grace_ms: u64,
+    /// How long a committed write takes to reach the disk, in microseconds.
+    pub sync_us: u64,
+    /// Every state is encoded and decoded on its way.
+    pub through_codec: bool,
+    /// Anti-entropy runs.
+    pub anti_entropy: bool,
+    /// What is done wrong on purpose.
+    pub mistake: Option<Mistake>,
+}
+
+impl Knobs {
+    /// All that a seed decides.
+    pub fn of_seed(seed: u64) -> Self {
+        let mut rng = Rng::new(seed, "knobs");
+        let n = [1, 2, 3, 3, 3, 3, 4, 5][rng.index(8)];
+        let nodes = rng.between(u64::from(n).max(3), 9.min(u64::from(n) + 4)) as usize;
+        let majority = n / 2 + 1;
+        let (r, w) = match rng.index(5) {
+            0 => (1, 1),
+            1 => (1, n),
+            2 => (n, 1),
+            _ => (majority, majority),
+        };
+        let classes: Vec<Class> = Class::ALL.into_iter().filter(|_| rng.coin()).collect();
+        let share = |rng: &mut Rng| if rng.coin() { rng.between(1, 4) } else { 0 };
+        let mut mix = Mix {
+            cart: share(&mut rng),
+            register: share(&mut rng),
+            delete: share(&mut rng),
+            blind: share(&mut rng) / 2,
+            read: 1,
+            expiring: share(&mut rng) / 2,
+        };
+        if mix.cart + mix.register + mix.delete + mix.blind == 0 {
+            mix.cart = 3;
+        }
+        let lossy = rng.coin();
+        let loss_max = if rng.coin() { 300 } else { 50 };
+        let call_timeout_ms = [150, 300, 500][rng.index(3)];
+        Self {
+            seed,
+            nodes,
+            zones: rng.between(1, 3) as usize,
+            n,
+            r,
+            w,
+            strict: rng.coin(),
+            partitions: [8, 8, 16, 32][rng.index(4)].max(if nodes > 8 { 16 } else { 8 }),
+            durability: if rng.per_mille(850) {
+                Durability::Every
+            } else {
+                Durability::Interval(rng.between(50, 1000))
+            },
+            read_repair: [
+                ReadRepair::Off,
+                ReadRepair::Async,
+                ReadRepair::Async,
+                ReadRepair::Blocking,
+            ][rng.index(4)],
+            clients: rng.between(2, 10) as usize,
+            keys: rng.between(1, 30) as u32,
+            hot: if rng.coin() { rng.below(700) } else { 0 },
+            mix,
+            think_ms: rng.between(20, 120),
+            timeout_ms: [500, 1000, 2000][rng.index(3)].max(call_timeout_ms * 2),
+            call_timeout_ms,
+            quality: Quality {
+                loss: if lossy { rng.below(loss_max) } else { 0 },
+                repeat: if lossy && rng.coin() { rng.below(500) } else { 0 },
+                delay_min_us: rng.between(100, 2000),
+                delay_mean_us: rng.between(200, 20_000),
+            },
+            safety_ms: rng.between(6, 14) * 1000,
+            liveness_ms: 5000,
+            fault_gap_ms: rng.between(150, 1500),
+            classes: if classes.is_empty() {
+                vec![Class::Kill]
+            } else {
+                classes
+            },
+            hints_max: if rng.per_mille(200) { rng.index(4) } else { 10_000 },
+            exchange_interval_ms: rng.between(500, 3000),
+            grace_ms: [2500, 4000, 8000][rng.index(3)],
+            sync_us: [100, 500, 2000, 10_000][rng.index(4)],
+            through_codec: rng.index(16) == 0,
+            anti_entropy: true,
+            mistake: None,
+        }
+    }
+
+    /// Any read meets the last acknowledged write, where only primaries count.
+    pub fn reads_meet_writes(&self) -> bool {
+        self.strict && self.r + self.w > self.n && self.durability == Durability::Every
+    }
+
+    /// How long anything that an operation sends can be under way: its deadline, calls begun at its end, and the
+    /// slowest way.
+    pub fn message_life_ms(&self) -> u64 {
+        self.timeout_ms + self.call_timeout_ms + 1000
+    }
+}
+
+impl fmt::Display for Knobs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "seed {}", self.seed)?;
+        writeln!(
+            f,
+            "  {} nodes in {} zones, N {} R {} W {}{}, {} partitions, {:?}, read repair {:?}",
+            self.nodes,
+            self.zones,
+            self.n,
+            self.r,
+            self.w,
+            if self.strict { " (primaries)" } else { "" },
+            self.partitions,
+            self.durability,
+            self.read_repair
+        )?;
+        writeln!(
+            f,
+            "  {} clients, {} keys, hot {}/1000, {:?}, think {} ms, time-out {} ms, calls {} ms",
+            self.clients, self.keys, self.hot, self.mix, self.think_ms, self.timeout_ms, self.call_timeout_ms
+        )?;
+        writeln!(
+            f,
+            "  {:?}, sync {} us, through codec {}",
+            self.quality, self.sync_us, self.through_codec
+        )?;
+        writeln!(
+            f,
+            "  safety {} ms, liveness {} ms, a fault each {} ms of {:?}",
+            self.safety_ms, self.liveness_ms, self.fault_gap_ms, self.classes
+        )?;
+        write!(
+            f,
+            "  hints {}, exchange {} ms, grace {} ms, mistake {:?}",
+            self.hints_max, self.exchange_interval_ms, self.grace_ms, self.mistake
+        )
+    }
+}

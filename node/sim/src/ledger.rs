@@ -1,0 +1,182 @@
+//! What truly happened, known to the oracle and to no node: every write, what its client had really seen, its names, who
+//! has synced it, and what was promised about it.
+//!
+//! Causality is kept twice: nodes keep it in their contexts, the ledger in what clients were really shown. The two must
+//! agree.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use dynamo_core::types::OpId;
+use dynamo_core::version::{Dot, KeyState, Seen};
+
+use crate::keys::KeyIx;
+use crate::messages::NodeIx;
+
+/// How a write ended, as far as its client knows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Status {
+    /// Under way, or the client never heard.
+    Unknown,
+    /// Acknowledged.
+    Acked,
+    /// The cluster said that nothing was stored.
+    NotApplied,
+}
+
+/// One client operation that writes; its retries are the same write.
+#[derive(Clone, Debug)]
+pub struct Write {
+    /// Of which key.
+    pub key: KeyIx,
+    /// What it wrote; `None`: a tombstone.
+    pub value: Option<Bytes>,
+    /// What its client had been shown when it wrote: names of writes.
+    pub past: Seen,
+    /// The names that coordinators gave it.
+    pub dots: Vec<Dot>,
+    /// How it ended.
+    pub status: Status,
+    /// A coordinator has acknowledged it, whether or not its client has heard.
+    pub applied: bool,
+    /// For retries.
+    pub op_id: Option<OpId>,
+    /// When it was acknowledged.
+    pub acked_us: u64,
+    /// When it expires by good clocks, in Unix milliseconds.
+    pub expires_at_ms: Option<u64>,
+}
+
+/// All writes of one key.
+#[derive(Clone, Debug, Default)]
+pub struct KeyLedger {
+    /// Who a name belongs to, and the nodes that have ever synced it, as bits.
+    pub dots: BTreeMap<Dot, (u32, u32)>,
+    /// Writes, in the order of their begin.
+    pub writes: Vec<u32>,
+    /// Names of writes that any read of R primaries must know from now on.
+    pub promised: Seen,
+    /// What was removed for good, with everything that it truly superseded.
+    pub reaped: Seen,
+}
+
+/// Everything.
+#[derive(Clone, Debug, Default)]
+pub struct Ledger {
+    writes: Vec<Write>,
+    keys: Vec<KeyLedger>,
+    /// Names that no ledger entry explains, or that two do: kept for the invariants.
+    pub doubles: Vec<(KeyIx, Dot, u32, u32)>,
+}
+
+impl Ledger {
+    /// For that many keys.
+    pub fn new(keys: usize) -> Self {
+        Self {
+            writes: Vec::new(),
+            keys: vec![KeyLedger::default(); keys],
+            doubles: Vec::new(),
+        }
+    }
+
+    /// A client begins a write.
+    pub fn begin(&mut self, write: Write) -> u32 {
+        let number = self.writes.len() as u32;
+        self.keys[write.key as usize].writes.push(number);
+        self.writes.push(write);
+        number
+    }
+
+    /// The number that the next write will have.
+    pub fn next(&self) -> u32 {
+        self.writes.len() as u32
+    }
+
+    /// A coordinator has given a write a name.
+    pub fn named(&mut self, number: u32, dot: Dot) {
+        let write = &mut self.writes[number as usize];
+        let key = &mut self.keys[write.key as usize];
+        let (owner, _) = *key.dots.entry(dot).or_insert((number, 0));
+        if owner == number {
+            if !write.dots.contains(&dot) {
+                write.dots.push(dot);
+            }
+        } else {
+            self.doubles.push((write.key, dot, owner, number));
+        }
+    }
+
+    /// A node has synced a state of a key.
+    pub fn synced(&mut self, key: KeyIx, state: &KeyState, node: NodeIx) {
+        let dots = &mut self.keys[key as usize].dots;
+        for dot in state.siblings().keys() {
+            if let Some((_, nodes)) = dots.get_mut(dot) {
+                *nodes |= 1 << node;
+            }
+        }
+    }
+
+    /// A write.
+    pub fn write(&self, number: u32) -> &Write {
+        &self.writes[number as usize]
+    }
+
+    /// A write, to be changed.
+    pub fn write_mut(&mut self, number: u32) -> &mut Write {
+        &mut self.writes[number as usize]
+    }
+
+    /// All writes.
+    pub fn writes(&self) -> &[Write] {
+        &self.writes
+    }
+
+    /// A key's entry.
+    pub fn key(&self, key: KeyIx) -> &KeyLedger {
+        &self.keys[key as usize]
+    }
+
+    /// A key's entry, to be changed.
+    pub fn key_mut(&mut self, key: KeyIx) -> &mut KeyLedger {
+        &mut self.keys[key as usize]
+    }
+
+    /// The write that bears a name.
+    pub fn owner(&self, key: KeyIx, dot: &Dot) -> Option<&Write> {
+        let (number, _) = self.keys[key as usize].dots.get(dot)?;
+        self.writes.get(*number as usize)
+    }
+
+    /// What whoever is shown these siblings has truly seen: they themselves, and what their writers had seen.
+    pub fn truly_seen(&self, key: KeyIx, state: &KeyState) -> Seen {
+        let mut seen = Seen::new();
+        for dot in state.siblings().keys() {
+            seen.insert(*dot);
+            if let Some(write) = self.owner(key, dot) {
+                seen.union(&write.past);
+            }
+        }
+        seen
+    }
+
+    /// A state was removed everywhere, rightly or not.
+    pub fn removed(&mut self, key: KeyIx, state: &KeyState) {
+        let gone = self.truly_seen(key, state);
+        self.keys[key as usize].reaped.union(&gone);
+    }
+
+    /// True if a state shows the write or something that truly superseded it, or such a thing was reaped.
+    pub fn survives(&self, write: &Write, state: Option<&KeyState>) -> bool {
+        let entry = &self.keys[write.key as usize];
+        if write.dots.iter().any(|dot| entry.reaped.contains(dot)) {
+            return true;
+        }
+        let Some(state) = state else { return false };
+        state.siblings().keys().any(|sibling| {
+            write.dots.contains(sibling)
+                || self
+                    .owner(write.key, sibling)
+                    .is_some_and(|later| write.dots.iter().any(|dot| later.past.contains(dot)))
+        })
+    }
+}

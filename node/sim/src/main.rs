@@ -1,0 +1,164 @@
+//! Runs seeds of the simulator: one to look at, a range, or new ones for some minutes.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use clap::Parser;
+use dynamo_sim::nemesis::plan;
+use dynamo_sim::shrink::shrink;
+use dynamo_sim::{Knobs, Mistake, Options, Report, run};
+
+/// Simulated clusters under faults; the same seed is the same run.
+#[derive(Parser)]
+struct Arguments {
+    /// Runs this seed and says everything about it.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Runs the seeds A..B, without B.
+    #[arg(long, value_name = "A..B")]
+    seeds: Option<String>,
+    /// Runs new seeds for so many minutes.
+    #[arg(long)]
+    minutes: Option<u64>,
+    /// Ends a run at that simulated time, in milliseconds.
+    #[arg(long)]
+    until: Option<u64>,
+    /// Prints every event, one a line.
+    #[arg(long)]
+    trace: bool,
+    /// Makes a mistake on purpose; see `mistakes.rs`.
+    #[arg(long)]
+    mistake: Option<String>,
+    /// Does not look for a shorter plan of faults.
+    #[arg(long)]
+    no_shrink: bool,
+    /// Goes on after a failing seed.
+    #[arg(long)]
+    keep_going: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let good = match (arguments.seed, &arguments.seeds, arguments.minutes) {
+        (Some(seed), _, _) => show(seed, &arguments),
+        (None, Some(range), _) => match parse_range(range) {
+            Some((first, end)) => many(first..end, None, &arguments),
+            None => {
+                eprintln!("--seeds wants A..B, not {range:?}");
+                false
+            }
+        },
+        (None, None, minutes) => {
+            let first = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(1, |since| since.as_secs())
+                << 20;
+            let limit = Duration::from_secs(60 * minutes.unwrap_or(1));
+            many(first..u64::MAX, Some(limit), &arguments)
+        }
+    };
+    if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn parse_range(range: &str) -> Option<(u64, u64)> {
+    let (first, end) = range.split_once("..")?;
+    Some((first.parse().ok()?, end.parse().ok()?))
+}
+
+fn knobs(seed: u64, arguments: &Arguments) -> Knobs {
+    Knobs {
+        mistake: arguments.mistake.as_deref().and_then(Mistake::named),
+        ..Knobs::of_seed(seed)
+    }
+}
+
+fn show(seed: u64, arguments: &Arguments) -> bool {
+    let knobs = knobs(seed, arguments);
+    println!("{knobs}");
+    let faults = plan(&knobs);
+    for (at_ms, fault) in &faults {
+        println!("  {at_ms:>6} ms {fault:?}");
+    }
+    let sink: Option<Box<dyn FnMut(&str)>> = if arguments.trace {
+        Some(Box::new(|line: &str| println!("{line}")))
+    } else {
+        None
+    };
+    let report = run(
+        &knobs,
+        &faults,
+        Options {
+            sink,
+            until_ms: arguments.until,
+        },
+    );
+    print_report(&report);
+    if let Some(first) = report.violations.first()
+        && !arguments.no_shrink
+    {
+        let (short, runs) = shrink(&knobs, &faults, first.invariant);
+        println!("shortest plan found, in {runs} runs:");
+        for (at_ms, fault) in &short {
+            println!("  {at_ms:>6} ms {fault:?}");
+        }
+    }
+    report.violations.is_empty()
+}
+
+fn many(seeds: std::ops::Range<u64>, limit: Option<Duration>, arguments: &Arguments) -> bool {
+    println!("seeds from {}", seeds.start);
+    let begin = Instant::now();
+    let (mut runs, mut operations, mut events, mut faults, mut acked) = (0u64, 0u64, 0u64, 0u64, 0u64);
+    let (mut bad, mut simulated_ms) = (0u64, 0u64);
+    for seed in seeds {
+        if limit.is_some_and(|limit| begin.elapsed() >= limit) {
+            break;
+        }
+        let knobs = knobs(seed, arguments);
+        let report = run(&knobs, &plan(&knobs), Options::default());
+        runs += 1;
+        operations += report.stats.operations;
+        acked += report.stats.acked;
+        events += report.events;
+        faults += report.stats.faults;
+        simulated_ms += report.simulated_ms;
+        if let Some(first) = report.violations.first() {
+            bad += 1;
+            println!(
+                "seed {seed}: {} at {} us: {}",
+                first.invariant, first.at_us, first.what
+            );
+            if !arguments.keep_going {
+                show(seed, arguments);
+                break;
+            }
+        }
+    }
+    let seconds = begin.elapsed().as_secs_f64();
+    println!(
+        "{runs} seeds, {bad} bad; {operations} operations, {acked} writes acknowledged, {faults} faults, {events} events, \
+         {:.0} simulated hours; {seconds:.1} s, {:.0} operations and {:.0} events per second and core",
+        simulated_ms as f64 / 3_600_000.0,
+        operations as f64 / seconds,
+        events as f64 / seconds
+    );
+    bad == 0
+}
+
+fn print_report(report: &Report) {
+    println!("{:?}", report.stats);
+    println!(
+        "chain {:016x}, {} events, {} simulated ms",
+        report.chain, report.events, report.simulated_ms
+    );
+    for violation in &report.violations {
+        println!(
+            "{} at {} us: {}",
+            violation.invariant, violation.at_us, violation.what
+        );
+    }
+}

@@ -1,0 +1,69 @@
+//! Classic mistakes that can be made on purpose, one at a time, to see that the oracle notices.
+//!
+//! Only mistakes of the shell are here; those inside the core's machines are tried by patching the core.
+
+/// What the simulated shell does wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
+pub enum Mistake {
+    /// A put's reply carries all that the replica has seen, not only what the client has.
+    MergedContextReply,
+    /// A write is acknowledged when it is written, before its sync.
+    AckBeforeSync,
+    /// A fallback's hint also counts as its primary's own acknowledgement, without the primary having it.
+    HintCountedTwice,
+    /// Hints are kept in memory only.
+    ForgetHintsOnRestart,
+    /// A hint is deleted when it is sent, before the owner's durable word.
+    HintDeletedEarly,
+    /// An exchange pulls and never pushes, and the peers' own exchanges do not run.
+    OneWayExchange,
+    /// A node whose disk was emptied goes on under its old incarnation.
+    SameIncarnationAfterLoss,
+    /// A node whose disk was emptied answers reads like any other.
+    EmptiedCountsInReads,
+    /// A tombstone is removed by one replica alone once it is old.
+    ReapByTimeOnly,
+    /// Reaping does not ask members that do not answer.
+    ReapWithoutAskingAbsent,
+    /// A read error is answered as "not there".
+    ReadErrorIsAbsent,
+    /// A retry is coordinated without its operation's id.
+    ForgetOpIds,
+    /// The node goes on after a failed sync.
+    IgnoreFailedSync,
+    /// What a replica answers replaces its record instead of being merged into it.
+    OverwriteInsteadOfMerge,
+    /// An empty fallback's answer fills a quorum as a primary's does.
+    EmptyFallbackIsPrimary,
+    /// An unclean stop is taken for a clean one: epochs are given again.
+    UncleanStopKeepsIncarnation,
+}
+
+impl Mistake {
+    /// All of them.
+    pub const ALL: [Self; 16] = [
+        Self::MergedContextReply,
+        Self::AckBeforeSync,
+        Self::HintCountedTwice,
+        Self::ForgetHintsOnRestart,
+        Self::HintDeletedEarly,
+        Self::OneWayExchange,
+        Self::SameIncarnationAfterLoss,
+        Self::EmptiedCountsInReads,
+        Self::ReapByTimeOnly,
+        Self::ReapWithoutAskingAbsent,
+        Self::ReadErrorIsAbsent,
+        Self::ForgetOpIds,
+        Self::IgnoreFailedSync,
+        Self::OverwriteInsteadOfMerge,
+        Self::EmptyFallbackIsPrimary,
+        Self::UncleanStopKeepsIncarnation,
+    ];
+
+    /// The mistake of that name, as `Debug` writes it.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|mistake| format!("{mistake:?}") == name)
+    }
+}

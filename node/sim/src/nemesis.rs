@@ -1,0 +1,151 @@
+//! The faults of a run, as plain data: a list of (time, fault) that can be printed, cut down and replayed.
+//!
+//! Drawn "swarm" style: each seed has some classes of faults and not others, so that rare mixtures come up.
+
+use crate::knobs::Knobs;
+use crate::messages::NodeIx;
+use crate::rng::Rng;
+
+/// A kind of fault.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Class {
+    /// The process dies; the machine lives.
+    Kill,
+    /// The machine loses power, and with it what is not synced.
+    Power,
+    /// All machines do.
+    PowerAll,
+    /// The process stops in order.
+    Stop,
+    /// The process stands still.
+    Pause,
+    /// The network falls apart in two.
+    Split,
+    /// Some directions are cut.
+    OneWay,
+    /// One node's messages are held back.
+    Clog,
+    /// The disk does nothing for a while.
+    DiskStall,
+    /// No room.
+    DiskFull,
+    /// A sync fails.
+    FailSync,
+    /// Reads fail.
+    ReadError,
+    /// A record is damaged.
+    Corrupt,
+    /// The disk is replaced by an empty one.
+    EmptyDisk,
+    /// The disk is put back in time.
+    OldDisk,
+    /// The wall clock jumps.
+    ClockStep,
+    /// The clock runs too fast or too slow; set at a start.
+    ClockDrift,
+}
+
+/// What happens. Those with a time undo themselves after it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// See [`Class::Kill`].
+    Kill(NodeIx, u64),
+    /// See [`Class::Power`].
+    Power(NodeIx, u64),
+    /// See [`Class::PowerAll`].
+    PowerAll(u64),
+    /// See [`Class::Stop`].
+    Stop(NodeIx, u64),
+    /// See [`Class::Pause`].
+    Pause(NodeIx, u64),
+    /// Nodes whose bit is set are on one side.
+    Split(u32, u64),
+    /// Nobody hears the node (`true`), or it hears nobody.
+    OneWay(NodeIx, bool, u64),
+    /// See [`Class::Clog`].
+    Clog(NodeIx, u64),
+    /// See [`Class::DiskStall`].
+    DiskStall(NodeIx, u64),
+    /// See [`Class::DiskFull`].
+    DiskFull(NodeIx, u64),
+    /// See [`Class::FailSync`]; the process is started again after that time.
+    FailSync(NodeIx, u64),
+    /// See [`Class::ReadError`].
+    ReadError(NodeIx, u64),
+    /// The how-manieth record of the disk.
+    Corrupt(NodeIx, u64),
+    /// See [`Class::EmptyDisk`].
+    EmptyDisk(NodeIx, u64),
+    /// By so many milliseconds; the node is back after the second time. See [`Class::OldDisk`].
+    OldDisk(NodeIx, u64, u64),
+    /// By milliseconds.
+    ClockStep(NodeIx, i64),
+    /// The rate from the next start on.
+    ClockDrift(NodeIx, u64),
+}
+
+/// When what happens, in milliseconds.
+pub type Plan = Vec<(u64, Fault)>;
+
+impl Class {
+    /// All of them.
+    pub const ALL: [Self; 17] = [
+        Self::Kill,
+        Self::Power,
+        Self::PowerAll,
+        Self::Stop,
+        Self::Pause,
+        Self::Split,
+        Self::OneWay,
+        Self::Clog,
+        Self::DiskStall,
+        Self::DiskFull,
+        Self::FailSync,
+        Self::ReadError,
+        Self::Corrupt,
+        Self::EmptyDisk,
+        Self::OldDisk,
+        Self::ClockStep,
+        Self::ClockDrift,
+    ];
+}
+
+/// The faults of a run's safety phase.
+pub fn plan(knobs: &Knobs) -> Plan {
+    let mut rng = Rng::new(knobs.seed, "nemesis");
+    let mut plan = Plan::new();
+    let mut at_ms = 500 + rng.exponential(knobs.fault_gap_ms);
+    while at_ms < knobs.safety_ms {
+        let class = knobs.classes[rng.index(knobs.classes.len())];
+        plan.push((at_ms, draw(class, knobs, &mut rng)));
+        at_ms += 1 + rng.exponential(knobs.fault_gap_ms);
+    }
+    plan
+}
+
+fn draw(class: Class, knobs: &Knobs, rng: &mut Rng) -> Fault {
+    let node = rng.index(knobs.nodes);
+    let short = rng.between(50, 3000);
+    match class {
+        Class::Kill => Fault::Kill(node, short),
+        Class::Power => Fault::Power(node, short),
+        Class::PowerAll => Fault::PowerAll(rng.between(50, 1000)),
+        Class::Stop => Fault::Stop(node, short),
+        Class::Pause => Fault::Pause(node, short),
+        Class::Split => Fault::Split(rng.bits() as u32, short),
+        Class::OneWay => Fault::OneWay(node, rng.coin(), short),
+        Class::Clog => Fault::Clog(node, short),
+        Class::DiskStall => Fault::DiskStall(node, rng.between(50, 2000)),
+        Class::DiskFull => Fault::DiskFull(node, short),
+        Class::FailSync => Fault::FailSync(node, rng.between(50, 1000)),
+        Class::ReadError => Fault::ReadError(node, short),
+        Class::Corrupt => Fault::Corrupt(node, rng.bits()),
+        Class::EmptyDisk => Fault::EmptyDisk(node, short),
+        Class::OldDisk => Fault::OldDisk(node, rng.between(1000, 6000), short),
+        Class::ClockStep => {
+            let far = if rng.coin() { 10_000 } else { 315_576_000_000 };
+            Fault::ClockStep(node, rng.below(2 * far) as i64 - far as i64)
+        }
+        Class::ClockDrift => Fault::ClockDrift(node, rng.between(800_000, 1_200_000)),
+    }
+}

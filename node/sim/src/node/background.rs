@@ -1,0 +1,250 @@
+//! Gossip, probes and the delivery of hints. Paper: §4.6, §4.8.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use dynamo_core::coordinator::{Ack, FailureKind, ReplicaFailure};
+use dynamo_core::handoff::hint_targets;
+use dynamo_core::membership::{Changes, Delta, Target};
+use dynamo_core::recovery::Recovery;
+use dynamo_core::replica::Minter;
+use dynamo_core::types::Incarnation;
+use dynamo_core::version::KeyState;
+
+use super::{Exit, Live, boot};
+use crate::disk::{Place, Value};
+use crate::keys::KeyIx;
+use crate::messages::{NodeIx, Reply, Request};
+use crate::mistakes::Mistake;
+use crate::shared::Timer;
+
+const GOSSIP_MS: u64 = 1000;
+const JOINING_MS: u64 = 200;
+const PROBE_MS: u64 = 250;
+const HINTS_MS: u64 = 500;
+/// Hints under way at once.
+const HINTS_IN_FLIGHT: usize = 16;
+
+impl Live<'_> {
+    /// One exchange of news with a peer or seed.
+    pub fn gossip_round(&mut self) {
+        let synced = self.disk.synced();
+        if self.p.view.me().synced < synced {
+            // The real shell says so every ten seconds only.
+            self.p.view.update_self(|me| me.synced = synced);
+        }
+        let random = self.sh.rng.bits();
+        let target = self.p.gossip.next_target(&self.p.view, &self.p.detector, random);
+        let peer = target.map(|target| match target {
+            Target::Member(member) => self.sh.index_of(&member),
+            Target::Seed(seed) => seed,
+        });
+        if let Some(peer) = peer
+            && peer != self.me
+        {
+            let digest = Box::new(self.p.view.digest());
+            let timeout_ms = self.sh.knobs.call_timeout_ms;
+            self.call(peer, timeout_ms, Request::Digest(digest), move |live, result| {
+                let Ok(Reply::Gossip(answer, empty)) = result else {
+                    return;
+                };
+                live.take_news(answer.delta);
+                if !empty {
+                    live.confirm();
+                }
+                let wanted = answer.wanted;
+                if wanted.ring || !wanted.members.is_empty() {
+                    let delta = Box::new(live.p.view.delta_for(&wanted));
+                    let timeout_ms = live.sh.knobs.call_timeout_ms;
+                    live.call(peer, timeout_ms, Request::Delta(delta), |_, _| {});
+                }
+            });
+        }
+        let pause_ms = if self.serving() && self.p.confirmed {
+            GOSSIP_MS
+        } else {
+            JOINING_MS
+        };
+        self.timer(pause_ms, Timer::Gossip);
+    }
+
+    /// Takes what gossip brought, keeps it, and begins another life if peers remember a later one.
+    pub fn take_news(&mut self, delta: Delta) {
+        let changes = self.p.view.merge(delta);
+        if changes == Changes::default() {
+            return;
+        }
+        if let Some(remembered) = changes.self_superseded
+            && self.sh.knobs.mistake != Some(Mistake::SameIncarnationAfterLoss)
+        {
+            self.exposed(remembered);
+        }
+        self.keep_view();
+    }
+
+    /// A peer has told what it remembers of this member.
+    fn confirm(&mut self) {
+        if !self.p.confirmed && self.p.exit.is_none() {
+            self.p.confirmed = true;
+            self.enqueue(
+                0,
+                true,
+                |_, group| {
+                    group.set(Place::Meta(boot::CONFIRMED), Some(Value::Bytes(Bytes::new())));
+                    group.set(Place::Meta(boot::PAST), None);
+                    Ok(())
+                },
+                |_, _| {},
+            );
+        }
+    }
+
+    /// Peers remember a life of this member that its disk does not, or more of it: the disk was emptied, or put back in
+    /// time. An empty one goes on as another incarnation and gets back what it lost; an old one is set aside first.
+    fn exposed(&mut self, remembered: Incarnation) {
+        let (me, now_us) = (self.me, self.sh.now_us);
+        self.sh.trace.line(now_us, || {
+            format!("n{me} is exposed: peers remember {remembered}")
+        });
+        if !self.p.fresh {
+            self.p.exit = Some(Exit::SetAside);
+            return;
+        }
+        let generation = self.p.incarnation.generation.max(remembered.generation) + 1;
+        let id = self.sh.rng.bits();
+        let incarnation = Incarnation { generation, id };
+        self.p.view.update_self(|me| me.incarnation = incarnation);
+        let mut suspect = None;
+        if self.p.recovery.is_none() {
+            let mut recovery = Recovery::begin(self.now_ms(), self.sh.knobs.message_life_ms());
+            recovery.place(&self.sh.placement, &self.sh.members[me], self.sh.knobs.w);
+            suspect = Some(recovery.encode());
+            // Where nobody else has anything, it is whole at once.
+            self.p.whole_again = recovery.is_whole();
+            self.p.recovery = Some(recovery).filter(|recovery| !recovery.is_whole());
+        }
+        self.enqueue(
+            0,
+            true,
+            move |live, group| {
+                let bytes = boot::incarnation_bytes(incarnation);
+                group.set(boot::incarnation_place(), Some(Value::Bytes(bytes)));
+                if let Some(suspect) = suspect {
+                    group.set(Place::Meta(boot::RECOVERY), Some(Value::Bytes(suspect)));
+                }
+                live.renew(Minter::new(incarnation, 1));
+                Ok(())
+            },
+            |_, _| {},
+        );
+    }
+
+    fn keep_view(&mut self) {
+        let bytes = self.p.view.encode();
+        self.enqueue(
+            0,
+            false,
+            move |_, group| {
+                group.set(Place::Meta(boot::VIEW), Some(Value::Bytes(bytes)));
+                Ok(())
+            },
+            |_, _| {},
+        );
+    }
+
+    /// Asks unreachable peers for a sign of life.
+    pub fn probe_round(&mut self) {
+        let now_ms = self.now_ms();
+        for member in self.p.detector.probes_due(now_ms) {
+            let peer = self.sh.index_of(&member);
+            let timeout_ms = self.sh.knobs.call_timeout_ms;
+            self.call(peer, timeout_ms, Request::Probe, |_, _| {});
+        }
+        self.timer(PROBE_MS, Timer::Probe);
+    }
+
+    /// Delivers hints to owners that answer; all hints are looked at each time, also those from before a restart.
+    pub fn hints_round(&mut self) {
+        let mut due: Vec<(NodeIx, KeyIx, Rc<KeyState>)> = Vec::new();
+        for (place, value) in self.hints.iter() {
+            if let (Place::Hint(owner, key), Value::State(state)) = (*place, value)
+                && !self.p.delivering.contains(&(owner, key))
+                && self.p.detector.reachable(&self.sh.members[owner])
+                && self.p.delivering.len() + due.len() < HINTS_IN_FLIGHT
+            {
+                due.push((owner, key, Rc::clone(state)));
+            }
+        }
+        for (owner, key, state) in due {
+            self.deliver(owner, key, state);
+        }
+        self.timer(HINTS_MS, Timer::Hints);
+    }
+
+    fn deliver(&mut self, owner: NodeIx, key: KeyIx, state: Rc<KeyState>) {
+        let partition = self.sh.keys.get(key).partition;
+        let targets = hint_targets(&self.sh.placement, &self.sh.members[owner], partition);
+        self.p.delivering.insert((owner, key));
+        if self.sh.knobs.mistake == Some(Mistake::HintDeletedEarly) {
+            self.delete_hint(owner, key, Rc::clone(&state));
+        }
+        let left = Rc::new(std::cell::Cell::new(targets.len()));
+        let good = Rc::new(std::cell::Cell::new(true));
+        for target in targets {
+            let target = self.sh.index_of(&target);
+            let (left, good, kept) = (Rc::clone(&left), Rc::clone(&good), Rc::clone(&state));
+            let ended = move |live: &mut Live<'_>, result: Result<Ack, ReplicaFailure>| {
+                good.set(good.get() && result.is_ok_and(|ack| ack.durable));
+                left.set(left.get() - 1);
+                if left.get() == 0 {
+                    live.p.delivering.remove(&(owner, key));
+                    if good.get() {
+                        live.delete_hint(owner, key, kept);
+                    }
+                }
+            };
+            let state = self.on_the_way(Rc::clone(&state));
+            if target == self.me {
+                self.merge(key, state, None, true, ended);
+                continue;
+            }
+            let message = Request::Write {
+                key,
+                state,
+                hint_for: None,
+                sync: true,
+            };
+            let timeout_ms = self.sh.knobs.call_timeout_ms;
+            self.call(target, timeout_ms, message, move |live, result| {
+                let result = match result {
+                    Ok(Reply::Written { durable }) => Ok(Ack { durable }),
+                    Ok(_) => Err(ReplicaFailure {
+                        sent: true,
+                        kind: FailureKind::Storage,
+                    }),
+                    Err(failure) => Err(failure),
+                };
+                ended(live, result);
+            });
+        }
+    }
+
+    /// Deletes a hint if nothing has been added to it meanwhile.
+    fn delete_hint(&mut self, owner: NodeIx, key: KeyIx, delivered: Rc<KeyState>) {
+        let place = Place::Hint(owner, key);
+        self.enqueue(
+            1,
+            false,
+            move |live, group| {
+                if let Ok(Some(state)) = live.state_in_group(group, place)
+                    && *state == *delivered
+                {
+                    live.sh.stats.hints_delivered += 1;
+                    group.set(place, None);
+                }
+                Ok(())
+            },
+            |_, _| {},
+        );
+    }
+}

@@ -1,0 +1,330 @@
+//! Start and stop of a process: which life of the data it is, as `node/src/durable.rs` decides it. Paper: §4.4, §4.8.1.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use dynamo_core::entropy::{Schedule, Trees};
+use dynamo_core::membership::{Detector, Gossip, MemberEntry, SelfHistory, View};
+use dynamo_core::reap::QuietTable;
+use dynamo_core::recovery::Recovery;
+use dynamo_core::replica::Minter;
+use dynamo_core::types::Incarnation;
+use dynamo_core::version::Hlc;
+
+use super::writer::Writer;
+use super::{Node, Process};
+use crate::disk::{Batch, Disk, Place, Value};
+use crate::mistakes::Mistake;
+use crate::shared::{Event, Shared, Timer};
+
+const INCARNATION: &str = "incarnation";
+const STARTS: &str = "starts";
+const CLEAN: &str = "clean-stop";
+/// Where the view is kept.
+pub const VIEW: &str = "view";
+pub(super) const RECOVERY: &str = "recovery";
+/// A peer has had the chance to expose the store.
+pub(super) const CONFIRMED: &str = "confirmed";
+/// The life before, and how much of it was found, until a peer has compared that.
+pub(super) const PAST: &str = "past";
+/// The store before this one was set aside.
+const ASIDE: &str = "aside";
+const EPOCH_FIRST: u64 = 1;
+
+/// Records of the table of quiet times.
+const QUIET_ENTRIES: usize = 10_000;
+
+impl Node {
+    /// Starts a process on what the disks hold.
+    pub fn start(&mut self, sh: &mut Shared) {
+        if self.process.is_some() {
+            return;
+        }
+        let boot = sh.fresh();
+        let empty = number(&self.disk, STARTS).is_none();
+        let previous = self.disk.bytes(INCARNATION).map(|bytes| incarnation_of(&bytes));
+        let recovered = self.disk.sequence;
+        let was_confirmed = self.disk.bytes(CONFIRMED).is_some();
+        let (incarnation, next_epoch) = self.life(sh, empty);
+        let starts = number(&self.disk, STARTS).unwrap_or(0) + 1;
+        // An administrator names a node again whose disk is empty; it has no ring then until gossip brings it one.
+        let reborn = empty && self.known;
+        let now_ms = self.clock.monotonic_ms(sh.now_us);
+        let entry = self.entry(sh, incarnation, starts);
+        let kept = self.disk.bytes(VIEW).and_then(|bytes| View::decode(bytes).ok());
+        let mut view = kept.unwrap_or_else(|| {
+            let ring = (!reborn).then(|| Arc::clone(&sh.ring));
+            View::new(sh.ring.cluster_id(), entry.clone(), ring)
+        });
+        view.update_self(|me| {
+            *me = MemberEntry {
+                version: me.version,
+                synced: recovered,
+                ..entry
+            }
+        });
+        // What was set aside is accounted for: the life before has no part in the store that begins now.
+        let aside = self.disk.bytes(ASIDE).is_some();
+        let previous = previous.filter(|previous| *previous != incarnation && !aside && was_confirmed);
+        let (previous, recovered) = match self.disk.bytes(PAST).filter(|_| !aside) {
+            // No peer has been able to compare it yet: lives since then are no excuse.
+            Some(past) => (Some(incarnation_of(&past)), number_of(&past[12..20])),
+            None => (previous, recovered),
+        };
+        let view = view.with_history(SelfHistory { previous, recovered });
+        let mut batch = Batch::default();
+        batch.put(
+            Place::Meta(INCARNATION),
+            Value::Bytes(incarnation_bytes(incarnation)),
+        );
+        batch.put(Place::Meta(STARTS), Value::Bytes(number_bytes(starts)));
+        batch.put(Place::Meta(VIEW), Value::Bytes(view.encode()));
+        batch.delete(Place::Meta(CLEAN));
+        match previous {
+            Some(previous) => {
+                let mut past = incarnation_bytes(previous).to_vec();
+                past.extend_from_slice(&recovered.to_be_bytes());
+                batch.put(Place::Meta(PAST), Value::Bytes(past.into()));
+            }
+            None => batch.delete(Place::Meta(PAST)),
+        }
+        if !self.known_before(sh) {
+            batch.put(Place::Meta(CONFIRMED), Value::Bytes(Bytes::new()));
+        }
+        batch.delete(Place::Meta(ASIDE));
+        let was_suspect = self.disk.bytes(RECOVERY).is_some();
+        let recovery = self.recovery(sh, now_ms);
+        let whole = recovery.is_none();
+        match &recovery {
+            Some(recovery) => batch.put(Place::Meta(RECOVERY), Value::Bytes(recovery.encode())),
+            None => batch.delete(Place::Meta(RECOVERY)),
+        }
+        self.disk.write(batch);
+        self.disk.sync();
+        self.hints.sync();
+        self.known = true;
+        let mut trees = Trees::new(sh.knobs.partitions);
+        for partition in sh.placement.partitions_of(self.me) {
+            trees.rebuild(partition);
+        }
+        let mut schedule = Schedule::new(sh.knobs.exchange_interval_ms);
+        let me = sh.members[self.me].clone();
+        schedule.place(&sh.placement, &me, now_ms, sh.rng.bits());
+        self.process = Some(Process {
+            boot,
+            incarnation,
+            minter: Minter::new(incarnation, next_epoch),
+            starts,
+            view,
+            detector: Detector::new(sh.knobs.call_timeout_ms),
+            gossip: Gossip::new(sh.knobs.nodes),
+            hlc: Hlc::default(),
+            writers: [Writer::default(), Writer::default()],
+            puts: BTreeMap::new(),
+            gets: BTreeMap::new(),
+            forwards: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            trees,
+            schedule,
+            exchanges: BTreeMap::new(),
+            recovery,
+            quiet: QuietTable::new(now_ms, QUIET_ENTRIES),
+            reap: None,
+            delivering: BTreeSet::new(),
+            refetching: BTreeSet::new(),
+            exit: None,
+            fresh: empty || !was_confirmed,
+            confirmed: !self.known_before(sh),
+            started_ms: now_ms,
+            whole_again: was_suspect && whole,
+        });
+        let (node, now_us) = (self.me, sh.now_us);
+        sh.trace.mix(&[90, node as u64, incarnation.id]);
+        sh.trace.line(now_us, || {
+            format!(
+                "n{node} starts as {incarnation}, start {starts}{}",
+                if reborn { ", emptied" } else { "" }
+            )
+        });
+        self.set_timers(sh);
+    }
+
+    /// Stops the process in order: what waits is written, everything is synced, the mark of a clean stop is set.
+    pub fn stop(&mut self, sh: &mut Shared) {
+        if let Some(mut live) = self.live(sh) {
+            live.drain();
+        }
+        let Some(process) = self.process.take() else {
+            return;
+        };
+        if process.exit.is_some() {
+            return;
+        }
+        self.disk.sync();
+        self.hints.sync();
+        let mut marker = incarnation_bytes(process.incarnation).to_vec();
+        marker.extend_from_slice(&process.starts.to_be_bytes());
+        marker.extend_from_slice(&process.minter.next_epoch().to_be_bytes());
+        let mut batch = Batch::default();
+        batch.put(Place::Meta(CLEAN), Value::Bytes(marker.into()));
+        self.disk.write(batch);
+        self.disk.sync();
+    }
+
+    /// The process dies. With `power`, what is not synced is lost, too.
+    pub fn crash(&mut self, sh: &mut Shared, power: bool) {
+        let Some(mut process) = self.process.take() else {
+            return;
+        };
+        for (index, disk) in [&mut self.disk, &mut self.hints].into_iter().enumerate() {
+            if let Some(batch) = process.writers[index].take_under_way()
+                && (power || sh.rng_disk.coin())
+            {
+                disk.write(batch);
+            }
+            if power {
+                let gone = disk.lose_power(&mut sh.rng_disk);
+                let (node, now_us) = (self.me, sh.now_us);
+                sh.trace
+                    .line(now_us, || format!("n{node} loses {gone} unsynced batches"));
+            }
+        }
+        if sh.knobs.mistake == Some(Mistake::ForgetHintsOnRestart) {
+            self.hints = Disk::default();
+        }
+    }
+
+    /// What a store that is set aside leaves to the empty one after it: who the node is, which life, whom it knew, and
+    /// that it lacks acknowledged data.
+    pub fn set_aside(&mut self, sh: &Shared) {
+        let now_ms = self.clock.monotonic_ms(sh.now_us);
+        let carried: Vec<(Place, Value)> = [INCARNATION, STARTS, VIEW, CONFIRMED]
+            .into_iter()
+            .filter_map(|name| Some((Place::Meta(name), Value::Bytes(self.disk.bytes(name)?))))
+            .collect();
+        let suspect = Recovery::begin(now_ms, sh.knobs.message_life_ms()).encode();
+        self.disk = Disk::default();
+        let mut batch = Batch::default();
+        batch.changes = carried
+            .into_iter()
+            .map(|(place, value)| (place, Some(value)))
+            .collect();
+        batch.put(Place::Meta(RECOVERY), Value::Bytes(suspect));
+        batch.put(Place::Meta(ASIDE), Value::Bytes(Bytes::new()));
+        self.disk.write(batch);
+        self.disk.sync();
+    }
+
+    /// Others may remember this node: not at the cluster's first moment.
+    fn known_before(&self, sh: &Shared) -> bool {
+        sh.now_us > 0 && sh.knobs.nodes > 1
+    }
+
+    fn life(&self, sh: &mut Shared, empty: bool) -> (Incarnation, u64) {
+        let id = sh.rng.bits();
+        // A store that began empty and that no peer has spoken to since has one life: were it counted as two, the peers'
+        // memory of the member could look like the older one.
+        let confirmed = self.disk.bytes(CONFIRMED).is_some();
+        let first = empty || (!confirmed && self.disk.bytes(CLEAN).is_none());
+        let Some(bytes) = self.disk.bytes(INCARNATION).filter(|_| !first) else {
+            let id = if sh.knobs.mistake == Some(Mistake::SameIncarnationAfterLoss) {
+                self.me as u64 + 1
+            } else {
+                id
+            };
+            return (Incarnation { generation: 1, id }, EPOCH_FIRST);
+        };
+        let last = incarnation_of(&bytes);
+        let starts = number(&self.disk, STARTS).unwrap_or(0);
+        if let Some(marker) = self.disk.bytes(CLEAN)
+            && marker.len() == 28
+            && marker[..12] == bytes[..]
+            && marker[12..20] == starts.to_be_bytes()
+        {
+            return (last, number_of(&marker[20..]));
+        }
+        if sh.knobs.mistake == Some(Mistake::UncleanStopKeepsIncarnation) {
+            return (last, EPOCH_FIRST);
+        }
+        let generation = last.generation + 1;
+        (Incarnation { generation, id }, EPOCH_FIRST)
+    }
+
+    /// A store that is suspect goes on getting back what it lost.
+    fn recovery(&self, sh: &Shared, now_ms: u64) -> Option<Recovery> {
+        let longest_ms = sh.knobs.message_life_ms();
+        let bytes = self.disk.bytes(RECOVERY)?;
+        let decoded = Recovery::decode(bytes, now_ms, longest_ms);
+        let mut recovery = decoded.unwrap_or_else(|_| Recovery::begin(now_ms, longest_ms));
+        recovery.place(&sh.placement, &sh.members[self.me], sh.knobs.w);
+        // Nobody else has anything: it is whole at once.
+        (!recovery.is_whole()).then_some(recovery)
+    }
+
+    fn entry(&self, sh: &Shared, incarnation: Incarnation, starts: u64) -> MemberEntry {
+        let address = format!("n{}:7701", self.me);
+        MemberEntry {
+            member: sh.members[self.me].clone(),
+            incarnation,
+            version: 1,
+            peer_address: address.clone(),
+            client_address: address.clone(),
+            admin_address: address,
+            zone: sh.zones[self.me].clone(),
+            release: "sim".to_owned(),
+            starts,
+            synced: 0,
+        }
+    }
+
+    fn set_timers(&mut self, sh: &mut Shared) {
+        let Some(mut live) = self.live(sh) else { return };
+        for (timer, most_ms) in [
+            (Timer::Gossip, 1000),
+            (Timer::Probe, 250),
+            (Timer::Hints, 500),
+            (Timer::Entropy, 100),
+            (Timer::Reap, 1000),
+            (Timer::Repair, 300),
+        ] {
+            let after_ms = live.sh.rng.below(most_ms) + 1;
+            live.timer(after_ms, timer);
+        }
+    }
+}
+
+/// Starts a node again after that many milliseconds.
+pub fn restart_later(sh: &mut Shared, node: usize, after_ms: u64) {
+    let at_us = sh.now_us + after_ms * 1000;
+    sh.queue.push(at_us, Event::Restart(node));
+}
+
+pub(super) fn incarnation_bytes(incarnation: Incarnation) -> Bytes {
+    let mut bytes = incarnation.generation.to_be_bytes().to_vec();
+    bytes.extend_from_slice(&incarnation.id.to_be_bytes());
+    bytes.into()
+}
+
+pub(super) fn incarnation_place() -> Place {
+    Place::Meta(INCARNATION)
+}
+
+fn incarnation_of(bytes: &[u8]) -> Incarnation {
+    Incarnation {
+        generation: number_of(&bytes[..4]) as u32,
+        id: number_of(&bytes[4..12]),
+    }
+}
+
+fn number_bytes(number: u64) -> Bytes {
+    Bytes::copy_from_slice(&number.to_be_bytes())
+}
+
+fn number_of(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0, |value, byte| value << 8 | u64::from(*byte))
+}
+
+fn number(disk: &Disk, name: &'static str) -> Option<u64> {
+    disk.bytes(name).map(|bytes| number_of(&bytes))
+}

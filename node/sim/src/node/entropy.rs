@@ -1,0 +1,384 @@
+//! Trees, exchanges and the recovery of a suspect store. Paper: §4.7.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use dynamo_core::coordinator::FailureKind;
+use dynamo_core::entropy::exchange::KEYS_PER_MESSAGE;
+use dynamo_core::entropy::{
+    Due, Exchange, ExchangeEffect, ExchangeEvent, ExchangeReport, KeyPage, KeySummary, Mode, PullResult,
+    PushResult, has_news_for, record_hash,
+};
+use dynamo_core::listing::Position;
+use dynamo_core::types::PartitionId;
+use dynamo_core::version::KeyState;
+
+use super::{CallResult, Live, boot};
+use crate::disk::{DiskError, Place, Value};
+use crate::keys::KeyIx;
+use crate::messages::{NodeIx, Pulled, Reply, Request};
+use crate::mistakes::Mistake;
+use crate::shared::Timer;
+
+const ROUND_MS: u64 = 50;
+/// Exchanges that one node runs at once.
+const EXCHANGES_MAX: usize = 3;
+/// Keys that one round folds into trees.
+const FOLD_KEYS: usize = 16;
+/// Records in one message.
+const RECORDS_MAX: usize = 16;
+
+/// An exchange that this node began.
+pub struct RunningExchange {
+    machine: Exchange,
+    due: Due,
+    peer: NodeIx,
+    began_ms: u64,
+    /// It makes this store whole.
+    recovery: bool,
+}
+
+impl Live<'_> {
+    /// Folds a page into a tree, begins what is due.
+    pub fn entropy_round(&mut self) {
+        self.timer(ROUND_MS, Timer::Entropy);
+        self.fold();
+        if !self.serving() || self.p.exchanges.len() >= EXCHANGES_MAX {
+            return;
+        }
+        self.begin_recovery();
+        if !self.sh.knobs.anti_entropy {
+            return;
+        }
+        let now_ms = self.now_ms();
+        let one_way = self.sh.knobs.mistake == Some(Mistake::OneWayExchange);
+        let (detector, me) = (&self.p.detector, &self.sh.members[self.me]);
+        let wanted =
+            |member: &dynamo_core::types::MemberId| detector.reachable(member) && (!one_way || me < member);
+        if let Some(due) = self.p.schedule.next(now_ms, &wanted) {
+            let mode = if self.suspect(due.partition) {
+                Mode::PullOnly
+            } else {
+                Mode::Both
+            };
+            self.begin_exchange(due, mode, false);
+        }
+    }
+
+    fn begin_recovery(&mut self) {
+        let now_ms = self.now_ms();
+        let random = self.sh.rng.bits();
+        let Some(recovery) = &mut self.p.recovery else {
+            return;
+        };
+        let detector = &self.p.detector;
+        let next = recovery.next(now_ms, &|member| detector.reachable(member), random);
+        if let Some((partition, peer)) = next {
+            self.begin_exchange(Due { partition, peer }, Mode::PullOnly, true);
+        }
+    }
+
+    fn begin_exchange(&mut self, due: Due, mode: Mode, recovery: bool) {
+        let began_ms = self.now_ms();
+        let peer = self.sh.index_of(&due.peer);
+        let Some(tree) = self.p.trees.ready(due.partition).cloned() else {
+            self.end_exchange(&due, began_ms, recovery, &ExchangeReport::default());
+            return;
+        };
+        let id = self.sh.fresh();
+        let machine = Exchange::new(tree, mode);
+        let running = RunningExchange {
+            machine,
+            due,
+            peer,
+            began_ms,
+            recovery,
+        };
+        self.p.exchanges.insert(id, running);
+        self.drive_exchange(id, ExchangeEvent::Start);
+    }
+
+    fn drive_exchange(&mut self, id: u64, event: ExchangeEvent) {
+        let Some(running) = self.p.exchanges.get_mut(&id) else {
+            return;
+        };
+        let effect = running.machine.step(event);
+        let (peer, partition, recovery) = (running.peer, running.due.partition, running.recovery);
+        let timeout_ms = self.sh.knobs.call_timeout_ms * 2;
+        match effect {
+            ExchangeEffect::AskHashes { level, nodes } => {
+                let request = Request::Hashes {
+                    partition,
+                    level,
+                    nodes,
+                };
+                self.call(peer, timeout_ms, request, move |live, result| {
+                    live.drive_exchange(id, answer(result));
+                });
+            }
+            ExchangeEffect::AskKeys { leaves, after } => {
+                let request = Request::Keys {
+                    partition,
+                    leaves,
+                    after,
+                    recovery,
+                };
+                self.call(peer, timeout_ms, request, move |live, result| {
+                    live.drive_exchange(id, answer(result));
+                });
+            }
+            ExchangeEffect::LocalKeys { leaves, after } => {
+                let page = self.key_page(partition, &leaves, after.as_ref(), false);
+                let event = page.map_or(ExchangeEvent::Failed, ExchangeEvent::LocalKeys);
+                self.drive_exchange(id, event);
+            }
+            ExchangeEffect::Pull { positions } => self.pull(id, peer, partition, &positions),
+            ExchangeEffect::Push { positions } => self.push(id, peer, &positions),
+            ExchangeEffect::Done(report) => {
+                if let Some(running) = self.p.exchanges.remove(&id) {
+                    self.end_exchange(&running.due, running.began_ms, running.recovery, &report);
+                }
+            }
+        }
+    }
+
+    fn pull(&mut self, id: u64, peer: NodeIx, partition: PartitionId, positions: &[Position]) {
+        let keys: Vec<(KeyIx, Option<Rc<KeyState>>)> = positions
+            .iter()
+            .take(RECORDS_MAX)
+            .filter_map(|position| self.sh.keys.find(position))
+            .map(|key| {
+                let mine = self.disk.peek(Place::Data(key));
+                (key, mine.map(|state| Rc::new(state.without_values())))
+            })
+            .collect();
+        let timeout_ms = self.sh.knobs.call_timeout_ms * 2;
+        self.call(
+            peer,
+            timeout_ms,
+            Request::Pull { partition, keys },
+            move |live, result| match result {
+                Ok(Reply::Pulled { results, suspect }) => live.take_pulled(id, results, suspect),
+                other => live.drive_exchange(id, answer(other)),
+            },
+        );
+    }
+
+    fn take_pulled(&mut self, id: u64, results: Vec<(KeyIx, Pulled)>, suspect: bool) {
+        let all: Rc<RefCell<Vec<Option<PullResult>>>> = Rc::new(RefCell::new(vec![None; results.len()]));
+        let ended = move |live: &mut Live<'_>, all: &RefCell<Vec<Option<PullResult>>>| {
+            let results: Vec<PullResult> = all.borrow().iter().copied().flatten().collect();
+            if results.len() == all.borrow().len() {
+                live.drive_exchange(id, ExchangeEvent::Pulled { results, suspect });
+            }
+        };
+        let mut merges = Vec::new();
+        for (index, (key, pulled)) in results.into_iter().enumerate() {
+            match pulled {
+                Pulled::Without(result) => all.borrow_mut()[index] = Some(result),
+                Pulled::State(state) => merges.push((index, key, state)),
+            }
+        }
+        if merges.is_empty() {
+            ended(self, &all);
+        }
+        for (index, key, state) in merges {
+            let (all, theirs) = (Rc::clone(&all), Rc::clone(&state));
+            self.sh.stats.exchanged += 1;
+            self.merge(key, state, None, true, move |live, result| {
+                let mine = live.disk.peek(Place::Data(key));
+                let peer_lacks = mine.is_some_and(|mine| **mine != *theirs && has_news_for(mine, &theirs));
+                all.borrow_mut()[index] = Some(match result {
+                    Ok(_) => PullResult::Merged { peer_lacks },
+                    Err(_) => PullResult::Failed,
+                });
+                ended(live, &all);
+            });
+        }
+    }
+
+    fn push(&mut self, id: u64, peer: NodeIx, positions: &[Position]) {
+        let mut results: Vec<Option<PushResult>> = Vec::new();
+        let mut records = Vec::new();
+        for position in positions.iter().take(RECORDS_MAX) {
+            let key = self.sh.keys.find(position);
+            let state = key.and_then(|key| Some((key, self.exchanged_state(key)?)));
+            results.push(state.is_none().then_some(PushResult::Gone));
+            records.extend(state);
+        }
+        let one_way = self.sh.knobs.mistake == Some(Mistake::OneWayExchange);
+        if records.is_empty() || one_way {
+            let results = results
+                .into_iter()
+                .map(|result| result.unwrap_or(PushResult::Merged));
+            self.drive_exchange(id, ExchangeEvent::Pushed(results.collect()));
+            return;
+        }
+        self.sh.stats.exchanged += records.len() as u64;
+        let timeout_ms = self.sh.knobs.call_timeout_ms * 2;
+        self.call(
+            peer,
+            timeout_ms,
+            Request::Push(records),
+            move |live, result| match result {
+                Ok(Reply::Pushed(done)) => {
+                    let mut done = done.into_iter();
+                    let results = results
+                        .into_iter()
+                        .map(|known| known.or_else(|| done.next()).unwrap_or(PushResult::Failed));
+                    let results = results.collect();
+                    live.drive_exchange(id, ExchangeEvent::Pushed(results));
+                }
+                other => live.drive_exchange(id, answer(other)),
+            },
+        );
+    }
+
+    fn end_exchange(&mut self, due: &Due, began_ms: u64, recovery: bool, report: &ExchangeReport) {
+        let (now_ms, random) = (self.now_ms(), self.sh.rng.bits());
+        if report.finished {
+            self.sh.stats.exchanges += 1;
+        }
+        if !recovery {
+            self.p
+                .schedule
+                .ended(due, began_ms, report.finished, now_ms, random);
+            return;
+        }
+        let (due, report) = (due.clone(), *report);
+        // What was equal may have come by a write that is not synced yet, so the store is synced before it is believed.
+        self.enqueue(
+            0,
+            true,
+            |_, _| Ok(()),
+            move |live, result| {
+                let Some(recovery) = &mut live.p.recovery else {
+                    return;
+                };
+                let report = if result.is_ok() {
+                    report
+                } else {
+                    ExchangeReport::default()
+                };
+                if !recovery.ended(due.partition, &due.peer, began_ms, &report) {
+                    return;
+                }
+                let whole = recovery.is_whole();
+                let bytes = (!whole).then(|| recovery.encode());
+                if whole {
+                    live.p.recovery = None;
+                    live.p.whole_again = true;
+                    live.sh.stats.recovered += 1;
+                }
+                live.enqueue(
+                    0,
+                    true,
+                    move |_, group| {
+                        group.set(Place::Meta(boot::RECOVERY), bytes.map(Value::Bytes));
+                        Ok(())
+                    },
+                    |_, _| {},
+                );
+            },
+        );
+    }
+
+    /// A page of the keys of some leaves, as exchanges see them.
+    pub fn key_page(
+        &mut self,
+        partition: PartitionId,
+        leaves: &[u32],
+        after: Option<&Position>,
+        recovery: bool,
+    ) -> Result<KeyPage, DiskError> {
+        let shape = self.p.trees.shape();
+        let keys = Rc::clone(&self.sh.keys);
+        let mut page = KeyPage {
+            keys: Vec::new(),
+            more: false,
+        };
+        for leaf in leaves {
+            for key in keys.in_range(&shape.leaf_range(partition, *leaf)) {
+                let position = &keys.get(key).position;
+                if after.is_some_and(|after| position <= after) {
+                    continue;
+                }
+                if let Err(error) = self.disk.get(Place::Data(key)) {
+                    self.refetch(key);
+                    return Err(error);
+                }
+                let state = if recovery {
+                    self.disk.peek(Place::Data(key)).cloned()
+                } else {
+                    self.exchanged_state(key)
+                };
+                let Some(state) = state else { continue };
+                if page.keys.len() == KEYS_PER_MESSAGE {
+                    page.more = true;
+                    return Ok(page);
+                }
+                page.keys.push(KeySummary {
+                    position: position.clone(),
+                    hash: record_hash(position.as_bytes(), &state.encode()),
+                });
+            }
+        }
+        Ok(page)
+    }
+
+    /// What a puller gets of a record.
+    pub fn give(&mut self, key: KeyIx, mine: Option<&KeyState>) -> Pulled {
+        if self.disk.get(Place::Data(key)).is_err() {
+            self.refetch(key);
+            return Pulled::Without(PullResult::Failed);
+        }
+        match self.disk.peek(Place::Data(key)).cloned() {
+            None => Pulled::Without(PullResult::Gone),
+            Some(state) if mine.is_some_and(|mine| !has_news_for(&state, mine)) => {
+                Pulled::Without(PullResult::NoNews)
+            }
+            Some(state) => Pulled::State(self.on_the_way(state)),
+        }
+    }
+
+    fn fold(&mut self) {
+        let Some((partition, after)) = self.p.trees.next_rebuild() else {
+            return;
+        };
+        let after = after.cloned();
+        let keys = Rc::clone(&self.sh.keys);
+        let range = self.sh.ring.range(partition);
+        let mut records = Vec::new();
+        let mut looked = None;
+        for key in keys.in_range(&range) {
+            let position = &keys.get(key).position;
+            if after.as_ref().is_some_and(|after| position <= after) {
+                continue;
+            }
+            if records.len() == FOLD_KEYS {
+                looked = records
+                    .last()
+                    .map(|(position, _): &(Position, u64)| position.clone());
+                break;
+            }
+            if let Some(state) = self.exchanged_state(key) {
+                records.push((
+                    position.clone(),
+                    record_hash(position.as_bytes(), &state.encode()),
+                ));
+            }
+        }
+        self.p.trees.fold(partition, records, looked);
+    }
+}
+
+fn answer(result: CallResult) -> ExchangeEvent {
+    match result {
+        Ok(Reply::Hashes { hashes, suspect }) => ExchangeEvent::PeerHashes { hashes, suspect },
+        Ok(Reply::Keys { page, suspect }) => ExchangeEvent::PeerKeys { page, suspect },
+        Ok(Reply::NotReady) => ExchangeEvent::PeerNotReady,
+        Ok(_) => ExchangeEvent::Failed,
+        Err(failure) if failure.kind == FailureKind::StaleEpoch => ExchangeEvent::PeerNotReady,
+        Err(_) => ExchangeEvent::Failed,
+    }
+}

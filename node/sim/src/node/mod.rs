@@ -1,0 +1,401 @@
+//! The simulated shell of one node: it drives the core's machines as the real shell does, and decides nothing itself.
+//!
+//! [`Node`] is the machine: clock and disks, which outlive its processes. [`Process`] is what a crash takes. [`Live`]
+//! is both together with the world, while an event is handled.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use dynamo_core::coordinator::{Candidate, Candidates, ReplicaFailure};
+use dynamo_core::entropy::{Schedule, Trees};
+use dynamo_core::membership::detector::Silence;
+use dynamo_core::membership::{Detector, Gossip, View};
+use dynamo_core::reap::QuietTable;
+use dynamo_core::recovery::Recovery;
+use dynamo_core::replica::Minter;
+use dynamo_core::types::Incarnation;
+use dynamo_core::version::{Hlc, KeyState};
+
+use crate::clock::Clock;
+use crate::disk::{Disk, DiskError, Place};
+use crate::keys::KeyIx;
+use crate::messages::{Body, CallId, NodeIx, Reply, Request};
+use crate::mistakes::Mistake;
+use crate::shared::{Event, Shared, Timer};
+
+pub mod background;
+pub mod boot;
+pub mod entropy;
+pub mod reaping;
+pub mod refetch;
+pub mod requests;
+pub mod serve;
+pub mod writer;
+
+use entropy::RunningExchange;
+use reaping::RunningReap;
+use requests::{Forward, GetRequest, PutRequest};
+use writer::Writer;
+
+/// What a call came to.
+pub type CallResult = Result<Reply, ReplicaFailure>;
+/// What is done with it.
+pub type Then = Box<dyn FnOnce(&mut Live<'_>, CallResult)>;
+
+/// One machine.
+pub struct Node {
+    /// Its number.
+    pub me: NodeIx,
+    /// Its clocks.
+    pub clock: Clock,
+    /// Records.
+    pub disk: Disk,
+    /// Hints.
+    pub hints: Disk,
+    /// None while it is down.
+    pub process: Option<Process>,
+    /// The machine has no power: nobody even says that nobody listens.
+    pub dark: bool,
+    /// Events wait until then.
+    pub paused_until_us: u64,
+    /// Which fault holds it down.
+    pub down_by: Option<usize>,
+    /// It has run before: an empty disk is not its first.
+    pub known: bool,
+    /// A disk fault took what is not all back yet.
+    pub unwhole: bool,
+}
+
+/// What a crash takes.
+pub struct Process {
+    /// Tells processes apart.
+    pub boot: u64,
+    /// The life of the data.
+    pub incarnation: Incarnation,
+    /// Gives epochs.
+    pub minter: Minter,
+    /// Starts on this data.
+    pub starts: u64,
+    /// Who else there is.
+    pub view: View,
+    /// Who answers.
+    pub detector: Detector,
+    /// Whom to gossip with.
+    pub gossip: Gossip,
+    /// Stamps.
+    pub hlc: Hlc,
+    /// The writers of records and of hints.
+    pub writers: [Writer; 2],
+    /// Puts that it coordinates.
+    pub puts: BTreeMap<u64, PutRequest>,
+    /// Gets that it coordinates.
+    pub gets: BTreeMap<u64, GetRequest>,
+    /// Puts that it has passed on.
+    pub forwards: BTreeMap<u64, Forward>,
+    /// Calls under way.
+    pub calls: BTreeMap<CallId, Call>,
+    /// Merkle trees.
+    pub trees: Trees,
+    /// What to exchange next.
+    pub schedule: Schedule,
+    /// Exchanges that it runs.
+    pub exchanges: BTreeMap<u64, RunningExchange>,
+    /// While its store is suspect.
+    pub recovery: Option<Recovery>,
+    /// When records were touched.
+    pub quiet: QuietTable,
+    /// The round of reaping that it runs.
+    pub reap: Option<RunningReap>,
+    /// Hints under way.
+    pub delivering: BTreeSet<(NodeIx, KeyIx)>,
+    /// Unreadable records that are being fetched.
+    pub refetching: BTreeSet<KeyIx>,
+    /// The process must end; started again after so many milliseconds.
+    pub exit: Option<Exit>,
+    /// The store was empty when the process started.
+    pub fresh: bool,
+    /// A peer has had the chance to say that it remembers more of this member than its disk does.
+    pub confirmed: bool,
+    /// When it started, by its own clock.
+    pub started_ms: u64,
+    /// What a disk fault took is back.
+    pub whole_again: bool,
+}
+
+/// Why a process ends by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Exit {
+    /// A sync has failed.
+    SyncFailed,
+    /// The disk was put back in time: what it holds is set aside, and the next process begins with nothing.
+    SetAside,
+}
+
+/// A start waits at most so long for a peer's word before it answers reads.
+const CONFIRM_MS_MAX: u64 = 3000;
+
+/// A call that waits for its answer.
+pub struct Call {
+    /// Whom.
+    pub peer: NodeIx,
+    started_ms: u64,
+    /// A request of one record: its round trip says how far the peer is.
+    small: bool,
+    then: Then,
+}
+
+/// A node while an event is handled.
+pub struct Live<'a> {
+    /// Its number.
+    pub me: NodeIx,
+    /// Its clocks.
+    pub clock: &'a Clock,
+    /// Records.
+    pub disk: &'a mut Disk,
+    /// Hints.
+    pub hints: &'a mut Disk,
+    /// The process.
+    pub p: &'a mut Process,
+    /// The rest of the world.
+    pub sh: &'a mut Shared,
+}
+
+impl Node {
+    /// A machine with empty disks.
+    pub fn new(me: NodeIx) -> Self {
+        Self {
+            me,
+            clock: Clock::new(),
+            disk: Disk::default(),
+            hints: Disk::default(),
+            process: None,
+            dark: false,
+            paused_until_us: 0,
+            down_by: None,
+            known: false,
+            unwhole: false,
+        }
+    }
+
+    /// The node with the world, if a process runs.
+    pub fn live<'a>(&'a mut self, sh: &'a mut Shared) -> Option<Live<'a>> {
+        Some(Live {
+            me: self.me,
+            clock: &self.clock,
+            disk: &mut self.disk,
+            hints: &mut self.hints,
+            p: self.process.as_mut()?,
+            sh,
+        })
+    }
+}
+
+impl Live<'_> {
+    /// Monotonic milliseconds.
+    pub fn now_ms(&self) -> u64 {
+        self.clock.monotonic_ms(self.sh.now_us)
+    }
+
+    /// Milliseconds since 1970 by this node's wall clock.
+    pub fn wall_ms(&self) -> u64 {
+        self.clock.wall_ms(self.sh.now_us)
+    }
+
+    /// Sets a timer.
+    pub fn timer(&mut self, after_ms: u64, timer: Timer) {
+        let at_us = self.clock.after(self.sh.now_us, after_ms);
+        let (node, boot) = (self.me, self.p.boot);
+        self.sh.queue.push(at_us, Event::Timer { node, boot, timer });
+    }
+
+    /// True once the node has a ring that lists it.
+    ///
+    /// Not before a peer has had the chance to expose an old disk: what it acknowledged until then would be set aside with
+    /// it.
+    pub fn serving(&self) -> bool {
+        self.p.view.ring().is_some() && !self.unconfirmed()
+    }
+
+    fn unconfirmed(&self) -> bool {
+        !self.p.confirmed && self.now_ms() - self.p.started_ms <= CONFIRM_MS_MAX
+    }
+
+    /// True if what this node lacks of a partition may have been acknowledged by it once.
+    pub fn suspect(&self, partition: dynamo_core::types::PartitionId) -> bool {
+        if self.sh.knobs.mistake == Some(Mistake::EmptiedCountsInReads) {
+            return false;
+        }
+        let recovery = self.p.recovery.as_ref();
+        self.unconfirmed() || recovery.is_some_and(|recovery| !recovery.answers_reads(partition))
+    }
+
+    /// Calls a peer; `then` gets the answer or, in time, the failure.
+    pub fn call(
+        &mut self,
+        peer: NodeIx,
+        timeout_ms: u64,
+        request: Request,
+        then: impl FnOnce(&mut Live<'_>, CallResult) + 'static,
+    ) {
+        let adaptive = !matches!(request, Request::Coordinate(_));
+        let timeout_ms = if adaptive {
+            timeout_ms.min(self.p.detector.timeout_ms(&self.sh.members[peer]))
+        } else {
+            timeout_ms
+        };
+        let call = self.sh.fresh();
+        let started_ms = self.now_ms();
+        let entry = Call {
+            peer,
+            started_ms,
+            small: adaptive,
+            then: Box::new(then),
+        };
+        self.p.calls.insert(call, entry);
+        self.timer(timeout_ms, Timer::Call(call));
+        let (me, incarnation) = (self.me, self.p.incarnation);
+        let now_us = self.sh.now_us;
+        self.sh
+            .trace
+            .line(now_us, || format!("n{me} -> n{peer} call {call} {request:?}"));
+        self.sh.send(me, incarnation, peer, call, Body::Request(request));
+    }
+
+    /// An answer has come, or none in time.
+    pub fn answered(&mut self, call: CallId, reply: Option<Reply>) {
+        let Some(Call {
+            peer,
+            started_ms,
+            small,
+            then,
+        }) = self.p.calls.remove(&call)
+        else {
+            return;
+        };
+        let now_ms = self.now_ms();
+        let member = &self.sh.members[peer];
+        let failure = |sent, kind| ReplicaFailure { sent, kind };
+        use dynamo_core::coordinator::FailureKind::{TimedOut, Unreachable};
+        let result = match reply {
+            None => Err(failure(true, TimedOut)),
+            Some(Reply::Broken { sent }) => Err(failure(sent, Unreachable)),
+            Some(Reply::NotServing) => Err(failure(false, Unreachable)),
+            Some(Reply::Failed { sent, kind }) => {
+                self.p.detector.succeeded(member, started_ms, now_ms);
+                Err(failure(sent, kind))
+            }
+            Some(reply) => {
+                self.p.detector.succeeded(member, started_ms, now_ms);
+                Ok(reply)
+            }
+        };
+        match result.as_ref().map_err(|failure| failure.kind) {
+            Err(kind @ (TimedOut | Unreachable)) => {
+                let silence = if kind == TimedOut {
+                    Silence::TimedOut
+                } else {
+                    Silence::Refused
+                };
+                let times = (started_ms, now_ms);
+                let reason = kind.as_str().to_owned();
+                self.p.detector.failed(member, silence, times, reason);
+            }
+            Ok(_) if small => {
+                self.p
+                    .detector
+                    .round_trip(member, (now_ms - started_ms) * 1000);
+            }
+            _ => {}
+        }
+        then(self, result);
+    }
+
+    /// Answers a call.
+    pub fn reply(&mut self, to: NodeIx, call: CallId, reply: Reply) {
+        let (me, incarnation) = (self.me, self.p.incarnation);
+        let now_us = self.sh.now_us;
+        self.sh
+            .trace
+            .line(now_us, || format!("n{me} -> n{to} reply {call} {reply:?}"));
+        self.sh.send(me, incarnation, to, call, Body::Reply(reply));
+    }
+
+    /// The key's preference list, with what this node knows of it.
+    pub fn candidates(&self, key: KeyIx) -> Candidates {
+        let candidate = |node: &NodeIx| Candidate {
+            member: self.sh.members[*node].clone(),
+            zone: self.sh.zones[*node].clone(),
+            reachable: *node == self.me || self.p.detector.reachable(&self.sh.members[*node]),
+        };
+        let (primaries, fallbacks) = self.sh.preference_of(key);
+        Candidates {
+            primaries: primaries.iter().map(candidate).collect(),
+            fallbacks: fallbacks.iter().map(candidate).collect(),
+        }
+    }
+
+    /// What this node has of a key: its record, and as a fallback its hints, too. An error is never "nothing".
+    pub fn load(&mut self, key: KeyIx, with_hints: bool) -> Result<Option<Rc<KeyState>>, DiskError> {
+        let state = match self.disk.state(Place::Data(key)) {
+            Err(_) if self.sh.knobs.mistake == Some(Mistake::ReadErrorIsAbsent) => Ok(None),
+            other => other,
+        };
+        if state == Err(DiskError::Corrupt) {
+            self.refetch(key);
+        }
+        let mut state = state?;
+        if with_hints {
+            for owner in 0..self.sh.knobs.nodes {
+                let Some(hint) = self.hints.state(Place::Hint(owner, key))? else {
+                    continue;
+                };
+                state = Some(match state {
+                    Some(state) => {
+                        let mut merged = (*state).clone();
+                        merged.merge(&hint);
+                        Rc::new(merged)
+                    }
+                    None => hint,
+                });
+            }
+        }
+        Ok(state)
+    }
+
+    /// A state as it arrives at the other end: in some runs by way of its encoding.
+    pub fn on_the_way(&mut self, state: Rc<KeyState>) -> Rc<KeyState> {
+        if !self.sh.knobs.through_codec {
+            return state;
+        }
+        match KeyState::decode(state.encode()) {
+            Ok(decoded) if decoded == *state => Rc::new(decoded),
+            Ok(_) => {
+                self.sh
+                    .violated("I13", "a state differs after encoding and decoding".to_owned());
+                state
+            }
+            Err(error) => {
+                self.sh
+                    .violated("I13", format!("a state cannot be decoded: {error}"));
+                state
+            }
+        }
+    }
+
+    /// A timer has come.
+    pub fn on_timer(&mut self, timer: Timer) {
+        match timer {
+            Timer::Written(hints) => self.written(usize::from(hints)),
+            Timer::Call(call) => self.answered(call, None),
+            Timer::Deadline(request) => self.deadline(request),
+            Timer::Gossip => self.gossip_round(),
+            Timer::Probe => self.probe_round(),
+            Timer::Hints => self.hints_round(),
+            Timer::Entropy => self.entropy_round(),
+            Timer::Reap => self.reap_round(),
+            Timer::Sync => self.sync_round(),
+            Timer::Repair => self.refetch_round(),
+            Timer::ReapDeadline(round) => self.reap_deadline(round),
+        }
+    }
+}

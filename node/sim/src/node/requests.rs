@@ -1,0 +1,491 @@
+//! Puts and gets of clients: drives the core's coordinators as `node/src/request` does. Paper: §4.5, §4.6, §5.
+
+use std::rc::Rc;
+
+use dynamo_core::coordinator::{
+    Ack, FailureKind, GetCoordinator, GetEffect, GetEvent, GetResult, PutCoordinator, PutEffect, PutEvent,
+    ReplicaFailure, ReplicaRead, WriteOutcome, WriteState,
+};
+use dynamo_core::replica::{Coordinated, Update};
+use dynamo_core::types::MemberId;
+use dynamo_core::version::{Context, Dot, KeyState, Seen};
+
+use super::{CallResult, Live};
+use crate::keys::KeyIx;
+use crate::messages::{Ask, CallId, NodeIx, PutCommand, PutReply, Reply, Request, Told};
+use crate::mistakes::Mistake;
+use crate::shared::Timer;
+
+/// Who waits for an answer.
+#[derive(Clone, Copy, Debug)]
+pub enum Asker {
+    /// A client, and which of its operations.
+    Client(usize, u64),
+    /// A node that has passed a write on.
+    Node(NodeIx, CallId),
+}
+
+/// A put that this node coordinates.
+pub struct PutRequest {
+    machine: PutCoordinator,
+    command: PutCommand,
+    asker: Asker,
+    prepared: Option<(Dot, Rc<KeyState>)>,
+    /// What the mistake of that name would answer with.
+    merged: Option<Seen>,
+    ends_ms: u64,
+}
+
+/// A get that this node coordinates.
+pub struct GetRequest {
+    machine: GetCoordinator,
+    key: KeyIx,
+    asker: (usize, u64),
+    ends_ms: u64,
+}
+
+/// A put that was passed on.
+pub struct Forward {
+    command: PutCommand,
+    asker: Asker,
+    targets: Vec<NodeIx>,
+    ends_ms: u64,
+}
+
+const BROKEN: ReplicaFailure = ReplicaFailure {
+    sent: true,
+    kind: FailureKind::Storage,
+};
+
+impl Live<'_> {
+    /// A client asks.
+    pub fn asked(&mut self, client: usize, op: u64, ask: Ask) {
+        if !self.serving() {
+            self.sh.tell(client, op, Told::NotServing);
+            return;
+        }
+        match ask {
+            Ask::Get {
+                key,
+                quorum,
+                timeout_ms,
+            } => {
+                let candidates = self.get_candidates(key);
+                let read_repair = self.sh.knobs.read_repair;
+                let machine = GetCoordinator::new(quorum, read_repair, candidates, self.wall_ms());
+                let request = self.sh.fresh();
+                let ends_ms = self.now_ms() + within(timeout_ms);
+                let get = GetRequest {
+                    machine,
+                    key,
+                    asker: (client, op),
+                    ends_ms,
+                };
+                self.p.gets.insert(request, get);
+                self.timer(within(timeout_ms), Timer::Deadline(request));
+                self.drive_get(request, GetEvent::Start);
+            }
+            Ask::Put(command) => self.accept_put(*command, Asker::Client(client, op)),
+        }
+    }
+
+    /// Coordinates a put if this node is one of the first N reachable of the key's list; else passes it on.
+    fn accept_put(&mut self, command: PutCommand, asker: Asker) {
+        let candidates = self.candidates(command.key);
+        let top = candidates.top_reachable();
+        let me = &self.sh.members[self.me];
+        if top.iter().any(|candidate| candidate.member == *me) {
+            self.coordinate_put(command, asker);
+            return;
+        }
+        let targets: Vec<NodeIx> = top
+            .iter()
+            .map(|candidate| self.sh.index_of(&candidate.member))
+            .collect();
+        let request = self.sh.fresh();
+        let ends_ms = self.now_ms() + within(command.timeout_ms);
+        self.p.forwards.insert(
+            request,
+            Forward {
+                command,
+                asker,
+                targets,
+                ends_ms,
+            },
+        );
+        self.forward(request);
+    }
+
+    /// Hands a put to the next of its targets. One that may have been carried out is never handed on again.
+    fn forward(&mut self, request: u64) {
+        let now_ms = self.now_ms();
+        let Some(forward) = self.p.forwards.get_mut(&request) else {
+            return;
+        };
+        let left_ms = forward.ends_ms.saturating_sub(now_ms);
+        if forward.targets.is_empty() || left_ms == 0 {
+            self.end_forward(request, unknown(false));
+            return;
+        }
+        let target = forward.targets.remove(0);
+        let mut command = forward.command.clone();
+        command.timeout_ms = left_ms;
+        self.call(
+            target,
+            left_ms,
+            Request::Coordinate(Box::new(command)),
+            move |live, result| match result {
+                Ok(Reply::Put(reply)) => live.end_forward(request, *reply),
+                Err(failure) if !failure.sent => live.forward(request),
+                _ => live.end_forward(request, unknown(true)),
+            },
+        );
+    }
+
+    fn end_forward(&mut self, request: u64, reply: PutReply) {
+        if let Some(Forward { asker, .. }) = self.p.forwards.remove(&request) {
+            self.answer_put(asker, reply);
+        }
+    }
+
+    /// A forwarded put arrives: it is coordinated here or refused, so that it hops once at most.
+    pub fn forwarded(&mut self, from: NodeIx, call: CallId, command: PutCommand) {
+        let candidates = self.candidates(command.key);
+        let me = &self.sh.members[self.me];
+        let top = candidates.top_reachable();
+        if top.iter().any(|candidate| candidate.member == *me) {
+            self.coordinate_put(command, Asker::Node(from, call));
+        } else {
+            self.reply(from, call, Reply::NotServing);
+        }
+    }
+
+    fn coordinate_put(&mut self, command: PutCommand, asker: Asker) {
+        let candidates = self.candidates(command.key);
+        let me = self.sh.members[self.me].clone();
+        let machine = PutCoordinator::new(command.quorum, me, candidates);
+        let request = self.sh.fresh();
+        let patience_ms = within(command.timeout_ms);
+        let put = PutRequest {
+            machine,
+            asker,
+            prepared: None,
+            merged: None,
+            ends_ms: self.now_ms() + patience_ms,
+            command,
+        };
+        self.p.puts.insert(request, put);
+        self.timer(patience_ms, Timer::Deadline(request));
+        self.drive_put(request, PutEvent::Start);
+    }
+
+    /// The end of somebody's patience.
+    pub fn deadline(&mut self, request: u64) {
+        if self.p.puts.contains_key(&request) {
+            self.drive_put(request, PutEvent::DeadlineReached);
+            self.p.puts.remove(&request);
+        } else if self.p.gets.contains_key(&request) {
+            self.drive_get(request, GetEvent::DeadlineReached);
+        }
+    }
+
+    fn drive_put(&mut self, request: u64, event: PutEvent) {
+        let mut effects = Vec::new();
+        let Some(put) = self.p.puts.get_mut(&request) else {
+            return;
+        };
+        put.machine.step(event, &mut effects);
+        for effect in effects {
+            match effect {
+                PutEffect::WriteLocal { hint_for } => self.write_local(request, hint_for.as_ref()),
+                PutEffect::Send { member, hint_for } => self.send_delta(request, member, hint_for.as_ref()),
+                PutEffect::Reply(outcome) => self.reply_put(request, outcome),
+            }
+        }
+        if self
+            .p
+            .puts
+            .get(&request)
+            .is_some_and(|put| put.machine.replied() && !put.machine.waiting())
+        {
+            self.p.puts.remove(&request);
+        }
+    }
+
+    fn write_local(&mut self, request: u64, hint_for: Option<&MemberId>) {
+        let Some(put) = self.p.puts.get(&request) else {
+            return;
+        };
+        let forget = self.sh.knobs.mistake == Some(Mistake::ForgetOpIds);
+        let wall_ms = self.clock.wall_ms(self.sh.now_us);
+        let update = Update {
+            content: put.command.content.clone(),
+            context: put.command.context.clone(),
+            op_id: put.command.op_id.filter(|_| !forget),
+            stamp: self.p.hlc.tick(wall_ms),
+            expires_at_ms: put.command.expires_at_ms,
+        };
+        let (key, write, sync) = (put.command.key, put.command.write, put.command.quorum.dw > 0);
+        let hint_for = hint_for.map(|owner| self.sh.index_of(owner));
+        self.coordinate(
+            key,
+            update,
+            hint_for,
+            sync,
+            move |live, coordinated| live.prepared(request, write, coordinated),
+            move |live, result| {
+                live.drive_put(request, PutEvent::LocalDone(result));
+            },
+        );
+    }
+
+    fn prepared(&mut self, request: u64, write: u32, coordinated: Coordinated) {
+        let Coordinated {
+            dot, delta, state, ..
+        } = coordinated;
+        self.sh.ledger.named(write, dot);
+        let (me, now_us) = (self.me, self.sh.now_us);
+        self.sh
+            .trace
+            .line(now_us, || format!("n{me} names write {write} {dot}"));
+        let delta = self.on_the_way(Rc::new(delta));
+        let Some(put) = self.p.puts.get_mut(&request) else {
+            return;
+        };
+        put.prepared = Some((dot, delta));
+        put.merged = Some(state.context_seen());
+        self.drive_put(request, PutEvent::LocalPrepared);
+    }
+
+    fn send_delta(&mut self, request: u64, member: MemberId, hint_for: Option<&MemberId>) {
+        let Some(put) = self.p.puts.get(&request) else {
+            return;
+        };
+        let Some((_, delta)) = &put.prepared else { return };
+        let delta = Rc::clone(delta);
+        let (key, sync) = (put.command.key, put.command.quorum.dw > 0);
+        let peer = self.sh.index_of(&member);
+        let owner = hint_for.map(|owner| self.sh.index_of(owner));
+        let twice = hint_for
+            .cloned()
+            .filter(|_| self.sh.knobs.mistake == Some(Mistake::HintCountedTwice));
+        let message = Request::Write {
+            key,
+            state: delta,
+            hint_for: owner,
+            sync,
+        };
+        let timeout_ms = self.sh.knobs.call_timeout_ms;
+        self.call(peer, timeout_ms, message, move |live, result| {
+            let result = as_ack(result);
+            live.drive_put(request, PutEvent::PeerDone { member, result });
+            if let (Some(owner), Ok(_)) = (twice, result) {
+                let other = live.sh.index_of(&owner);
+                live.drive_put_count_again(request, other, result);
+            }
+        });
+    }
+
+    /// The mistake: somebody who was not asked, or has failed, is counted for the sake of a hint.
+    fn drive_put_count_again(&mut self, request: u64, _owner: NodeIx, result: Result<Ack, ReplicaFailure>) {
+        let Some(put) = self.p.puts.get(&request) else {
+            return;
+        };
+        if put.machine.replied() || result.is_err() {
+            return;
+        }
+        let quorum = put.command.quorum;
+        let acks = quorum.w;
+        let outcome = WriteOutcome {
+            state: WriteState::Applied,
+            acks,
+            primaries: acks - 1,
+            fallbacks_counted: 1,
+            durable: acks,
+            zones: 1,
+            failure: None,
+        };
+        self.reply_put(request, outcome);
+        self.p.puts.remove(&request);
+    }
+
+    fn reply_put(&mut self, request: u64, outcome: WriteOutcome) {
+        let Some(put) = self.p.puts.get(&request) else {
+            return;
+        };
+        let asker = put.asker;
+        let applied = outcome.state == WriteState::Applied;
+        self.sh.ledger.write_mut(put.command.write).applied |= applied;
+        let dot = put.prepared.as_ref().map(|(dot, _)| *dot).filter(|_| applied);
+        let mut context = match dot {
+            Some(dot) => Context::of_reply(&put.command.context, dot).seen,
+            None => put.command.context.clone(),
+        };
+        if self.sh.knobs.mistake == Some(Mistake::MergedContextReply)
+            && let Some(merged) = &put.merged
+        {
+            context.union(merged);
+        }
+        let late_ms = self.now_ms().saturating_sub(put.ends_ms);
+        let reply = PutReply {
+            not_applied: outcome.state == WriteState::NotApplied,
+            outcome: Some(outcome),
+            dot,
+            context,
+        };
+        self.check_deadline(late_ms);
+        self.answer_put(asker, reply);
+    }
+
+    fn answer_put(&mut self, asker: Asker, reply: PutReply) {
+        match asker {
+            Asker::Client(client, op) => self.sh.tell(client, op, Told::Put(Box::new(reply))),
+            Asker::Node(node, call) => self.reply(node, call, Reply::Put(Box::new(reply))),
+        }
+    }
+
+    fn drive_get(&mut self, request: u64, event: GetEvent) {
+        let mut effects = Vec::new();
+        let Some(get) = self.p.gets.get_mut(&request) else {
+            return;
+        };
+        let key = get.key;
+        get.machine.step(event, &mut effects);
+        for effect in effects {
+            match effect {
+                GetEffect::Read { member, fallback } => self.read_replica(request, key, member, fallback),
+                GetEffect::Repair { member, state } => self.repair_replica(request, key, member, state),
+                GetEffect::Reply(outcome) => self.reply_get(request, outcome.result),
+            }
+        }
+        if self
+            .p
+            .gets
+            .get(&request)
+            .is_some_and(|get| get.machine.finished())
+        {
+            self.p.gets.remove(&request);
+        }
+    }
+
+    fn read_replica(&mut self, request: u64, key: KeyIx, member: MemberId, fallback: bool) {
+        let peer = self.sh.index_of(&member);
+        if peer == self.me {
+            let result = self.read_here(key, fallback);
+            self.drive_get(request, GetEvent::ReplicaDone { member, result });
+            return;
+        }
+        let timeout_ms = self.sh.knobs.call_timeout_ms;
+        self.call(
+            peer,
+            timeout_ms,
+            Request::Read { key, fallback },
+            move |live, result| {
+                let result = match result {
+                    Ok(Reply::Read { state, suspect }) => Ok(ReplicaRead {
+                        state: state.map(|state| (*state).clone()),
+                        suspect,
+                    }),
+                    Ok(_) => Err(BROKEN),
+                    Err(failure) => Err(failure),
+                };
+                live.drive_get(request, GetEvent::ReplicaDone { member, result });
+            },
+        );
+    }
+
+    fn read_here(&mut self, key: KeyIx, fallback: bool) -> Result<ReplicaRead, ReplicaFailure> {
+        let partition = self.sh.keys.get(key).partition;
+        let state = self.load(key, fallback).map_err(|_| ReplicaFailure {
+            sent: false,
+            ..BROKEN
+        })?;
+        Ok(ReplicaRead {
+            state: state.map(|state| (*state).clone()),
+            suspect: self.suspect(partition),
+        })
+    }
+
+    fn repair_replica(&mut self, request: u64, key: KeyIx, member: MemberId, state: KeyState) {
+        let peer = self.sh.index_of(&member);
+        let state = self.on_the_way(Rc::new(state));
+        self.sh.stats.repairs += 1;
+        if peer == self.me {
+            self.merge(key, state, None, false, move |live, result| {
+                let result = result.map(|_| ());
+                live.drive_get(request, GetEvent::RepairDone { member, result });
+            });
+            return;
+        }
+        let message = Request::Write {
+            key,
+            state,
+            hint_for: None,
+            sync: false,
+        };
+        let timeout_ms = self.sh.knobs.call_timeout_ms;
+        self.call(peer, timeout_ms, message, move |live, result| {
+            let result = as_ack(result).map(|_| ());
+            live.drive_get(request, GetEvent::RepairDone { member, result });
+        });
+    }
+
+    fn reply_get(&mut self, request: u64, result: GetResult) {
+        let Some(get) = self.p.gets.get(&request) else {
+            return;
+        };
+        let (client, op) = get.asker;
+        let late_ms = self.now_ms().saturating_sub(get.ends_ms);
+        let told = match result {
+            GetResult::Found(state) => Told::Found(Rc::new(state)),
+            GetResult::Absent(state) => Told::Absent(state.map(Rc::new)),
+            GetResult::Unavailable { .. } => Told::Unavailable,
+        };
+        self.check_deadline(late_ms);
+        self.sh.tell(client, op, told);
+    }
+
+    /// Invariant I11: nothing is answered after its deadline. A process that stood still may be late by that.
+    fn check_deadline(&mut self, late_ms: u64) {
+        let pauses = self.sh.knobs.classes.contains(&crate::nemesis::Class::Pause);
+        if late_ms > 2 && !pauses {
+            self.sh.violated(
+                "I11",
+                format!("n{} answered {late_ms} ms after the deadline", self.me),
+            );
+        }
+    }
+
+    fn get_candidates(&self, key: KeyIx) -> dynamo_core::coordinator::Candidates {
+        let mut candidates = self.candidates(key);
+        if self.sh.knobs.mistake == Some(Mistake::EmptyFallbackIsPrimary) {
+            let top: Vec<_> = candidates.top_reachable().into_iter().cloned().collect();
+            if top.len() == candidates.primaries.len() {
+                candidates.primaries = top;
+            }
+        }
+        candidates
+    }
+}
+
+fn as_ack(result: CallResult) -> Result<Ack, ReplicaFailure> {
+    match result {
+        Ok(Reply::Written { durable }) => Ok(Ack { durable }),
+        Ok(_) => Err(BROKEN),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// A little less than the asker waits, as the real shell does.
+fn within(timeout_ms: u64) -> u64 {
+    timeout_ms - (timeout_ms / 10).min(50)
+}
+
+fn unknown(sent: bool) -> PutReply {
+    PutReply {
+        outcome: None,
+        not_applied: !sent,
+        dot: None,
+        context: Seen::new(),
+    }
+}

@@ -1,0 +1,165 @@
+//! Requests of other nodes, as `node/src/grpc/peer.rs` serves them.
+
+use std::rc::Rc;
+
+use dynamo_core::coordinator::FailureKind;
+
+use super::Live;
+use crate::messages::{Body, Envelope, NodeIx, Reply, Request};
+
+impl Live<'_> {
+    /// A message arrives.
+    pub fn arrive(&mut self, envelope: Envelope) {
+        let Envelope {
+            from,
+            call,
+            body,
+            cluster,
+            ..
+        } = envelope;
+        match body {
+            Body::Reply(reply) => self.answered(call, Some(reply)),
+            // Another cluster's: refused before anything is looked at.
+            Body::Request(_) if cluster != 0 => self.reply(from, call, Reply::NotServing),
+            Body::Request(request) => self.serve(from, call, request),
+        }
+    }
+
+    fn serve(&mut self, from: NodeIx, call: u64, request: Request) {
+        let membership = matches!(request, Request::Digest(_) | Request::Delta(_) | Request::Probe);
+        if !membership && !self.serving() {
+            self.reply(from, call, Reply::NotServing);
+            return;
+        }
+        match request {
+            Request::Probe => self.reply(from, call, Reply::Done),
+            Request::Digest(digest) => {
+                let answer = self.p.view.answer(&digest);
+                self.reply(
+                    from,
+                    call,
+                    Reply::Gossip(Box::new(answer), self.p.fresh && !self.p.confirmed),
+                );
+            }
+            Request::Delta(delta) => {
+                self.take_news(*delta);
+                self.reply(from, call, Reply::Done);
+            }
+            Request::Read { key, fallback } => {
+                let suspect = self.suspect(self.sh.keys.get(key).partition);
+                let reply = match self.load(key, fallback) {
+                    Ok(state) => {
+                        let state = state.map(|state| self.on_the_way(state));
+                        Reply::Read { state, suspect }
+                    }
+                    Err(_) => Reply::Failed {
+                        sent: false,
+                        kind: FailureKind::Storage,
+                    },
+                };
+                self.reply(from, call, reply);
+            }
+            Request::Write {
+                key,
+                state,
+                hint_for,
+                sync,
+            } => {
+                let state = self.on_the_way(state);
+                self.merge(key, state, hint_for, sync, move |live, result| {
+                    let reply = match result {
+                        Ok(ack) => Reply::Written { durable: ack.durable },
+                        Err(failure) => Reply::Failed {
+                            sent: failure.sent,
+                            kind: failure.kind,
+                        },
+                    };
+                    live.reply(from, call, reply);
+                });
+            }
+            Request::Coordinate(command) => self.forwarded(from, call, *command),
+            Request::Hashes {
+                partition,
+                level,
+                nodes,
+            } => {
+                let suspect = self.suspect(partition);
+                let hashes = self
+                    .p
+                    .trees
+                    .ready(partition)
+                    .and_then(|tree| tree.hashes_of(level, &nodes));
+                let reply = hashes.map_or(Reply::NotReady, |hashes| Reply::Hashes { hashes, suspect });
+                self.reply(from, call, reply);
+            }
+            Request::Keys {
+                partition,
+                leaves,
+                after,
+                recovery,
+            } => {
+                let suspect = self.suspect(partition);
+                let page = self.key_page(partition, &leaves, after.as_ref(), recovery);
+                let failed = Reply::Failed {
+                    sent: false,
+                    kind: FailureKind::Storage,
+                };
+                let reply = page.map_or(failed, |page| Reply::Keys { page, suspect });
+                self.reply(from, call, reply);
+            }
+            Request::Pull { partition, keys } => {
+                let results = keys
+                    .into_iter()
+                    .map(|(key, mine)| (key, self.give(key, mine.as_deref())))
+                    .collect();
+                let suspect = self.suspect(partition);
+                self.reply(from, call, Reply::Pulled { results, suspect });
+            }
+            Request::Push(records) => self.pushed(from, call, records),
+            Request::Agree(round, partition, proposals) => {
+                let opinions = self.agree(round, partition, &proposals);
+                self.reply(from, call, Reply::Opinions(opinions));
+            }
+            Request::Clear(round, partition) => {
+                let result = self.is_clear(round, partition);
+                self.reply(from, call, Reply::Cleared(result));
+            }
+            Request::Prepare(round, partition, proposals) => {
+                self.prepare_marks(round, partition, proposals, move |live, opinions| {
+                    live.reply(from, call, Reply::Opinions(opinions));
+                });
+            }
+            Request::Commit(round, _, proposals) => {
+                self.commit_marks(round, proposals, move |live, positions| {
+                    live.reply(from, call, Reply::Committed(positions));
+                });
+            }
+        }
+    }
+
+    /// Records that a peer's exchange pushes: merged durably, each answered for itself.
+    fn pushed(
+        &mut self,
+        from: NodeIx,
+        call: u64,
+        records: Vec<(crate::keys::KeyIx, Rc<dynamo_core::version::KeyState>)>,
+    ) {
+        let results = Rc::new(std::cell::RefCell::new(vec![None; records.len()]));
+        for (index, (key, state)) in records.into_iter().enumerate() {
+            let state = self.on_the_way(state);
+            let results = Rc::clone(&results);
+            self.merge(key, state, None, true, move |live, result| {
+                use dynamo_core::entropy::PushResult;
+                let mut all = results.borrow_mut();
+                all[index] = Some(match result {
+                    Ok(_) => PushResult::Merged,
+                    Err(_) => PushResult::Failed,
+                });
+                if all.iter().all(Option::is_some) {
+                    let all = all.iter().copied().flatten().collect();
+                    live.reply(from, call, Reply::Pushed(all));
+                }
+            });
+        }
+    }
+}

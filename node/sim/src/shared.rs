@@ -1,0 +1,290 @@
+//! What all parts of a world share: time, the queue of events, the network, the ledger and the trace.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use dynamo_core::ring::{Placement, Ring};
+use dynamo_core::types::{Incarnation, MemberId, PartitionId, Zone};
+
+use crate::keys::{KeyIx, Keys};
+use crate::knobs::Knobs;
+use crate::ledger::Ledger;
+use crate::messages::{Ask, Body, CallId, Envelope, NodeIx, Reply, Request, Told};
+use crate::network::Network;
+use crate::queue::Queue;
+use crate::rng::Rng;
+use crate::trace::Trace;
+
+/// Something that happens at a time.
+pub enum Event {
+    /// A message reaches a node.
+    Arrive(Box<Envelope>),
+    /// A timer of a process; of no account once the process is another.
+    Timer {
+        /// Whose.
+        node: NodeIx,
+        /// Which process.
+        boot: u64,
+        /// Which timer.
+        timer: Timer,
+    },
+    /// A client's question reaches a node.
+    FromClient {
+        /// Who asks.
+        client: usize,
+        /// Which of its operations.
+        op: u64,
+        /// Whom.
+        node: NodeIx,
+        /// What.
+        ask: Ask,
+    },
+    /// A node's answer reaches a client.
+    ToClient {
+        /// Whom.
+        client: usize,
+        /// Which of its operations.
+        op: u64,
+        /// What.
+        told: Told,
+    },
+    /// A client's own clock: its next operation, or the end of its patience with one.
+    Client {
+        /// Whose.
+        client: usize,
+        /// Which of its operations.
+        op: u64,
+    },
+    /// A fault of the plan begins.
+    Fault(usize),
+    /// A fault's time is over.
+    Undo(usize),
+    /// A node that has ended by itself starts again.
+    Restart(NodeIx),
+    /// The next phase of the run begins.
+    Phase,
+    /// Disks are copied, to be put back later.
+    Copy,
+}
+
+/// A process's timer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Timer {
+    /// A group is written: of the records (`false`) or the hints.
+    Written(bool),
+    /// A call's time is over.
+    Call(CallId),
+    /// A request's time is over.
+    Deadline(u64),
+    /// Gossip with somebody.
+    Gossip,
+    /// Look for peers to probe.
+    Probe,
+    /// Deliver hints.
+    Hints,
+    /// Begin exchanges, build trees.
+    Entropy,
+    /// Begin a round of reaping.
+    Reap,
+    /// Sync what was only written.
+    Sync,
+    /// Look after records that cannot be read.
+    Repair,
+    /// A round of reaping has taken too long.
+    ReapDeadline(u64),
+}
+
+/// A rule that does not hold.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Violation {
+    /// `I1` to `I15`.
+    pub invariant: &'static str,
+    /// When it was noticed.
+    pub at_us: u64,
+    /// What was seen.
+    pub what: String,
+}
+
+/// Counts of one run.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Stats {
+    /// Operations that clients ended, well or not.
+    pub operations: u64,
+    /// Writes that were acknowledged.
+    pub acked: u64,
+    /// Writes with at least one hint among their acknowledgements.
+    pub sloppy: u64,
+    /// Reads that were answered.
+    pub reads: u64,
+    /// Operations that failed or timed out.
+    pub failed: u64,
+    /// Faults that took effect.
+    pub faults: u64,
+    /// Faults that would have destroyed the last copy of an acknowledged write.
+    pub spared: u64,
+    /// Hints that were kept.
+    pub hints_kept: u64,
+    /// Hints that were delivered.
+    pub hints_delivered: u64,
+    /// Hints that fallbacks declined.
+    pub hints_declined: u64,
+    /// Records that read repair sent.
+    pub repairs: u64,
+    /// Exchanges that ended well.
+    pub exchanges: u64,
+    /// Records that exchanges moved.
+    pub exchanged: u64,
+    /// Partitions that became whole again.
+    pub recovered: u64,
+    /// Records removed for good.
+    pub reaped: u64,
+    /// Unreadable records that were fetched anew.
+    pub refetched: u64,
+    /// Simulated milliseconds until all replicas were equal.
+    pub quiet_after_ms: u64,
+    /// Most siblings of a record that a read returned.
+    pub siblings_max: u64,
+}
+
+/// See the module.
+pub struct Shared {
+    /// Microseconds since the run began.
+    pub now_us: u64,
+    /// What is to come.
+    pub queue: Queue<Event>,
+    /// Between nodes.
+    pub net: Network,
+    /// What happened.
+    pub trace: Trace,
+    /// The truth.
+    pub ledger: Ledger,
+    /// What the run is like.
+    pub knobs: Knobs,
+    /// All keys.
+    pub keys: Rc<Keys>,
+    /// The ring.
+    pub ring: Arc<Ring>,
+    /// Where everything belongs.
+    pub placement: Rc<Placement>,
+    /// Member ids by index.
+    pub members: Vec<MemberId>,
+    /// Zones by index.
+    pub zones: Vec<Zone>,
+    /// Preference lists by partition: primaries, fallbacks.
+    pub preference: Vec<(Vec<NodeIx>, Vec<NodeIx>)>,
+    /// The nodes' random numbers.
+    pub rng: Rng,
+    /// The disks'.
+    pub rng_disk: Rng,
+    /// What does not hold.
+    pub violations: Vec<Violation>,
+    /// Counts.
+    pub stats: Stats,
+    next: u64,
+}
+
+impl Shared {
+    /// A shared state at the beginning of a run.
+    pub fn new(knobs: Knobs, ring: Arc<Ring>) -> Self {
+        let keys = Rc::new(Keys::new(knobs.keys, knobs.partitions));
+        let placement = Rc::new(Placement::new(Arc::clone(&ring)));
+        let preference = (0..ring.partitions())
+            .map(|partition| {
+                let list = placement.preference_list(PartitionId(partition));
+                (list.primaries, list.fallbacks)
+            })
+            .collect();
+        let seed = knobs.seed;
+        Self {
+            now_us: 0,
+            queue: Queue::new(Rng::new(seed, "order")),
+            net: Network::new(knobs.nodes, knobs.quality, Rng::new(seed, "network")),
+            trace: Trace::default(),
+            ledger: Ledger::new(knobs.keys as usize),
+            members: ring.members().iter().map(|member| member.id.clone()).collect(),
+            zones: ring.members().iter().map(|member| member.zone.clone()).collect(),
+            knobs,
+            keys,
+            ring,
+            placement,
+            preference,
+            rng: Rng::new(seed, "nodes"),
+            rng_disk: Rng::new(seed, "disk"),
+            violations: Vec::new(),
+            stats: Stats::default(),
+            next: 0,
+        }
+    }
+
+    /// A number that was never given before.
+    pub fn fresh(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// Notes that a rule does not hold.
+    pub fn violated(&mut self, invariant: &'static str, what: String) {
+        let at_us = self.now_us;
+        self.trace
+            .line(at_us, || format!("VIOLATION of {invariant}: {what}"));
+        self.violations.push(Violation {
+            invariant,
+            at_us,
+            what,
+        });
+    }
+
+    /// A member's index.
+    pub fn index_of(&self, member: &MemberId) -> NodeIx {
+        // Ids are "n" and the index.
+        member.as_str()[1..].parse().unwrap_or(0)
+    }
+
+    /// The preference list of a key.
+    pub fn preference_of(&self, key: KeyIx) -> &(Vec<NodeIx>, Vec<NodeIx>) {
+        &self.preference[self.keys.get(key).partition.0 as usize]
+    }
+
+    /// True if a node is a primary of the key.
+    pub fn is_primary(&self, key: KeyIx, node: NodeIx) -> bool {
+        self.preference_of(key).0.contains(&node)
+    }
+
+    /// Sends a request or a reply; the network decides what becomes of it.
+    pub fn send(&mut self, from: NodeIx, incarnation: Incarnation, to: NodeIx, call: CallId, body: Body) {
+        let once = matches!(
+            body,
+            Body::Request(Request::Coordinate(_)) | Body::Reply(Reply::Broken { .. })
+        );
+        let epoch = self.ring.epoch();
+        let arrivals = self.net.send(from, to, self.now_us, once);
+        let envelope = Envelope {
+            from,
+            incarnation,
+            cluster: 0,
+            epoch,
+            to,
+            call,
+            body,
+        };
+        match arrivals {
+            [Some(first), None] => self.queue.push(first, Event::Arrive(Box::new(envelope))),
+            [Some(first), Some(second)] => {
+                self.queue.push(first, Event::Arrive(Box::new(envelope.clone())));
+                self.queue.push(second, Event::Arrive(Box::new(envelope)));
+            }
+            _ => {
+                let now_us = self.now_us;
+                self.trace
+                    .line(now_us, || format!("n{from} -> n{to} lost call {call}"));
+            }
+        }
+    }
+
+    /// Answers a client.
+    pub fn tell(&mut self, client: usize, op: u64, told: Told) {
+        if let Some(at_us) = self.net.send_client(self.now_us) {
+            self.queue.push(at_us, Event::ToClient { client, op, told });
+        }
+    }
+}

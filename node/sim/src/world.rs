@@ -1,0 +1,698 @@
+//! One run: the loop over events, the phases, the faults.
+//!
+//! ```text
+//!   safety      faults of the plan, clients at work
+//!   liveness    the rest heals, a minority stays broken; whoever asks the others must be answered
+//!   quiescence  all heal, clients stop: hints drain, replicas become equal, within a bounded time
+//!   oracle      every acknowledged write is there
+//! ```
+
+use std::sync::Arc;
+
+use dynamo_core::coordinator::ReadRepair;
+use dynamo_core::ring::{Member, Ring};
+use dynamo_core::types::{ClusterId, MemberId, Zone};
+
+use crate::atlas;
+use crate::clients::Client;
+use crate::disk::{Batch, Disk, Place, Value};
+use crate::invariants;
+use crate::knobs::{Durability, Knobs};
+use crate::messages::{Body, Envelope, NodeIx, Reply};
+use crate::nemesis::{Fault, Plan};
+use crate::network::Quality;
+use crate::node::{Exit, Node, boot};
+use crate::rng::Rng;
+use crate::shared::{Event, Shared, Stats, Violation};
+
+/// Everything must be equal within so many simulated milliseconds.
+const QUIET_WITHIN_MS: u64 = 120_000;
+const QUIET_CHECK_MS: u64 = 500;
+/// Time between two copies of the disks.
+const COPY_MS: u64 = 1000;
+/// Detectors learn what is broken; then operations must succeed.
+const LIVENESS_GRACE_MS: u64 = 1500;
+
+/// Where a run stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    Safety,
+    Settling,
+    Liveness,
+    Quiescence,
+    Done,
+}
+
+/// How a run is to be done.
+#[derive(Default)]
+pub struct Options {
+    /// Gets every line of the trace.
+    pub sink: Option<Box<dyn FnMut(&str)>>,
+    /// Ends the run at that simulated time, in milliseconds.
+    pub until_ms: Option<u64>,
+}
+
+/// What a run came to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Report {
+    /// Rules that did not hold; the first ones, if there are many.
+    pub violations: Vec<Violation>,
+    /// Equal for equal runs.
+    pub chain: u64,
+    /// Events.
+    pub events: u64,
+    /// Counts.
+    pub stats: Stats,
+    /// How long it was, in simulated milliseconds.
+    pub simulated_ms: u64,
+}
+
+/// A cluster with its clients and its faults.
+pub struct World {
+    sh: Shared,
+    nodes: Vec<Node>,
+    clients: Vec<Client>,
+    plan: Plan,
+    phase: Phase,
+    /// What is left to break.
+    rng: Rng,
+    quiet_since_us: u64,
+    /// Acknowledged writes may be gone by the mode's own rules.
+    excused: bool,
+    broken: Vec<NodeIx>,
+    /// By node: when, records, hints.
+    copies: Vec<Vec<(u64, Disk, Disk)>>,
+}
+
+/// Runs a seed's knobs with a plan.
+pub fn run(knobs: &Knobs, plan: &Plan, options: Options) -> Report {
+    let mut world = World::new(knobs.clone(), plan.clone());
+    if let Some(sink) = options.sink {
+        world.sh.trace.show(sink);
+    }
+    world.run(options.until_ms.unwrap_or(u64::MAX).saturating_mul(1000))
+}
+
+impl World {
+    /// A cluster that has just been bootstrapped.
+    pub fn new(knobs: Knobs, plan: Plan) -> Self {
+        let seed = knobs.seed;
+        let ring = Arc::new(ring(&knobs));
+        let mut sh = Shared::new(knobs, ring);
+        let mut nodes: Vec<Node> = (0..sh.knobs.nodes).map(Node::new).collect();
+        for node in &mut nodes {
+            node.start(&mut sh);
+        }
+        introduce(&mut nodes);
+        let clients = (0..sh.knobs.clients)
+            .map(|client| Client::new(client, &mut sh))
+            .collect();
+        for (index, (at_ms, _)) in plan.iter().enumerate() {
+            sh.queue.push(at_ms * 1000, Event::Fault(index));
+        }
+        if plan.iter().any(|(_, fault)| matches!(fault, Fault::OldDisk(..))) {
+            sh.queue.push(COPY_MS * 1000, Event::Copy);
+        }
+        let count = nodes.len();
+        let ends_us = sh.knobs.safety_ms * 1000;
+        sh.queue.push(ends_us, Event::Phase);
+        Self {
+            sh,
+            nodes,
+            clients,
+            plan,
+            phase: Phase::Safety,
+            rng: Rng::new(seed, "phases"),
+            quiet_since_us: 0,
+            excused: false,
+            broken: Vec::new(),
+            copies: vec![Vec::new(); count],
+        }
+    }
+
+    /// Runs to the end, to the first violation, or to a time.
+    pub fn run(mut self, until_us: u64) -> Report {
+        while let Some((at_us, event)) = self.sh.queue.pop() {
+            if at_us > until_us || self.phase == Phase::Done || !self.sh.violations.is_empty() {
+                break;
+            }
+            self.sh.now_us = at_us.max(self.sh.now_us);
+            self.perform(event);
+        }
+        Report {
+            violations: self.sh.violations,
+            chain: self.sh.trace.chain(),
+            events: self.sh.trace.events(),
+            stats: self.sh.stats,
+            simulated_ms: self.sh.now_us / 1000,
+        }
+    }
+
+    fn perform(&mut self, event: Event) {
+        let now_us = self.sh.now_us;
+        match event {
+            Event::Arrive(envelope) => self.arrive(envelope),
+            Event::Timer { node, boot, timer } => {
+                if self.nodes[node]
+                    .process
+                    .as_ref()
+                    .is_none_or(|process| process.boot != boot)
+                {
+                    return;
+                }
+                if self.nodes[node].paused_until_us > now_us {
+                    let until_us = self.nodes[node].paused_until_us;
+                    self.sh.queue.push(until_us, Event::Timer { node, boot, timer });
+                    return;
+                }
+                self.sh.trace.mix(&[now_us, 1, node as u64]);
+                if let Some(mut live) = self.nodes[node].live(&mut self.sh) {
+                    live.on_timer(timer);
+                }
+                self.after(node);
+            }
+            Event::FromClient {
+                client,
+                op,
+                node,
+                ask,
+            } => {
+                if self.nodes[node].paused_until_us > now_us {
+                    let until_us = self.nodes[node].paused_until_us;
+                    self.sh.queue.push(
+                        until_us,
+                        Event::FromClient {
+                            client,
+                            op,
+                            node,
+                            ask,
+                        },
+                    );
+                    return;
+                }
+                self.sh.trace.mix(&[now_us, 2, client as u64, op, node as u64]);
+                if let Some(mut live) = self.nodes[node].live(&mut self.sh) {
+                    live.asked(client, op, ask);
+                }
+                self.after(node);
+            }
+            Event::ToClient { client, op, told } => {
+                self.sh.trace.mix(&[now_us, 3, client as u64, op]);
+                self.clients[client].told(op, told, &mut self.sh);
+            }
+            Event::Client { client, op } => self.clients[client].wake(op, &mut self.sh),
+            Event::Fault(index) => {
+                if self.phase == Phase::Safety {
+                    self.begin_fault(index);
+                }
+            }
+            Event::Undo(index) => self.undo_fault(index),
+            Event::Restart(node) => {
+                if self.nodes[node].down_by.is_none() {
+                    self.nodes[node].start(&mut self.sh);
+                }
+            }
+            Event::Phase => self.next_phase(),
+            Event::Copy => self.keep_copies(),
+        }
+    }
+
+    fn arrive(&mut self, envelope: Box<Envelope>) {
+        let (from, to, call) = (envelope.from, envelope.to, envelope.call);
+        let now_us = self.sh.now_us;
+        let node = &mut self.nodes[to];
+        if node.paused_until_us > now_us && node.process.is_some() {
+            self.sh.queue.push(node.paused_until_us, Event::Arrive(envelope));
+            return;
+        }
+        let print = match &envelope.body {
+            Body::Request(request) => request.fingerprint(),
+            Body::Reply(reply) => {
+                let [kind, what] = reply.fingerprint();
+                [kind, what, 0]
+            }
+        };
+        self.sh.trace.mix(&[
+            now_us,
+            4,
+            (from * 64 + to) as u64,
+            call,
+            print[0],
+            print[1],
+            print[2],
+        ]);
+        let dark = node.dark;
+        match node.live(&mut self.sh) {
+            Some(mut live) => live.arrive(*envelope),
+            // The machine says that nobody listens; one without power says nothing.
+            None if !dark && matches!(envelope.body, Body::Request(_)) => {
+                let nobody = Body::Reply(Reply::Broken { sent: false });
+                self.sh.send(to, envelope.incarnation, from, call, nobody);
+            }
+            None => {}
+        }
+        self.after(to);
+    }
+
+    /// A process that must end does.
+    fn after(&mut self, node: NodeIx) {
+        if let Some(process) = &mut self.nodes[node].process
+            && std::mem::take(&mut process.whole_again)
+        {
+            self.nodes[node].unwhole = false;
+        }
+        let exit = self.nodes[node].process.as_ref().and_then(|process| process.exit);
+        let Some(exit) = exit else { return };
+        let now_us = self.sh.now_us;
+        self.sh.trace.line(now_us, || format!("n{node} ends: {exit:?}"));
+        self.excused |= self.sh.knobs.durability != Durability::Every;
+        self.crash(node, true);
+        self.nodes[node].dark = false;
+        if exit == Exit::SetAside {
+            self.nodes[node].set_aside(&self.sh);
+        }
+        boot::restart_later(&mut self.sh, node, 200);
+    }
+
+    fn crash(&mut self, node: NodeIx, power: bool) {
+        if self.nodes[node].process.is_none() {
+            return;
+        }
+        self.nodes[node].crash(&mut self.sh, power);
+        self.nodes[node].dark = power;
+        if !power {
+            self.break_calls(node);
+        }
+    }
+
+    /// Connections to a process that is gone break at once.
+    fn break_calls(&mut self, gone: NodeIx) {
+        for other in 0..self.nodes.len() {
+            let Some(process) = &self.nodes[other].process else {
+                continue;
+            };
+            let incarnation = process.incarnation;
+            let calls: Vec<u64> = process
+                .calls
+                .iter()
+                .filter(|(_, call)| call.peer == gone)
+                .map(|(id, _)| *id)
+                .collect();
+            for call in calls {
+                let broken = Body::Reply(Reply::Broken { sent: true });
+                self.sh.send(gone, incarnation, other, call, broken);
+            }
+        }
+    }
+
+    fn undo_later(&mut self, index: usize, after_ms: u64) {
+        let at_us = self.sh.now_us + after_ms * 1000;
+        self.sh.queue.push(at_us, Event::Undo(index));
+    }
+
+    fn begin_fault(&mut self, index: usize) {
+        let (_, fault) = self.plan[index];
+        let now_us = self.sh.now_us;
+        self.sh.trace.mix(&[now_us, 5, index as u64]);
+        self.sh.trace.line(now_us, || format!("FAULT {index} {fault:?}"));
+        self.sh.stats.faults += 1;
+        match fault {
+            Fault::Kill(node, ms) => self.take_down(index, node, ms, false),
+            Fault::Power(node, ms) => self.take_down(index, node, ms, true),
+            Fault::PowerAll(ms) => {
+                for node in 0..self.nodes.len() {
+                    self.take_down(index, node, ms, true);
+                }
+            }
+            Fault::Stop(node, ms) => {
+                if self.nodes[node].down_by.is_none() && self.nodes[node].process.is_some() {
+                    self.nodes[node].stop(&mut self.sh);
+                    self.nodes[node].dark = false;
+                    self.break_calls(node);
+                    self.nodes[node].down_by = Some(index);
+                    self.undo_later(index, ms);
+                }
+            }
+            Fault::Pause(node, ms) => {
+                let until_us = now_us + ms * 1000;
+                self.nodes[node].paused_until_us = until_us;
+            }
+            Fault::Split(..) | Fault::OneWay(..) => {
+                self.each_cut(fault, |sh, from, to| sh.net.cut(from, to));
+                let (Fault::Split(_, ms) | Fault::OneWay(_, _, ms)) = fault else {
+                    return;
+                };
+                self.undo_later(index, ms);
+            }
+            Fault::Clog(node, ms) => self.sh.net.clog(node, now_us + ms * 1000),
+            Fault::DiskStall(node, ms) => {
+                let until_us = now_us + ms * 1000;
+                self.nodes[node].disk.stalled_until_us = until_us;
+                self.nodes[node].hints.stalled_until_us = until_us;
+            }
+            Fault::DiskFull(node, ms) => {
+                self.nodes[node].disk.full = true;
+                self.nodes[node].hints.full = true;
+                self.undo_later(index, ms);
+            }
+            Fault::FailSync(node, _) => self.nodes[node].disk.fail_sync = true,
+            Fault::ReadError(node, ms) => {
+                self.nodes[node].disk.read_errors = true;
+                self.undo_later(index, ms);
+            }
+            Fault::Corrupt(node, random) => self.corrupt(node, random),
+            Fault::EmptyDisk(node, ms) => self.empty(index, node, ms),
+            Fault::OldDisk(node, back_ms, ms) => self.put_back(index, node, back_ms, ms),
+            Fault::ClockStep(node, ms) => {
+                let skew_ms = &mut self.nodes[node].clock.skew_ms;
+                *skew_ms = skew_ms
+                    .saturating_add(ms)
+                    .clamp(-400_000_000_000, 400_000_000_000);
+            }
+            Fault::ClockDrift(node, rate) => {
+                // A running process would see its monotonic clock jump.
+                if self.nodes[node].process.is_none() {
+                    self.nodes[node].clock.rate = rate;
+                }
+            }
+        }
+    }
+
+    fn take_down(&mut self, index: usize, node: NodeIx, ms: u64, power: bool) {
+        if self.nodes[node].down_by.is_some() {
+            return;
+        }
+        self.excused |= power && self.sh.knobs.durability != Durability::Every;
+        self.crash(node, power);
+        self.nodes[node].down_by = Some(index);
+        self.undo_later(index, ms);
+    }
+
+    fn corrupt(&mut self, node: NodeIx, random: u64) {
+        let Some(key) = atlas::nth_record(&self.nodes[node].disk, random) else {
+            return;
+        };
+        if atlas::may_corrupt(&self.sh, &self.nodes, node, key) {
+            self.nodes[node].disk.corrupt(Place::Data(key));
+            let now_us = self.sh.now_us;
+            self.sh
+                .trace
+                .line(now_us, || format!("n{node}: key {key} is damaged"));
+        } else {
+            self.sh.stats.spared += 1;
+        }
+    }
+
+    fn empty(&mut self, index: usize, node: NodeIx, ms: u64) {
+        if self.nodes[node].down_by.is_some() {
+            return;
+        }
+        if !atlas::may_empty(&self.sh, &self.nodes, node) {
+            self.sh.stats.spared += 1;
+            return;
+        }
+        self.take_down(index, node, ms, true);
+        self.nodes[node].disk = Disk::default();
+        self.nodes[node].unwhole = true;
+        self.nodes[node].hints = Disk::default();
+        let now_us = self.sh.now_us;
+        self.sh.trace.line(now_us, || {
+            format!("n{node}: the disk is replaced by an empty one")
+        });
+    }
+
+    /// The disk is replaced by a copy of what it held that long ago.
+    fn put_back(&mut self, index: usize, node: NodeIx, back_ms: u64, ms: u64) {
+        let wanted_us = self.sh.now_us.saturating_sub(back_ms * 1000);
+        let copy = self.copies[node]
+            .iter()
+            .rev()
+            .find(|(at_us, ..)| *at_us <= wanted_us);
+        let Some((_, disk, hints)) = copy.cloned() else {
+            return;
+        };
+        if self.nodes[node].down_by.is_some() || !atlas::may_put_back(&self.sh, &self.nodes, node, &disk) {
+            self.sh.stats.spared += 1;
+            return;
+        }
+        self.take_down(index, node, ms, true);
+        self.nodes[node].disk = disk;
+        self.nodes[node].unwhole = true;
+        self.nodes[node].hints = hints;
+        let now_us = self.sh.now_us;
+        self.sh.trace.line(now_us, || {
+            format!("n{node}: the disk is put back by {back_ms} ms")
+        });
+    }
+
+    /// Keeps copies of the disks, for faults that put one back.
+    fn keep_copies(&mut self) {
+        for (node, copies) in self.nodes.iter().zip(&mut self.copies) {
+            copies.push((self.sh.now_us, node.disk.snapshot(), node.hints.snapshot()));
+        }
+        let at_us = self.sh.now_us + COPY_MS * 1000;
+        if self.phase == Phase::Safety {
+            self.sh.queue.push(at_us, Event::Copy);
+        }
+    }
+
+    fn undo_fault(&mut self, index: usize) {
+        let (_, fault) = self.plan[index];
+        let now_us = self.sh.now_us;
+        self.sh.trace.mix(&[now_us, 6, index as u64]);
+        self.sh
+            .trace
+            .line(now_us, || format!("end of fault {index} {fault:?}"));
+        match fault {
+            Fault::Split(..) | Fault::OneWay(..) if self.phase == Phase::Safety => {
+                self.each_cut(fault, |sh, from, to| sh.net.mend(from, to));
+            }
+            Fault::DiskFull(node, _) => {
+                self.nodes[node].disk.full = false;
+                self.nodes[node].hints.full = false;
+            }
+            Fault::ReadError(node, _) => self.nodes[node].disk.read_errors = false,
+            _ => {}
+        }
+        for node in 0..self.nodes.len() {
+            if self.nodes[node].down_by == Some(index) {
+                self.nodes[node].down_by = None;
+                self.nodes[node].dark = false;
+                self.nodes[node].start(&mut self.sh);
+            }
+        }
+    }
+
+    fn each_cut(&mut self, fault: Fault, change: impl Fn(&mut Shared, NodeIx, NodeIx)) {
+        let count = self.nodes.len();
+        for from in 0..count {
+            for to in (0..count).filter(|to| *to != from) {
+                let cut = match fault {
+                    Fault::Split(side, _) => (side >> from & 1) != (side >> to & 1),
+                    Fault::OneWay(node, outwards, _) => {
+                        (outwards && from == node) || (!outwards && to == node)
+                    }
+                    _ => false,
+                };
+                if cut {
+                    change(&mut self.sh, from, to);
+                }
+            }
+        }
+    }
+
+    fn next_phase(&mut self) {
+        let now_us = self.sh.now_us;
+        let (next, after_ms) = match self.phase {
+            Phase::Safety => {
+                self.heal();
+                self.break_minority();
+                (Phase::Settling, LIVENESS_GRACE_MS)
+            }
+            Phase::Settling => {
+                let whole = self.nodes.iter().all(|node| {
+                    self.broken.contains(&node.me)
+                        || (atlas::is_whole(node) && node.disk.corrupted().next().is_none())
+                });
+                for client in &mut self.clients {
+                    client.live = whole;
+                }
+                (Phase::Liveness, self.sh.knobs.liveness_ms)
+            }
+            Phase::Liveness => {
+                for client in &mut self.clients {
+                    client.stopped = true;
+                    client.live = false;
+                }
+                self.heal();
+                self.quiet_since_us = now_us;
+                (Phase::Quiescence, QUIET_CHECK_MS)
+            }
+            Phase::Quiescence | Phase::Done => {
+                self.look_for_quiet();
+                (self.phase, QUIET_CHECK_MS)
+            }
+        };
+        if next != self.phase {
+            let broken = &self.broken;
+            self.sh
+                .trace
+                .line(now_us, || format!("PHASE {next:?}, broken {broken:?}"));
+        }
+        self.phase = next;
+        self.sh.queue.push(now_us + after_ms * 1000, Event::Phase);
+    }
+
+    /// All faults end.
+    fn heal(&mut self) {
+        self.sh.net.mend_all();
+        self.sh.net.quality = Quality {
+            loss: 0,
+            repeat: 0,
+            ..self.sh.net.quality
+        };
+        self.broken.clear();
+        for node in &mut self.nodes {
+            node.disk.full = false;
+            node.hints.full = false;
+            node.disk.read_errors = false;
+            node.disk.fail_sync = false;
+            node.paused_until_us = 0;
+            node.down_by = None;
+            node.dark = false;
+            node.start(&mut self.sh);
+        }
+    }
+
+    /// A minority that the others can do without stays broken: dead, or cut off in one direction.
+    fn break_minority(&mut self) {
+        let knobs = &self.sh.knobs;
+        let mut most = (knobs.n - knobs.w).min(knobs.n - knobs.r).min(knobs.w - 1);
+        if knobs.read_repair == ReadRepair::Blocking {
+            most = most.min(knobs.r - 1);
+        }
+        let unwhole = self.nodes.iter().any(|node| !atlas::is_whole(node));
+        if unwhole || most == 0 {
+            return;
+        }
+        for _ in 0..self.rng.below(u64::from(most) + 1) {
+            let node = self.rng.index(self.nodes.len());
+            if self.broken.contains(&node) {
+                continue;
+            }
+            self.broken.push(node);
+            match self.rng.index(3) {
+                0 => {
+                    self.excused |= self.sh.knobs.durability != Durability::Every;
+                    self.crash(node, true);
+                    self.nodes[node].down_by = Some(usize::MAX);
+                }
+                1 => self.each_cut(Fault::OneWay(node, true, 0), |sh, from, to| sh.net.cut(from, to)),
+                _ => self.each_cut(Fault::OneWay(node, false, 0), |sh, from, to| sh.net.cut(from, to)),
+            }
+        }
+        let healthy: Vec<NodeIx> = (0..self.nodes.len())
+            .filter(|node| !self.broken.contains(node))
+            .collect();
+        for client in &mut self.clients {
+            client.nodes.clone_from(&healthy);
+        }
+    }
+
+    fn look_for_quiet(&mut self) {
+        let waited_ms = (self.sh.now_us - self.quiet_since_us) / 1000;
+        match self.unquiet() {
+            None => {
+                self.sh.stats.quiet_after_ms = waited_ms;
+                invariants::at_end(&mut self.sh, &self.nodes, !self.excused);
+                self.phase = Phase::Done;
+            }
+            Some(what) if waited_ms > QUIET_WITHIN_MS => {
+                self.sh.violated(
+                    "I13",
+                    format!("not quiet {waited_ms} ms after all faults: {what}"),
+                );
+                self.phase = Phase::Done;
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// What is still under way.
+    fn unquiet(&self) -> Option<String> {
+        if let Some(client) = self.clients.iter().find(|client| !client.idle()) {
+            return Some(format!("a client waits, idle {}", client.idle()));
+        }
+        for node in &self.nodes {
+            let me = node.me;
+            let Some(process) = &node.process else {
+                return Some(format!("n{me} is down"));
+            };
+            if node.hints.iter().next().is_some() {
+                return Some(format!("n{me} holds hints"));
+            }
+            if process.recovery.is_some() {
+                return Some(format!("n{me} is suspect"));
+            }
+            if node.disk.corrupted().next().is_some() {
+                return Some(format!("n{me} has unreadable records"));
+            }
+            if !process.puts.is_empty() || !process.gets.is_empty() || process.reap.is_some() {
+                return Some(format!("n{me} is at work"));
+            }
+            if process.trees.next_rebuild().is_some() || !process.writers.iter().all(|writer| writer.idle()) {
+                return Some(format!("n{me} folds or writes"));
+            }
+        }
+        self.unequal()
+    }
+
+    fn unequal(&self) -> Option<String> {
+        for key in self.sh.keys.all() {
+            let primaries = &self.sh.preference_of(key).0;
+            let of = |node: &NodeIx| self.nodes[*node].disk.peek(Place::Data(key));
+            let first = primaries.first().and_then(of);
+            if let Some(other) = primaries.iter().find(|node| of(node) != first) {
+                return Some(format!("n{} and n{other} differ in key {key}", primaries[0]));
+            }
+        }
+        None
+    }
+}
+
+/// The cluster has been up for a while: everybody has heard of everybody.
+fn introduce(nodes: &mut [Node]) {
+    let known: Vec<_> = nodes
+        .iter()
+        .filter_map(|node| Some(node.process.as_ref()?.view.clone()))
+        .collect();
+    for node in nodes {
+        let Some(process) = &mut node.process else {
+            continue;
+        };
+        for view in &known {
+            let answer = view.answer(&process.view.digest());
+            process.view.merge(answer.delta);
+        }
+        let mut batch = Batch::default();
+        batch.put(Place::Meta(boot::VIEW), Value::Bytes(process.view.encode()));
+        node.disk.write(batch);
+        node.disk.sync();
+    }
+}
+
+fn ring(knobs: &Knobs) -> Ring {
+    let members = (0..knobs.nodes)
+        .filter_map(|node| {
+            Some(Member {
+                id: MemberId::new(format!("n{node}")).ok()?,
+                zone: Zone::new(format!("z{}", node % knobs.zones)).ok()?,
+                weight: 1,
+            })
+        })
+        .collect();
+    match Ring::bootstrap(ClusterId([7; 16]), members, knobs.partitions, knobs.n) {
+        Ok(ring) => ring,
+        Err(error) => unreachable!("knobs make a ring: {error}"),
+    }
+}
