@@ -17,7 +17,8 @@ use crate::{
 
 /// Time between gossip exchanges that this node begins.
 const GOSSIP_INTERVAL: Duration = Duration::from_secs(1);
-/// Time between two statements of how far this node's store is on its disk.
+/// Time between two statements of how far this node's store is on its disk. Shorter after a start, while peers remember
+/// nothing by which an older copy of the volume could be told from it.
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(10);
 /// The same while it waits for its first ring: seeds may still wait for theirs.
 const JOINING_INTERVAL: Duration = Duration::from_millis(200);
@@ -30,10 +31,13 @@ const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) fn start(node: &Arc<Node>, tracker: &TaskTracker, shutdown: &CancellationToken) {
     let gossip_node = Arc::clone(node);
     tracker.spawn(shutdown.clone().run_until_cancelled_owned(async move {
-        let mut announced = Instant::now();
+        let started = Instant::now();
+        let mut announced = started;
         loop {
             gossip_round(&gossip_node).await;
-            if announced.elapsed() >= ANNOUNCE_INTERVAL {
+            let due = started.elapsed() < ANNOUNCE_INTERVAL || announced.elapsed() >= ANNOUNCE_INTERVAL;
+            // What peers remember must be heard before it is overwritten.
+            if due && !gossip_node.is_unconfirmed() {
                 announced = Instant::now();
                 gossip_node
                     .membership()

@@ -57,6 +57,7 @@ async fn z1_d55_a_replica_that_was_away_while_its_key_was_deleted_does_not_bring
     cluster.start_node(2).await;
     goes_unseen(&cluster, "key").await;
     assert_eq!(cluster.metrics("dynamo_reaped_total", "").await, 1);
+    cluster.all_valid().await;
     // A key that is created anew is a new one.
     cluster.kv(1).put(to_all("key", "anew", &Bytes::new())).await.unwrap();
     for index in 0..3 {
