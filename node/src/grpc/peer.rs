@@ -123,6 +123,9 @@ impl Peer for PeerService {
         if let (Some(digest), Some(cluster)) = (request.digest, self.node.membership().cluster_id()) {
             let digest =
                 digest_from_proto(cluster, digest).map_err(|error| Failure::invalid(error.to_string()))?;
+            if let Some(remembered) = self.node.membership().exposed_by(&digest) {
+                self.node.exposed(remembered).await;
+            }
             if let Some(answer) = self.node.membership().answer(&digest) {
                 response.delta = Some(delta_to_proto(&answer.delta));
                 response.wanted_members = answer

@@ -524,3 +524,33 @@ fn a_life_that_goes_on_is_not_exposed_by_its_own_word() {
     };
     assert!(view.merge(delta(vec![other])).self_superseded.is_some());
 }
+
+/// A volume that was emptied: the node begins anew as generation 1, with a random id that may be the larger one.
+#[test]
+fn a_volume_that_was_emptied_is_noticed_whoever_speaks_first_and_whichever_id_is_larger() {
+    let old = entry(0).incarnation;
+    for other in [old.id - 1, old.id + 1] {
+        let mut peer = view(1);
+        exchange(&mut view(0), &mut peer);
+        let emptied = || {
+            let incarnation = Incarnation {
+                generation: 1,
+                id: other,
+            };
+            View::new(CLUSTER, MemberEntry { incarnation, ..entry(0) }, None)
+        };
+        // It asks: the answer tells.
+        let mut node = emptied();
+        let answer = peer.answer(&node.digest());
+        assert_eq!(node.merge(answer.delta).self_superseded, Some(old), "id {other}");
+        // It is asked: the question tells.
+        assert_eq!(emptied().exposed_by(&peer.digest()), Some(old), "id {other}");
+        assert_eq!(view(0).exposed_by(&peer.digest()), None);
+        // It goes on as another generation, and that is what stays.
+        node.update_self(|me| me.incarnation.generation = 2);
+        exchange(&mut node, &mut peer);
+        assert_eq!(peer.get(&id(0)).unwrap().incarnation, node.me().incarnation);
+        assert_eq!(node.exposed_by(&peer.digest()), None);
+        assert_eq!(exchange(&mut node, &mut peer), 0);
+    }
+}
