@@ -354,6 +354,11 @@ impl Membership {
         self.state.lock().view.as_ref().map(View::digest)
     }
 
+    /// Another life of this member that a peer remembers.
+    pub(crate) fn exposed_by(&self, digest: &Digest) -> Option<Incarnation> {
+        self.state.lock().view.as_ref()?.exposed_by(digest)
+    }
+
     pub(crate) fn answer(&self, digest: &Digest) -> Option<Answer> {
         self.state.lock().view.as_ref().map(|view| view.answer(digest))
     }
@@ -465,6 +470,10 @@ impl Membership {
     pub(crate) async fn supersede(&self, writer: &Writer, remembered: Incarnation) {
         let _change = self.change.lock().await;
         let current = self.incarnation();
+        if current.generation > remembered.generation {
+            // Another peer was faster.
+            return;
+        }
         let renewal = durable::supersede(current, remembered.generation, clock::random_u64());
         tracing::warn!(%current, %remembered, renewed = %renewal.incarnation, "peers remember another life of this member");
         if let Err(error) = writer.renew(&renewal).await {

@@ -34,10 +34,11 @@ pub(crate) fn start(node: &Arc<Node>, tracker: &TaskTracker, shutdown: &Cancella
         let mut announcer = Announcer::new();
         loop {
             gossip_round(&gossip_node).await;
-            gossip_node
-                .membership()
-                .announce_synced(gossip_node.writer(), &mut announcer)
-                .await;
+            // What peers remember must be heard before it is overwritten.
+            if !gossip_node.is_unconfirmed() {
+                let writer = gossip_node.writer();
+                gossip_node.membership().announce_synced(writer, &mut announcer).await;
+            }
             let hurry = gossip_node.membership().ring().is_none() || gossip_node.is_unconfirmed();
             tokio::time::sleep(if hurry { JOINING_INTERVAL } else { GOSSIP_INTERVAL }).await;
         }

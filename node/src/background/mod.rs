@@ -189,7 +189,7 @@ async fn exchange_loop(node: Arc<Node>) {
     loop {
         node.background().wait_turn(Task::Exchange, 0, 0).await;
         let now_ms = clock::monotonic_ms();
-        // A suspect store is not compared both ways: recovery pulls what it lacks.
+        // Recovery pulls what a suspect store lacks.
         let due = (!node.is_suspect_anywhere())
             .then(|| {
                 let reachable = |member: &MemberId| node.peers().reachable(member);
@@ -201,7 +201,9 @@ async fn exchange_loop(node: Arc<Node>) {
             tokio::time::sleep(IDLE).await;
             continue;
         };
-        let report = exchange::run(&node, Task::Exchange, due.partition, &due.peer, Mode::Both).await;
+        // Each node pulls what it lacks, one partition at a time, and its peers do the same. If it also pushed, a replica that
+        // comes back would be sent the same records by all others at once.
+        let report = exchange::run(&node, Task::Exchange, due.partition, &due.peer, Mode::PullOnly).await;
         let finished = report.is_some_and(|report| report.finished);
         let ended_ms = clock::monotonic_ms();
         node.background().with_schedule(|schedule| {

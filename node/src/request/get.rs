@@ -168,7 +168,6 @@ impl Read {
         let to = self.node.membership().to(&member);
         let (node, key, events) = (Arc::clone(&self.node), self.key.clone(), self.events_in.clone());
         let (local, state) = (member == self.me, state.clone());
-        node.metrics().read_repair();
         tokio::spawn(async move {
             let result = if local {
                 node.merge_local(key, state, false).await
@@ -181,6 +180,9 @@ impl Read {
                 Err(UNKNOWN_ADDRESS)
             };
             let result = result.map(drop);
+            if result.is_ok() {
+                node.metrics().read_repair();
+            }
             let _ = events.send(GetEvent::RepairDone { member, result }).await;
         });
     }

@@ -7,7 +7,7 @@ use dynamo_proto::{
 };
 use tonic::Code;
 
-use crate::harness::{Cluster, Shape, count, get, put, until, values};
+use crate::harness::{Cluster, Shape, count, get, index_of, put, until, values};
 
 fn bucket(name: &str, conflict: Conflict) -> admin::Bucket {
     admin::Bucket {
@@ -47,6 +47,7 @@ async fn policies_spread_survive_a_full_restart_and_keep_what_is_fixed() {
         read_quorum: 1,
         write_quorum: 2,
         ttl_ms: 60_000,
+        read_repair: admin::bucket::ReadRepair::Async.into(),
         ..bucket("carts", Conflict::Lww)
     };
     cluster.set_bucket(policy.clone()).await;
@@ -101,8 +102,15 @@ async fn a_bucket_with_fewer_replicas_than_the_ring_is_written_by_its_own_primar
             ..bucket("single", Conflict::Siblings)
         })
         .await;
-    let key = cluster.key_with(|primaries, _| primaries[0] != 0).await;
-    let (primaries, _) = cluster.placed(&key).await;
+    let mut numbers = 0..;
+    let (key, primaries) = loop {
+        let key = format!("key-{}", numbers.next().unwrap());
+        let (primaries, _) = cluster.preference_list_in("single", key.as_bytes()).await;
+        let primaries: Vec<usize> = primaries.iter().map(|member| index_of(member)).collect();
+        if primaries[0] != 0 {
+            break (key, primaries);
+        }
+    };
     let single = |value: &str| v1::PutRequest {
         bucket: "single".into(),
         ..put(&key, value, &Bytes::new())

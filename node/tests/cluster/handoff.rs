@@ -73,13 +73,13 @@ async fn h_a_fallback_whose_budget_is_spent_declines_and_the_next_takes_over() {
     assert_eq!(cluster.metric(4, "dynamo_hints_declined", "").await, 1);
     assert_eq!(cluster.hint_count(fallbacks[1]).await, 1);
 
-    // With nobody left who takes hints only W = 3 fails, and says that two hold the write.
+    // With nobody left who takes hints only W = 3 fails, and says that some may hold the write.
     cluster.stop_node(fallbacks[1]).await;
     cluster.sees_down(primaries[1], fallbacks[1]).await;
     let status = cluster.kv(primaries[1]).put(all).await.unwrap_err();
     assert_eq!(why(&status), (Code::Unavailable, "QUORUM_NOT_MET".into()));
     let outcome: v1::WriteOutcome = detail(&status, "dynamo.v1.WriteOutcome").unwrap();
-    assert_eq!((outcome.state(), outcome.primaries), (State::Partial, 2));
+    assert_eq!(outcome.state(), State::Partial);
     let two = put(&key, "value", &Bytes::new());
     let outcome = cluster.kv(primaries[1]).put(two).await.unwrap().into_inner().outcome.unwrap();
     assert_eq!((outcome.acks, outcome.fallbacks_counted), (2, 0));

@@ -480,8 +480,12 @@ impl Cluster {
 
     /// Members of a key's preference list: the primaries, then the fallbacks.
     pub(crate) async fn preference_list(&self, key: &[u8]) -> (Vec<String>, Vec<String>) {
+        self.preference_list_in("", key).await
+    }
+
+    pub(crate) async fn preference_list_in(&self, bucket: &str, key: &[u8]) -> (Vec<String>, Vec<String>) {
         let request = dynamo_proto::admin::PreferenceListRequest {
-            bucket: String::new(),
+            bucket: bucket.to_owned(),
             key: Bytes::copy_from_slice(key),
         };
         let up = self.nodes.iter().position(Option::is_some).unwrap();

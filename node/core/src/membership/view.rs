@@ -224,7 +224,19 @@ impl View {
         }
     }
 
+    /// Another life of this member than its own, no earlier one, that another node knows of: see
+    /// [`Changes::self_superseded`]. To be asked before the [answer](Self::answer), which would make the other node forget it.
+    pub fn exposed_by(&self, digest: &Digest) -> Option<Incarnation> {
+        let mine = self.me().incarnation;
+        let mut lives = digest.members.iter().filter(|entry| entry.member == self.me);
+        let known = lives.next()?.incarnation;
+        (digest.cluster == self.cluster && is_another_life(mine, known)).then_some(known)
+    }
+
     /// Compares another node's knowledge with this one's. A foreign digest is answered with nothing.
+    ///
+    /// What is known of two lives that began from the same one is told even if the other's is the larger: one of them
+    /// is that of a volume which was emptied or copied, and its node has to hear of it.
     pub fn answer(&self, digest: &Digest) -> Answer {
         let mut delta = self.empty_delta();
         let mut wanted = Wanted::default();
@@ -240,7 +252,7 @@ impl View {
         let newer = |entry: &&MemberEntry| {
             theirs
                 .get(&entry.member)
-                .is_none_or(|order| *order < entry.order())
+                .is_none_or(|order| *order < entry.order() || rivals(order.0, entry.incarnation))
         };
         delta.members = self
             .entries
@@ -476,7 +488,7 @@ impl View {
             return;
         };
         let (mine, theirs) = (me.incarnation, entry.incarnation);
-        let another_life = theirs.id != mine.id && theirs.generation >= mine.generation;
+        let another_life = is_another_life(mine, theirs);
         // The same life has been started more often than this volume remembers: an older copy of it runs here.
         let later_start = theirs.id == mine.id && entry.starts > me.starts;
         // A life that this volume remembers has synced more than is found here.
@@ -511,4 +523,14 @@ impl View {
             self.entries.remove(&id).is_some()
         })
     }
+}
+
+/// Somebody else lives under this node's id, or has since.
+fn is_another_life(mine: Incarnation, theirs: Incarnation) -> bool {
+    theirs.id != mine.id && theirs.generation >= mine.generation
+}
+
+/// Two lives neither of which can follow the other.
+fn rivals(one: Incarnation, other: Incarnation) -> bool {
+    one.id != other.id && one.generation == other.generation
 }

@@ -19,6 +19,7 @@ use std::{
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
+    thread::JoinHandle,
 };
 
 use dynamo_core::{
@@ -166,13 +167,14 @@ impl Writer {
         let (failed_in, failed) = oneshot::channel();
         let (ended_in, ended) = oneshot::channel();
         let thread = thread::Thread::new(store, mint.clone(), options, follower, Arc::clone(&shared));
-        std::thread::Builder::new()
+        let joined = std::thread::Builder::new()
             .name("dynamo-writer".to_owned())
             .spawn(move || thread::run(thread, failed_in, ended_in))?;
         let handle = Arc::new(Handle {
             shared,
             mint,
             ended: Mutex::new(Some(ended)),
+            thread: Mutex::new(Some(joined)),
         });
         Ok((Self { handle }, Failure { failed }))
     }
@@ -426,11 +428,17 @@ struct Handle {
     shared: Arc<Shared>,
     mint: Mint,
     ended: Mutex<Option<oneshot::Receiver<()>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Drop for Handle {
+    /// Waits for the thread, and so for its last sync: a process must not end while the store closes.
     fn drop(&mut self) {
         self.shared.queue.close();
+        if let Some(thread) = self.thread.lock().take() {
+            // It has told of its panic by the failure.
+            let _ = thread.join();
+        }
     }
 }
 

@@ -1,0 +1,97 @@
+//! Full disks and disks that cannot be read (D67).
+
+use bytes::Bytes;
+use dynamo_proto::{fault::SetRequest, v1};
+use tonic::Code;
+
+use crate::{
+    harness::{Cluster, Shape, count, get, put, until, values, why},
+    heal, set,
+};
+
+fn full() -> SetRequest {
+    SetRequest {
+        disk_full: true,
+        ..SetRequest::default()
+    }
+}
+
+fn unreadable() -> SetRequest {
+    SetRequest {
+        fail_reads: true,
+        ..SetRequest::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn d67_full_disks_refuse_writes_while_reads_go_on_and_recover_by_themselves() {
+    let cluster = Cluster::start(Shape::quick(3, 0)).await;
+    let all = v1::PutRequest {
+        w: count(3),
+        ..put("key", "value", &Bytes::new())
+    };
+    let context = cluster.kv(0).put(all).await.unwrap().into_inner().context;
+    // One full disk hurts nobody: the other two take the write.
+    set(&cluster, 2, full()).await;
+    until("node 2 refuses writes", || async {
+        match cluster.kv(2).put(put("other", "value", &Bytes::new())).await {
+            Ok(_) => false,
+            Err(status) => {
+                assert_eq!(why(&status), (Code::ResourceExhausted, "DISK_FULL".into()));
+                true
+            }
+        }
+    })
+    .await;
+    cluster.kv(0).put(put("key", "next", &context)).await.unwrap();
+    assert_eq!(cluster.read(2, "key").await.unwrap(), ["next"]);
+    for index in [0, 1] {
+        set(&cluster, index, full()).await;
+        until("it refuses writes", || async {
+            let put = cluster.kv(index).put(put("other", "value", &Bytes::new())).await;
+            put.is_err_and(|status| status.code() == Code::ResourceExhausted)
+        })
+        .await;
+    }
+    for index in 0..3 {
+        assert_eq!(cluster.read(index, "key").await.unwrap(), ["next"]);
+        assert_eq!(cluster.http(index, "/readyz").await.0, 200, "a matter of alerts, not of probes");
+    }
+    heal(&cluster).await;
+    for index in 0..3 {
+        until("writes are taken again", || async {
+            cluster.kv(index).put(put("other", "value", &Bytes::new())).await.is_ok()
+        })
+        .await;
+    }
+    cluster.equal("", "key").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_cannot_be_read_is_never_taken_for_none() {
+    let cluster = Cluster::start(Shape::quick(3, 0)).await;
+    let all = v1::PutRequest {
+        w: count(3),
+        ..put("key", "value", &Bytes::new())
+    };
+    cluster.kv(0).put(all).await.unwrap();
+    set(&cluster, 1, unreadable()).await;
+    for index in 0..3 {
+        let found = cluster.kv(index).get(get("key")).await.unwrap().into_inner();
+        assert_eq!(values(&found), ["value"], "two others can");
+    }
+    set(&cluster, 0, unreadable()).await;
+    set(&cluster, 2, unreadable()).await;
+    for index in 0..3 {
+        for key in ["key", "nothing"] {
+            let one = v1::GetRequest {
+                r: count(1),
+                ..get(key)
+            };
+            let status = cluster.kv(index).get(one).await.unwrap_err();
+            assert_eq!(status.code(), Code::Unavailable, "{status}");
+        }
+    }
+    heal(&cluster).await;
+    assert_eq!(cluster.read(0, "key").await.unwrap(), ["value"]);
+}
