@@ -65,6 +65,8 @@ pub struct Report {
     pub stats: Stats,
     /// How long it was, in simulated milliseconds.
     pub simulated_ms: u64,
+    /// Hints that are on some disk when it ends.
+    pub hints_left: usize,
 }
 
 /// A cluster with its clients and its faults.
@@ -145,6 +147,7 @@ impl World {
             events: self.sh.trace.events(),
             stats: self.sh.stats,
             simulated_ms: self.sh.now_us / 1000,
+            hints_left: self.nodes.iter().map(|node| node.hints.iter().count()).sum(),
         }
     }
 

@@ -213,9 +213,10 @@ fn c1_11_hint_holders_restart() {
             ..Options::default()
         },
     );
-    assert!(report.stats.hints_kept > 10, "{:?}", report.stats);
+    assert!(report.stats.hints_delivered > 100, "{:?}", report.stats);
     assert_eq!(
-        report.stats.hints_delivered, report.stats.hints_kept,
+        (report.violations.len(), report.hints_left),
+        (0, 0),
         "{:?}",
         report.stats
     );
@@ -318,29 +319,21 @@ fn c1_21_zone_and_disk_lost() {
 fn c1_22_clocks() {
     let faults: Plan = vec![(3000, Fault::Kill(2, 2000)), (6000, Fault::Split(0b00101, 1500))];
     let mut skewed = faults.clone();
-    skewed.extend([
-        (600, Fault::ClockStep(0, 3_600_000)),
-        (600, Fault::ClockStep(1, -315_576_000_000)),
-        (4000, Fault::ClockStep(4, 10_000)),
-        (5000, Fault::ClockStep(4, -20_000)),
-    ]);
+    let mut straight = faults;
+    let steps = [
+        (600, 0, 3_600_000),
+        (600, 1, -315_576_000_000),
+        (4000, 4, 10_000),
+        (5000, 4, -20_000),
+    ];
+    skewed.extend(steps.map(|(at_ms, node, by_ms)| (at_ms, Fault::ClockStep(node, by_ms))));
+    straight.extend(steps.map(|(at_ms, node, _)| (at_ms, Fault::ClockStep(node, 0))));
     let knobs = cluster(22);
-    let (good, wrong) = (holds(&knobs, &faults).stats, holds(&knobs, &skewed).stats);
+    let (good, wrong) = (holds(&knobs, &straight), holds(&knobs, &skewed));
+    // The chain alone differs: trees hash the stamps, too.
     assert_eq!(
-        (
-            good.operations,
-            good.acked,
-            good.reads,
-            good.failed,
-            good.siblings_max
-        ),
-        (
-            wrong.operations,
-            wrong.acked,
-            wrong.reads,
-            wrong.failed,
-            wrong.siblings_max
-        )
+        (good.stats, good.events, good.simulated_ms),
+        (wrong.stats, wrong.events, wrong.simulated_ms)
     );
 }
 
