@@ -36,7 +36,7 @@ const CLASSES: usize = 8 * 39;
 /// lost: a rate of one in a second at a level of one in a thousand is one millionth in a millisecond.
 const MILLIONTHS: i128 = 1_000_000;
 /// What a full rate costs in one second, where tasks are compared.
-const COST_SECOND: u128 = 1_000_000;
+const COST_SECOND: i128 = 1_000_000;
 
 /// Kinds of background work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -236,7 +236,7 @@ impl Admission {
     fn charge(&mut self, task: Task, operations: i128, bytes: i128) {
         self.operations_left -= operations * MILLIONTHS;
         self.bytes_left -= bytes * MILLIONTHS;
-        let cost = |used: i128, rate: u64| used * COST_SECOND as i128 / i128::from(rate);
+        let cost = |used: i128, rate: u64| used * COST_SECOND / i128::from(rate);
         let cost = cost(operations, self.limits.operations) + cost(bytes, self.limits.bytes);
         if let Some(share) = self.tasks.get_mut(&task) {
             share.had = share.had.saturating_add_signed(cost);

@@ -41,7 +41,7 @@ impl World {
         let mut done = BTreeMap::new();
         let end_ms = self.now_ms + duration_ms;
         while self.now_ms < end_ms {
-            if let Some(latency_us) = self.latency_us.filter(|_| self.now_ms % 5 == 0) {
+            if let Some(latency_us) = self.latency_us.filter(|_| self.now_ms.is_multiple_of(5)) {
                 self.admission.foreground(latency_us, self.now_ms);
             }
             if self.runs_ms <= self.now_ms {

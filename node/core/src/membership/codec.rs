@@ -22,8 +22,9 @@ use bytes::Bytes;
 
 use super::entry::MemberEntry;
 use super::log::{LOG_ENTRIES_MAX, Log, LogEntry};
+use super::message::RingVersion;
 use super::policies::Policies;
-use super::view::{MEMBERS_MAX, Parts, RingVersion, View};
+use super::view::{MEMBERS_MAX, Parts, View};
 use crate::ring::Ring;
 use crate::types::{ClusterId, Incarnation, MemberId, Zone};
 use crate::wire::{DecodeError, Reader, put_bytes, put_varint};

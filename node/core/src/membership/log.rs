@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use super::view::{MEMBERS_MAX, RingVersion};
+use super::message::RingVersion;
+use super::view::MEMBERS_MAX;
 use crate::ring::Ring;
 use crate::types::MemberId;
 

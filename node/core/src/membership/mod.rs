@@ -8,8 +8,9 @@
 //! ```
 //!
 //! Modules in reading order: [`entry`], what a member says about itself; [`log`], the rings so far; [`policies`],
-//! settings that travel along; [`view`], all that one node knows, with the ring; [`history`], how a volume put back in
-//! time shows; [`gossip`], whom to talk to; [`detector`], who answers, and how fast. Paper: §4.8.
+//! settings that travel along; [`message`], what two nodes tell each other; [`view`], all that one node knows, with
+//! the ring; [`history`], how a volume put back in time shows; [`gossip`], whom to talk to; [`detector`], who answers,
+//! and how fast. Paper: §4.8.
 //!
 //! Membership changes only by an administrator's word, which mints a ring of a larger epoch; gossip carries it. A
 //! crash changes nothing here (§4.8.1).
@@ -21,6 +22,8 @@ pub mod entry;
 pub mod log;
 
 pub mod policies;
+
+pub mod message;
 
 pub mod view;
 
@@ -35,5 +38,6 @@ pub use entry::{EntryError, MemberEntry};
 pub use gossip::{Gossip, Target};
 pub use history::{Announcer, Claim, Life, SelfHistory};
 pub use log::LogEntry;
+pub use message::{Answer, Delta, Digest, MemberDigest, RingVersion, Wanted};
 pub use policies::{PoliciesDigest, Policy, PolicyError};
-pub use view::{Answer, Changes, Delta, Digest, MemberDigest, Refusal, RingVersion, View, Wanted};
+pub use view::{Changes, Refusal, View};

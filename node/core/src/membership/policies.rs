@@ -50,7 +50,7 @@ pub enum PolicyError {
         bytes: usize,
     },
     /// There is no room for another.
-    #[error("policy {0:?} was not kept: there are {POLICIES_MAX} already, remove the need for one first")]
+    #[error("policy {0:?} was not kept: at most {POLICIES_MAX} are")]
     Full(String),
 }
 
@@ -67,26 +67,25 @@ impl Policies {
     }
 
     /// Takes a policy that somebody keeps already; false if it changes nothing.
-    pub(super) fn merge(&mut self, name: String, policy: Policy) -> Result<bool, PolicyError> {
-        check(&name, &policy)?;
-        if self.0.get(&name).is_some_and(|known| *known >= policy) {
+    pub(super) fn merge(&mut self, name: &str, policy: Policy) -> Result<bool, PolicyError> {
+        check(name, &policy)?;
+        if self.0.get(name).is_some_and(|known| *known >= policy) {
             return Ok(false);
         }
-        self.0.insert(name.clone(), policy);
+        self.0.insert(name.to_owned(), policy);
         if self.0.len() > POLICIES_MAX
             && let Some((dropped, _)) = self.0.pop_last()
+            && dropped == name
         {
-            if dropped == name {
-                return Err(PolicyError::Full(dropped));
-            }
+            return Err(PolicyError::Full(dropped));
         }
         Ok(true)
     }
 
     /// Takes a policy that is new to the cluster: it displaces no other.
-    pub(super) fn put(&mut self, name: String, policy: Policy) -> Result<bool, PolicyError> {
-        if self.0.len() >= POLICIES_MAX && !self.0.contains_key(&name) {
-            return Err(PolicyError::Full(name));
+    pub(super) fn put(&mut self, name: &str, policy: Policy) -> Result<bool, PolicyError> {
+        if self.0.len() >= POLICIES_MAX && !self.0.contains_key(name) {
+            return Err(PolicyError::Full(name.to_owned()));
         }
         self.merge(name, policy)
     }

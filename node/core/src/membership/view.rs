@@ -16,15 +16,14 @@ use super::codec;
 use super::entry::{EntryError, MemberEntry};
 use super::history::{Claim, LIVES_MAX, Life, SelfHistory};
 use super::log::{LOG_ENTRIES_MAX, Log, LogEntry};
-use super::policies::{POLICIES_MAX, Policies, PoliciesDigest, Policy, PolicyError};
+use super::message::{Answer, DELTA_ENTRIES_MAX, Delta, Digest, MemberDigest, RingVersion, Wanted};
+use super::policies::{POLICIES_MAX, Policies, Policy, PolicyError};
 use crate::ring::Ring;
 use crate::types::{ClusterId, Incarnation, MemberId};
 use crate::wire::DecodeError;
 
 /// Most members that a view holds.
 pub const MEMBERS_MAX: usize = crate::ring::MEMBERS_MAX;
-/// Most entries of one delta, about 1 MB; what is left over comes with the next round.
-pub const DELTA_ENTRIES_MAX: usize = 1024;
 
 /// One node's knowledge. Only [`View::update_self`] changes what it says about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,80 +50,6 @@ pub(super) struct Parts {
     pub(super) ring: Option<Arc<Ring>>,
     pub(super) log: Log,
     pub(super) policies: Policies,
-}
-
-/// How new a member's statement is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MemberDigest {
-    /// Whose.
-    pub member: MemberId,
-    /// Which life.
-    pub incarnation: Incarnation,
-    /// Which statement of that life.
-    pub version: u64,
-}
-
-/// Which ring; the larger wins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct RingVersion {
-    /// Its epoch.
-    pub epoch: u64,
-    /// Its hash.
-    pub hash: u64,
-}
-
-/// What a node knows, without the contents.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Digest {
-    /// The sender's cluster.
-    pub cluster: ClusterId,
-    /// One for each member.
-    pub members: Vec<MemberDigest>,
-    /// Absent while the node has no ring.
-    pub ring: Option<RingVersion>,
-    /// The rings of its log, ascending.
-    pub log: Vec<RingVersion>,
-    /// Absent if the sender knows nothing of policies.
-    pub policies: Option<PoliciesDigest>,
-    /// How far the sender can account for its own lives; absent if it does not say.
-    pub claim: Option<Claim>,
-}
-
-/// Contents for another node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Delta {
-    /// The sender's cluster.
-    pub cluster: ClusterId,
-    /// At most [`DELTA_ENTRIES_MAX`], and one about the receiver's own past that contradicts its claim.
-    pub members: Vec<MemberEntry>,
-    /// An encoded ring.
-    pub ring: Option<Bytes>,
-    /// Rings of the log, newest first, as many as [`DELTA_LOG_MEMBERS_MAX`](super::log::DELTA_LOG_MEMBERS_MAX) allows.
-    pub log: Vec<LogEntry>,
-    /// All policies with their names, or none.
-    pub policies: Vec<(String, Policy)>,
-}
-
-/// What a node lacks.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wanted {
-    /// At most [`DELTA_ENTRIES_MAX`].
-    pub members: Vec<MemberId>,
-    /// The ring too.
-    pub ring: bool,
-    /// These rings of the log, ascending.
-    pub log: Vec<RingVersion>,
-    /// All policies too.
-    pub policies: bool,
-}
-
-/// The reply to a digest.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
-    /// What this node knows better.
-    pub delta: Delta,
-    /// What the other knows better.
-    pub wanted: Wanted,
 }
 
 /// What a merge has changed.
@@ -170,15 +95,6 @@ pub enum Refusal {
     /// A policy breaks a bound.
     #[error("a policy received by gossip was refused: {0}")]
     Policy(#[from] PolicyError),
-}
-
-impl From<&Ring> for RingVersion {
-    fn from(ring: &Ring) -> Self {
-        Self {
-            epoch: ring.epoch(),
-            hash: ring.hash(),
-        }
-    }
 }
 
 impl View {
@@ -254,8 +170,8 @@ impl View {
     ///
     /// # Errors
     /// If the policy is out of bounds or there is no room for another.
-    pub fn put_policy(&mut self, name: impl Into<String>, policy: Policy) -> Result<bool, PolicyError> {
-        self.policies.put(name.into(), policy)
+    pub fn put_policy(&mut self, name: &str, policy: Policy) -> Result<bool, PolicyError> {
+        self.policies.put(name, policy)
     }
 
     /// Changes what this node says about itself; the statement becomes newer than the last.
@@ -354,7 +270,9 @@ impl View {
             delta.policies = self.all_policies();
         }
         if let Some(claim) = &digest.claim {
-            delta.members.extend(self.contradicts(claim).cloned());
+            // First, so that it is sent; what is cut off comes with the next round.
+            delta.members.splice(0..0, self.contradicts(claim).cloned());
+            delta.members.truncate(DELTA_ENTRIES_MAX);
         }
         Answer { delta, wanted }
     }
@@ -389,13 +307,17 @@ impl View {
         // The ring goes first: its members are those for whom room is made.
         if let Some(bytes) = delta.ring {
             match self.check_ring(bytes) {
-                Ok(ring) => changes.ring = self.adopt(Arc::new(ring)),
+                Ok(ring) => {
+                    // The sender has accepted it, so it belongs to the log also if it comes too late to be used.
+                    changes.log |= self.log.insert(LogEntry::from(&ring));
+                    changes.ring = self.adopt(Arc::new(ring));
+                }
                 Err(refusal) => changes.refused.push(refusal),
             }
         }
         self.hear_of_rings(delta.log, &mut changes);
         self.hear_of_policies(delta.policies, &mut changes);
-        for entry in delta.members.into_iter().take(DELTA_ENTRIES_MAX + 1) {
+        for entry in delta.members.into_iter().take(DELTA_ENTRIES_MAX) {
             if let Err(error) = entry.check() {
                 changes.refused.push(error.into());
             } else if entry.member == self.me {
@@ -505,7 +427,7 @@ impl View {
 
     fn hear_of_policies(&mut self, policies: Vec<(String, Policy)>, changes: &mut Changes) {
         for (name, policy) in policies.into_iter().take(POLICIES_MAX) {
-            match self.policies.merge(name.clone(), policy) {
+            match self.policies.merge(&name, policy) {
                 Ok(true) => changes.policies.push(name),
                 Ok(false) => {}
                 Err(error) => changes.refused.push(error.into()),

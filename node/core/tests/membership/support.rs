@@ -1,6 +1,6 @@
 //! Entries, rings and random numbers.
 
-use dynamo_core::membership::{MemberEntry, View};
+use dynamo_core::membership::{Delta, MemberEntry, View};
 use dynamo_core::ring::{Member, Ring, RingParts};
 use dynamo_core::types::{ClusterId, Incarnation, MemberId, Zone};
 
@@ -44,6 +44,7 @@ pub(crate) fn entry(number: usize) -> MemberEntry {
         zone: Zone::new(format!("z{}", number % 3)).unwrap(),
         release: "0.1.0".into(),
         starts: 1,
+        synced: 0,
     }
 }
 
@@ -74,6 +75,16 @@ pub(crate) fn ring_of(cluster_id: ClusterId, members: usize, epoch: u64) -> Ring
         owners,
     })
     .unwrap()
+}
+
+pub(crate) fn delta(members: Vec<MemberEntry>) -> Delta {
+    Delta {
+        cluster: CLUSTER,
+        members,
+        ring: None,
+        log: Vec::new(),
+        policies: Vec::new(),
+    }
 }
 
 /// One whole exchange without loss; returns how many entries were sent either way.
