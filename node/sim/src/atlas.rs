@@ -3,11 +3,12 @@
 
 use std::rc::Rc;
 
+use dynamo_core::membership::View;
 use dynamo_core::version::KeyState;
 
 use crate::disk::{Disk, Place, Value};
 use crate::keys::KeyIx;
-use crate::node::Node;
+use crate::node::{Node, boot};
 use crate::shared::Shared;
 
 /// May the whole disk of a node go?
@@ -22,15 +23,17 @@ pub fn may_empty(sh: &Shared, nodes: &[Node], victim: usize) -> bool {
         && sh.keys.all().all(|key| copies_elsewhere(sh, nodes, victim, key))
 }
 
-/// May the disk of a node be put back to that copy? Only if what is lost can be noticed: some peer has heard of more.
+/// May the disk of a node be put back to that copy? Only if what is lost can be noticed: every
+/// peer has heard of more, and has that on its disk, for any of them may be the one that confirms the store.
 pub fn may_put_back(sh: &Shared, nodes: &[Node], victim: usize, copy: &Disk) -> bool {
     let me = &sh.members[victim];
     let noticed = nodes
         .iter()
         .filter(|node| node.me != victim)
-        .filter_map(|node| node.process.as_ref()?.view.get(me))
-        .any(|entry| entry.synced > copy.sequence);
-    noticed && may_empty(sh, nodes, victim)
+        .filter_map(|node| View::decode(node.disk.snapshot().bytes(boot::VIEW)?).ok())
+        .filter(|view| view.get(me).is_some_and(|entry| entry.synced > copy.sequence))
+        .count();
+    noticed + 1 == nodes.len() && may_empty(sh, nodes, victim)
 }
 
 /// May a record of a node be damaged?

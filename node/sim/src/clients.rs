@@ -105,7 +105,7 @@ impl Client {
         match told {
             Told::Found(state) => self.read(Some(state), sh),
             Told::Absent(state) => self.read(state, sh),
-            Told::Put(reply) => self.written(*reply, sh),
+            Told::Put(reply) => self.written(&reply, sh),
             Told::Unavailable | Told::NotServing => self.missed(false, sh),
         }
     }
@@ -274,7 +274,7 @@ impl Client {
     }
 
     /// A put is answered.
-    fn written(&mut self, reply: PutReply, sh: &mut Shared) {
+    fn written(&mut self, reply: &PutReply, sh: &mut Shared) {
         let Some(running) = &mut self.running else { return };
         let Some(command) = &running.write else { return };
         let (number, key) = (command.write, running.key);

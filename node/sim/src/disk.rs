@@ -8,7 +8,7 @@
 //! A torn last record is a batch that is not in the prefix: the log's checksum ends it there. The death of the process
 //! alone undoes nothing but the batch that was being written.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -67,7 +67,7 @@ pub struct Disk {
     /// Batches that no sync covers, oldest first, each with what it replaced.
     unsynced: VecDeque<Vec<(Place, Option<Value>)>>,
     /// Records whose bytes are damaged.
-    corrupt: BTreeMap<Place, ()>,
+    corrupt: BTreeSet<Place>,
     /// Batches written since the disk was new.
     pub sequence: u64,
     /// Every read fails.
@@ -98,7 +98,7 @@ impl Disk {
         if self.read_errors && matches!(place, Place::Data(_)) {
             return Err(DiskError::Read);
         }
-        if self.corrupt.contains_key(&place) {
+        if self.corrupt.contains(&place) {
             return Err(DiskError::Corrupt);
         }
         Ok(self.visible.get(&place))
@@ -115,7 +115,7 @@ impl Disk {
     /// A key's state past all faults: for the oracle.
     pub fn peek(&self, place: Place) -> Option<&Rc<KeyState>> {
         match self.visible.get(&place) {
-            Some(Value::State(state)) if !self.corrupt.contains_key(&place) => Some(state),
+            Some(Value::State(state)) if !self.corrupt.contains(&place) => Some(state),
             _ => None,
         }
     }
@@ -140,12 +140,12 @@ impl Disk {
 
     /// True if a record is damaged.
     pub fn is_corrupt(&self, place: Place) -> bool {
-        self.corrupt.contains_key(&place)
+        self.corrupt.contains(&place)
     }
 
     /// The damaged records.
     pub fn corrupted(&self) -> impl Iterator<Item = &Place> {
-        self.corrupt.keys()
+        self.corrupt.iter()
     }
 
     /// Writes a batch; it is visible at once and durable with the next [`sync`](Self::sync).
@@ -199,6 +199,7 @@ impl Disk {
     }
 
     /// A copy of what is durable now.
+    #[must_use]
     pub fn snapshot(&self) -> Self {
         let mut copy = self.clone();
         for undo in std::mem::take(&mut copy.unsynced).into_iter().rev() {
@@ -217,7 +218,7 @@ impl Disk {
     pub fn corrupt(&mut self, place: Place) -> bool {
         let found = self.visible.contains_key(&place);
         if found {
-            self.corrupt.insert(place, ());
+            self.corrupt.insert(place);
         }
         found
     }

@@ -41,13 +41,14 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let good = match (arguments.seed, &arguments.seeds, arguments.minutes) {
         (Some(seed), _, _) => show(seed, &arguments),
-        (None, Some(range), _) => match parse_range(range) {
-            Some((first, end)) => many(first..end, None, &arguments),
-            None => {
+        (None, Some(range), _) => {
+            if let Some((first, end)) = parse_range(range) {
+                many(first..end, None, &arguments)
+            } else {
                 eprintln!("--seeds wants A..B, not {range:?}");
                 false
             }
-        },
+        }
         (None, None, minutes) => {
             let first = SystemTime::now()
                 .duration_since(UNIX_EPOCH)
@@ -83,7 +84,7 @@ fn show(seed: u64, arguments: &Arguments) -> bool {
     for (at_ms, fault) in &faults {
         println!("  {at_ms:>6} ms {fault:?}");
     }
-    let sink: Option<Box<dyn FnMut(&str)>> = if arguments.trace {
+    let sink: Option<dynamo_sim::trace::Sink> = if arguments.trace {
         Some(Box::new(|line: &str| println!("{line}")))
     } else {
         None

@@ -144,7 +144,7 @@ fn draw(class: Class, knobs: &Knobs, rng: &mut Rng) -> Fault {
         Class::OldDisk => Fault::OldDisk(node, rng.between(1000, 6000), short),
         Class::ClockStep => {
             let far = if rng.coin() { 10_000 } else { 315_576_000_000 };
-            Fault::ClockStep(node, rng.below(2 * far) as i64 - far as i64)
+            Fault::ClockStep(node, rng.below(2 * far).cast_signed() - far.cast_signed())
         }
         Class::ClockDrift => Fault::ClockDrift(node, rng.between(800_000, 1_200_000)),
     }

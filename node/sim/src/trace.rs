@@ -3,17 +3,20 @@
 //! Every event that the world performs is mixed into the chain with its time and its particulars. Two runs with equal
 //! chains did the same; a run with and one without lines, or a debug and a release build, have equal chains, too.
 
+/// Gets every line of a log.
+pub type Sink = Box<dyn FnMut(&str)>;
+
 /// The log of one run.
 #[derive(Default)]
 pub struct Trace {
     chain: u64,
     events: u64,
-    sink: Option<Box<dyn FnMut(&str)>>,
+    sink: Option<Sink>,
 }
 
 impl Trace {
     /// Gives all lines from now on to `sink`.
-    pub fn show(&mut self, sink: Box<dyn FnMut(&str)>) {
+    pub fn show(&mut self, sink: Sink) {
         self.sink = Some(sink);
     }
 

@@ -16,7 +16,6 @@ use dynamo_core::types::{ClusterId, MemberId, Zone};
 use crate::atlas;
 use crate::clients::Client;
 use crate::disk::{Batch, Disk, Place, Value};
-use crate::invariants;
 use crate::knobs::{Durability, Knobs};
 use crate::messages::{Body, Envelope, NodeIx, Reply};
 use crate::nemesis::{Fault, Plan};
@@ -24,6 +23,7 @@ use crate::network::Quality;
 use crate::node::{Exit, Node, boot};
 use crate::rng::Rng;
 use crate::shared::{Event, Shared, Stats, Violation};
+use crate::trace::Sink;
 
 /// Everything must be equal within so many simulated milliseconds.
 const QUIET_WITHIN_MS: u64 = 120_000;
@@ -32,6 +32,9 @@ const QUIET_CHECK_MS: u64 = 500;
 const COPY_MS: u64 = 1000;
 /// Detectors learn what is broken; then operations must succeed.
 const LIVENESS_GRACE_MS: u64 = 1500;
+
+mod faults;
+mod quiet;
 
 /// Where a run stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,7 +50,7 @@ enum Phase {
 #[derive(Default)]
 pub struct Options {
     /// Gets every line of the trace.
-    pub sink: Option<Box<dyn FnMut(&str)>>,
+    pub sink: Option<Sink>,
     /// Ends the run at that simulated time, in milliseconds.
     pub until_ms: Option<u64>,
 }
@@ -65,6 +68,8 @@ pub struct Report {
     pub stats: Stats,
     /// How long it was, in simulated milliseconds.
     pub simulated_ms: u64,
+    /// Hints that are on some disk when it ends.
+    pub hints_left: usize,
 }
 
 /// A cluster with its clients and its faults.
@@ -145,6 +150,7 @@ impl World {
             events: self.sh.trace.events(),
             stats: self.sh.stats,
             simulated_ms: self.sh.now_us / 1000,
+            hints_left: self.nodes.iter().map(|node| node.hints.iter().count()).sum(),
         }
     }
 
@@ -305,202 +311,6 @@ impl World {
         }
     }
 
-    fn undo_later(&mut self, index: usize, after_ms: u64) {
-        let at_us = self.sh.now_us + after_ms * 1000;
-        self.sh.queue.push(at_us, Event::Undo(index));
-    }
-
-    fn begin_fault(&mut self, index: usize) {
-        let (_, fault) = self.plan[index];
-        let now_us = self.sh.now_us;
-        self.sh.trace.mix(&[now_us, 5, index as u64]);
-        self.sh.trace.line(now_us, || format!("FAULT {index} {fault:?}"));
-        self.sh.stats.faults += 1;
-        match fault {
-            Fault::Kill(node, ms) => self.take_down(index, node, ms, false),
-            Fault::Power(node, ms) => self.take_down(index, node, ms, true),
-            Fault::PowerAll(ms) => {
-                for node in 0..self.nodes.len() {
-                    self.take_down(index, node, ms, true);
-                }
-            }
-            Fault::Stop(node, ms) => {
-                if self.nodes[node].down_by.is_none() && self.nodes[node].process.is_some() {
-                    self.nodes[node].stop(&mut self.sh);
-                    self.nodes[node].dark = false;
-                    self.break_calls(node);
-                    self.nodes[node].down_by = Some(index);
-                    self.undo_later(index, ms);
-                }
-            }
-            Fault::Pause(node, ms) => {
-                let until_us = now_us + ms * 1000;
-                self.nodes[node].paused_until_us = until_us;
-            }
-            Fault::Split(..) | Fault::OneWay(..) => {
-                self.each_cut(fault, |sh, from, to| sh.net.cut(from, to));
-                let (Fault::Split(_, ms) | Fault::OneWay(_, _, ms)) = fault else {
-                    return;
-                };
-                self.undo_later(index, ms);
-            }
-            Fault::Clog(node, ms) => self.sh.net.clog(node, now_us + ms * 1000),
-            Fault::DiskStall(node, ms) => {
-                let until_us = now_us + ms * 1000;
-                self.nodes[node].disk.stalled_until_us = until_us;
-                self.nodes[node].hints.stalled_until_us = until_us;
-            }
-            Fault::DiskFull(node, ms) => {
-                self.nodes[node].disk.full = true;
-                self.nodes[node].hints.full = true;
-                self.undo_later(index, ms);
-            }
-            Fault::FailSync(node, _) => self.nodes[node].disk.fail_sync = true,
-            Fault::ReadError(node, ms) => {
-                self.nodes[node].disk.read_errors = true;
-                self.undo_later(index, ms);
-            }
-            Fault::Corrupt(node, random) => self.corrupt(node, random),
-            Fault::EmptyDisk(node, ms) => self.empty(index, node, ms),
-            Fault::OldDisk(node, back_ms, ms) => self.put_back(index, node, back_ms, ms),
-            Fault::ClockStep(node, ms) => {
-                let skew_ms = &mut self.nodes[node].clock.skew_ms;
-                *skew_ms = skew_ms
-                    .saturating_add(ms)
-                    .clamp(-400_000_000_000, 400_000_000_000);
-            }
-            Fault::ClockDrift(node, rate) => {
-                // A running process would see its monotonic clock jump.
-                if self.nodes[node].process.is_none() {
-                    self.nodes[node].clock.rate = rate;
-                }
-            }
-        }
-    }
-
-    fn take_down(&mut self, index: usize, node: NodeIx, ms: u64, power: bool) {
-        if self.nodes[node].down_by.is_some() {
-            return;
-        }
-        self.excused |= power && self.sh.knobs.durability != Durability::Every;
-        self.crash(node, power);
-        self.nodes[node].down_by = Some(index);
-        self.undo_later(index, ms);
-    }
-
-    fn corrupt(&mut self, node: NodeIx, random: u64) {
-        let Some(key) = atlas::nth_record(&self.nodes[node].disk, random) else {
-            return;
-        };
-        if atlas::may_corrupt(&self.sh, &self.nodes, node, key) {
-            self.nodes[node].disk.corrupt(Place::Data(key));
-            let now_us = self.sh.now_us;
-            self.sh
-                .trace
-                .line(now_us, || format!("n{node}: key {key} is damaged"));
-        } else {
-            self.sh.stats.spared += 1;
-        }
-    }
-
-    fn empty(&mut self, index: usize, node: NodeIx, ms: u64) {
-        if self.nodes[node].down_by.is_some() {
-            return;
-        }
-        if !atlas::may_empty(&self.sh, &self.nodes, node) {
-            self.sh.stats.spared += 1;
-            return;
-        }
-        self.take_down(index, node, ms, true);
-        self.nodes[node].disk = Disk::default();
-        self.nodes[node].unwhole = true;
-        self.nodes[node].hints = Disk::default();
-        let now_us = self.sh.now_us;
-        self.sh.trace.line(now_us, || {
-            format!("n{node}: the disk is replaced by an empty one")
-        });
-    }
-
-    /// The disk is replaced by a copy of what it held that long ago.
-    fn put_back(&mut self, index: usize, node: NodeIx, back_ms: u64, ms: u64) {
-        let wanted_us = self.sh.now_us.saturating_sub(back_ms * 1000);
-        let copy = self.copies[node]
-            .iter()
-            .rev()
-            .find(|(at_us, ..)| *at_us <= wanted_us);
-        let Some((_, disk, hints)) = copy.cloned() else {
-            return;
-        };
-        if self.nodes[node].down_by.is_some() || !atlas::may_put_back(&self.sh, &self.nodes, node, &disk) {
-            self.sh.stats.spared += 1;
-            return;
-        }
-        self.take_down(index, node, ms, true);
-        self.nodes[node].disk = disk;
-        self.nodes[node].unwhole = true;
-        self.nodes[node].hints = hints;
-        let now_us = self.sh.now_us;
-        self.sh.trace.line(now_us, || {
-            format!("n{node}: the disk is put back by {back_ms} ms")
-        });
-    }
-
-    /// Keeps copies of the disks, for faults that put one back.
-    fn keep_copies(&mut self) {
-        for (node, copies) in self.nodes.iter().zip(&mut self.copies) {
-            copies.push((self.sh.now_us, node.disk.snapshot(), node.hints.snapshot()));
-        }
-        let at_us = self.sh.now_us + COPY_MS * 1000;
-        if self.phase == Phase::Safety {
-            self.sh.queue.push(at_us, Event::Copy);
-        }
-    }
-
-    fn undo_fault(&mut self, index: usize) {
-        let (_, fault) = self.plan[index];
-        let now_us = self.sh.now_us;
-        self.sh.trace.mix(&[now_us, 6, index as u64]);
-        self.sh
-            .trace
-            .line(now_us, || format!("end of fault {index} {fault:?}"));
-        match fault {
-            Fault::Split(..) | Fault::OneWay(..) if self.phase == Phase::Safety => {
-                self.each_cut(fault, |sh, from, to| sh.net.mend(from, to));
-            }
-            Fault::DiskFull(node, _) => {
-                self.nodes[node].disk.full = false;
-                self.nodes[node].hints.full = false;
-            }
-            Fault::ReadError(node, _) => self.nodes[node].disk.read_errors = false,
-            _ => {}
-        }
-        for node in 0..self.nodes.len() {
-            if self.nodes[node].down_by == Some(index) {
-                self.nodes[node].down_by = None;
-                self.nodes[node].dark = false;
-                self.nodes[node].start(&mut self.sh);
-            }
-        }
-    }
-
-    fn each_cut(&mut self, fault: Fault, change: impl Fn(&mut Shared, NodeIx, NodeIx)) {
-        let count = self.nodes.len();
-        for from in 0..count {
-            for to in (0..count).filter(|to| *to != from) {
-                let cut = match fault {
-                    Fault::Split(side, _) => (side >> from & 1) != (side >> to & 1),
-                    Fault::OneWay(node, outwards, _) => {
-                        (outwards && from == node) || (!outwards && to == node)
-                    }
-                    _ => false,
-                };
-                if cut {
-                    change(&mut self.sh, from, to);
-                }
-            }
-        }
-    }
-
     fn next_phase(&mut self) {
         let now_us = self.sh.now_us;
         let (next, after_ms) = match self.phase {
@@ -597,66 +407,6 @@ impl World {
         for client in &mut self.clients {
             client.nodes.clone_from(&healthy);
         }
-    }
-
-    fn look_for_quiet(&mut self) {
-        let waited_ms = (self.sh.now_us - self.quiet_since_us) / 1000;
-        match self.unquiet() {
-            None => {
-                self.sh.stats.quiet_after_ms = waited_ms;
-                invariants::at_end(&mut self.sh, &self.nodes, !self.excused);
-                self.phase = Phase::Done;
-            }
-            Some(what) if waited_ms > QUIET_WITHIN_MS => {
-                self.sh.violated(
-                    "I13",
-                    format!("not quiet {waited_ms} ms after all faults: {what}"),
-                );
-                self.phase = Phase::Done;
-            }
-            Some(_) => {}
-        }
-    }
-
-    /// What is still under way.
-    fn unquiet(&self) -> Option<String> {
-        if let Some(client) = self.clients.iter().find(|client| !client.idle()) {
-            return Some(format!("a client waits, idle {}", client.idle()));
-        }
-        for node in &self.nodes {
-            let me = node.me;
-            let Some(process) = &node.process else {
-                return Some(format!("n{me} is down"));
-            };
-            if node.hints.iter().next().is_some() {
-                return Some(format!("n{me} holds hints"));
-            }
-            if process.recovery.is_some() {
-                return Some(format!("n{me} is suspect"));
-            }
-            if node.disk.corrupted().next().is_some() {
-                return Some(format!("n{me} has unreadable records"));
-            }
-            if !process.puts.is_empty() || !process.gets.is_empty() || process.reap.is_some() {
-                return Some(format!("n{me} is at work"));
-            }
-            if process.trees.next_rebuild().is_some() || !process.writers.iter().all(|writer| writer.idle()) {
-                return Some(format!("n{me} folds or writes"));
-            }
-        }
-        self.unequal()
-    }
-
-    fn unequal(&self) -> Option<String> {
-        for key in self.sh.keys.all() {
-            let primaries = &self.sh.preference_of(key).0;
-            let of = |node: &NodeIx| self.nodes[*node].disk.peek(Place::Data(key));
-            let first = primaries.first().and_then(of);
-            if let Some(other) = primaries.iter().find(|node| of(node) != first) {
-                return Some(format!("n{} and n{other} differ in key {key}", primaries[0]));
-            }
-        }
-        None
     }
 }
 

@@ -401,10 +401,11 @@ impl View {
         })
     }
 
-    /// A statement of the claim's sender, from a life that it names, of more than it can account for.
-    fn contradicts(&self, claim: &Claim) -> Option<&MemberEntry> {
+    /// Statements of the claim's sender, from a life that it names, of more than it can account for, or from one that it
+    /// should know of and does not.
+    fn contradicts<'a>(&'a self, claim: &'a Claim) -> impl Iterator<Item = &'a MemberEntry> {
         let known = [self.entries.get(&claim.member), self.displaced.get(&claim.member)];
-        known.into_iter().flatten().find(|entry| {
+        known.into_iter().flatten().filter(|entry| {
             let lives = || claim.lives.iter().take(LIVES_MAX);
             let less =
                 lives().any(|life| life.incarnation == entry.incarnation && life.synced < entry.synced);

@@ -176,23 +176,23 @@ impl Live<'_> {
             }
         }
         for (owner, key, state) in due {
-            self.deliver(owner, key, state);
+            self.deliver(owner, key, &state);
         }
         self.timer(HINTS_MS, Timer::Hints);
     }
 
-    fn deliver(&mut self, owner: NodeIx, key: KeyIx, state: Rc<KeyState>) {
+    fn deliver(&mut self, owner: NodeIx, key: KeyIx, state: &Rc<KeyState>) {
         let partition = self.sh.keys.get(key).partition;
         let targets = hint_targets(&self.sh.placement, &self.sh.members[owner], partition);
         self.p.delivering.insert((owner, key));
         if self.sh.knobs.mistake == Some(Mistake::HintDeletedEarly) {
-            self.delete_hint(owner, key, Rc::clone(&state));
+            self.delete_hint(owner, key, Rc::clone(state));
         }
         let left = Rc::new(std::cell::Cell::new(targets.len()));
         let good = Rc::new(std::cell::Cell::new(true));
         for target in targets {
             let target = self.sh.index_of(&target);
-            let (left, good, kept) = (Rc::clone(&left), Rc::clone(&good), Rc::clone(&state));
+            let (left, good, kept) = (Rc::clone(&left), Rc::clone(&good), Rc::clone(state));
             let ended = move |live: &mut Live<'_>, result: Result<Ack, ReplicaFailure>| {
                 good.set(good.get() && result.is_ok_and(|ack| ack.durable));
                 left.set(left.get() - 1);
@@ -203,7 +203,7 @@ impl Live<'_> {
                     }
                 }
             };
-            let state = self.on_the_way(Rc::clone(&state));
+            let state = self.on_the_way(Rc::clone(state));
             if target == self.me {
                 self.merge(key, state, None, true, ended);
                 continue;

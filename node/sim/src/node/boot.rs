@@ -89,7 +89,7 @@ impl Node {
             }
             None => batch.delete(Place::Meta(PAST)),
         }
-        if !self.known_before(sh) {
+        if !Self::known_before(sh) {
             batch.put(Place::Meta(CONFIRMED), Value::Bytes(Bytes::new()));
         }
         batch.delete(Place::Meta(ASIDE));
@@ -135,7 +135,7 @@ impl Node {
             refetching: BTreeSet::new(),
             exit: None,
             fresh: empty || !was_confirmed,
-            confirmed: !self.known_before(sh),
+            confirmed: !Self::known_before(sh),
             started_ms: now_ms,
             whole_again: was_suspect && whole,
         });
@@ -205,11 +205,12 @@ impl Node {
             .collect();
         let suspect = Recovery::begin(now_ms, sh.knobs.message_life_ms()).encode();
         self.disk = Disk::default();
-        let mut batch = Batch::default();
-        batch.changes = carried
-            .into_iter()
-            .map(|(place, value)| (place, Some(value)))
-            .collect();
+        let mut batch = Batch {
+            changes: carried
+                .into_iter()
+                .map(|(place, value)| (place, Some(value)))
+                .collect(),
+        };
         batch.put(Place::Meta(RECOVERY), Value::Bytes(suspect));
         batch.put(Place::Meta(ASIDE), Value::Bytes(Bytes::new()));
         self.disk.write(batch);
@@ -217,7 +218,7 @@ impl Node {
     }
 
     /// Others may remember this node: not at the cluster's first moment.
-    fn known_before(&self, sh: &Shared) -> bool {
+    fn known_before(sh: &Shared) -> bool {
         sh.now_us > 0 && sh.knobs.nodes > 1
     }
 

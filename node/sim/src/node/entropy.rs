@@ -377,8 +377,7 @@ fn answer(result: CallResult) -> ExchangeEvent {
         Ok(Reply::Hashes { hashes, suspect }) => ExchangeEvent::PeerHashes { hashes, suspect },
         Ok(Reply::Keys { page, suspect }) => ExchangeEvent::PeerKeys { page, suspect },
         Ok(Reply::NotReady) => ExchangeEvent::PeerNotReady,
-        Ok(_) => ExchangeEvent::Failed,
         Err(failure) if failure.kind == FailureKind::StaleEpoch => ExchangeEvent::PeerNotReady,
-        Err(_) => ExchangeEvent::Failed,
+        _ => ExchangeEvent::Failed,
     }
 }

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use dynamo_core::coordinator::FailureKind::{TimedOut, Unreachable};
 use dynamo_core::coordinator::{Candidate, Candidates, ReplicaFailure};
 use dynamo_core::entropy::{Schedule, Trees};
 use dynamo_core::membership::detector::Silence;
@@ -275,7 +276,6 @@ impl Live<'_> {
         let now_ms = self.now_ms();
         let member = &self.sh.members[peer];
         let failure = |sent, kind| ReplicaFailure { sent, kind };
-        use dynamo_core::coordinator::FailureKind::{TimedOut, Unreachable};
         let result = match reply {
             None => Err(failure(true, TimedOut)),
             Some(Reply::Broken { sent }) => Err(failure(sent, Unreachable)),

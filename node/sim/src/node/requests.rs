@@ -277,7 +277,7 @@ impl Live<'_> {
         };
         let timeout_ms = self.sh.knobs.call_timeout_ms;
         self.call(peer, timeout_ms, message, move |live, result| {
-            let result = as_ack(result);
+            let result = as_ack(&result);
             live.drive_put(request, PutEvent::PeerDone { member, result });
             if let (Some(owner), Ok(_)) = (twice, result) {
                 let other = live.sh.index_of(&owner);
@@ -425,7 +425,7 @@ impl Live<'_> {
         };
         let timeout_ms = self.sh.knobs.call_timeout_ms;
         self.call(peer, timeout_ms, message, move |live, result| {
-            let result = as_ack(result).map(|_| ());
+            let result = as_ack(&result).map(|_| ());
             live.drive_get(request, GetEvent::RepairDone { member, result });
         });
     }
@@ -468,11 +468,11 @@ impl Live<'_> {
     }
 }
 
-fn as_ack(result: CallResult) -> Result<Ack, ReplicaFailure> {
+fn as_ack(result: &CallResult) -> Result<Ack, ReplicaFailure> {
     match result {
-        Ok(Reply::Written { durable }) => Ok(Ack { durable }),
+        Ok(Reply::Written { durable }) => Ok(Ack { durable: *durable }),
         Ok(_) => Err(BROKEN),
-        Err(failure) => Err(failure),
+        Err(failure) => Err(*failure),
     }
 }
 

@@ -29,6 +29,8 @@ pub type Done = Box<dyn FnOnce(&mut Live<'_>, Result<Ack, ReplicaFailure>)>;
 /// A change that waits for its turn. It reads and writes through the [`Group`].
 pub type Prepare = Box<dyn FnOnce(&mut Live<'_>, &mut Group) -> Result<(), ReplicaFailure>>;
 
+type Announcement = Box<dyn FnOnce(&mut Live<'_>)>;
+
 struct Operation {
     prepare: Prepare,
     sync: bool,
@@ -55,7 +57,7 @@ pub struct Group {
     /// What exchanges saw of the records before.
     before: Vec<(KeyIx, Option<Rc<KeyState>>)>,
     /// What happens once the group is on its way to the disk.
-    announcements: Vec<Box<dyn FnOnce(&mut Live<'_>)>>,
+    announcements: Vec<Announcement>,
 }
 
 impl Writer {

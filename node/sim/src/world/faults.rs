@@ -1,0 +1,207 @@
+//! Faults begin and end. What a fault destroys is asked of the atlas first.
+
+use super::{COPY_MS, Phase, World};
+use crate::atlas;
+use crate::disk::{Disk, Place};
+use crate::knobs::Durability;
+use crate::messages::NodeIx;
+use crate::nemesis::Fault;
+use crate::shared::{Event, Shared};
+
+impl World {
+    fn undo_later(&mut self, index: usize, after_ms: u64) {
+        let at_us = self.sh.now_us + after_ms * 1000;
+        self.sh.queue.push(at_us, Event::Undo(index));
+    }
+
+    pub(super) fn begin_fault(&mut self, index: usize) {
+        let (_, fault) = self.plan[index];
+        let now_us = self.sh.now_us;
+        self.sh.trace.mix(&[now_us, 5, index as u64]);
+        self.sh.trace.line(now_us, || format!("FAULT {index} {fault:?}"));
+        self.sh.stats.faults += 1;
+        match fault {
+            Fault::Kill(node, ms) => self.take_down(index, node, ms, false),
+            Fault::Power(node, ms) => self.take_down(index, node, ms, true),
+            Fault::PowerAll(ms) => {
+                for node in 0..self.nodes.len() {
+                    self.take_down(index, node, ms, true);
+                }
+            }
+            Fault::Stop(node, ms) => {
+                if self.nodes[node].down_by.is_none() && self.nodes[node].process.is_some() {
+                    self.nodes[node].stop(&mut self.sh);
+                    self.nodes[node].dark = false;
+                    self.break_calls(node);
+                    self.nodes[node].down_by = Some(index);
+                    self.undo_later(index, ms);
+                }
+            }
+            Fault::Pause(node, ms) => {
+                let until_us = now_us + ms * 1000;
+                self.nodes[node].paused_until_us = until_us;
+            }
+            Fault::Split(..) | Fault::OneWay(..) => {
+                self.each_cut(fault, |sh, from, to| sh.net.cut(from, to));
+                let (Fault::Split(_, ms) | Fault::OneWay(_, _, ms)) = fault else {
+                    return;
+                };
+                self.undo_later(index, ms);
+            }
+            Fault::Clog(node, ms) => self.sh.net.clog(node, now_us + ms * 1000),
+            Fault::DiskStall(node, ms) => {
+                let until_us = now_us + ms * 1000;
+                self.nodes[node].disk.stalled_until_us = until_us;
+                self.nodes[node].hints.stalled_until_us = until_us;
+            }
+            Fault::DiskFull(node, ms) => {
+                self.nodes[node].disk.full = true;
+                self.nodes[node].hints.full = true;
+                self.undo_later(index, ms);
+            }
+            Fault::FailSync(node, _) => self.nodes[node].disk.fail_sync = true,
+            Fault::ReadError(node, ms) => {
+                self.nodes[node].disk.read_errors = true;
+                self.undo_later(index, ms);
+            }
+            Fault::Corrupt(node, random) => self.corrupt(node, random),
+            Fault::EmptyDisk(node, ms) => self.empty(index, node, ms),
+            Fault::OldDisk(node, back_ms, ms) => self.put_back(index, node, back_ms, ms),
+            Fault::ClockStep(node, ms) => {
+                let skew_ms = &mut self.nodes[node].clock.skew_ms;
+                *skew_ms = skew_ms
+                    .saturating_add(ms)
+                    .clamp(-400_000_000_000, 400_000_000_000);
+            }
+            Fault::ClockDrift(node, rate) => {
+                // A running process would see its monotonic clock jump.
+                if self.nodes[node].process.is_none() {
+                    self.nodes[node].clock.rate = rate;
+                }
+            }
+        }
+    }
+
+    fn take_down(&mut self, index: usize, node: NodeIx, ms: u64, power: bool) {
+        if self.nodes[node].down_by.is_some() {
+            return;
+        }
+        self.excused |= power && self.sh.knobs.durability != Durability::Every;
+        self.crash(node, power);
+        self.nodes[node].down_by = Some(index);
+        self.undo_later(index, ms);
+    }
+
+    fn corrupt(&mut self, node: NodeIx, random: u64) {
+        let Some(key) = atlas::nth_record(&self.nodes[node].disk, random) else {
+            return;
+        };
+        if atlas::may_corrupt(&self.sh, &self.nodes, node, key) {
+            self.nodes[node].disk.corrupt(Place::Data(key));
+            let now_us = self.sh.now_us;
+            self.sh
+                .trace
+                .line(now_us, || format!("n{node}: key {key} is damaged"));
+        } else {
+            self.sh.stats.spared += 1;
+        }
+    }
+
+    fn empty(&mut self, index: usize, node: NodeIx, ms: u64) {
+        if self.nodes[node].down_by.is_some() {
+            return;
+        }
+        if !atlas::may_empty(&self.sh, &self.nodes, node) {
+            self.sh.stats.spared += 1;
+            return;
+        }
+        self.take_down(index, node, ms, true);
+        self.nodes[node].disk = Disk::default();
+        self.nodes[node].unwhole = true;
+        self.nodes[node].hints = Disk::default();
+        let now_us = self.sh.now_us;
+        self.sh.trace.line(now_us, || {
+            format!("n{node}: the disk is replaced by an empty one")
+        });
+    }
+
+    /// The disk is replaced by a copy of what it held that long ago.
+    fn put_back(&mut self, index: usize, node: NodeIx, back_ms: u64, ms: u64) {
+        let wanted_us = self.sh.now_us.saturating_sub(back_ms * 1000);
+        let copy = self.copies[node]
+            .iter()
+            .rev()
+            .find(|(at_us, ..)| *at_us <= wanted_us);
+        let Some((_, disk, hints)) = copy.cloned() else {
+            return;
+        };
+        if self.nodes[node].down_by.is_some() || !atlas::may_put_back(&self.sh, &self.nodes, node, &disk) {
+            self.sh.stats.spared += 1;
+            return;
+        }
+        self.take_down(index, node, ms, true);
+        self.nodes[node].disk = disk;
+        self.nodes[node].unwhole = true;
+        self.nodes[node].hints = hints;
+        let now_us = self.sh.now_us;
+        self.sh.trace.line(now_us, || {
+            format!("n{node}: the disk is put back by {back_ms} ms")
+        });
+    }
+
+    /// Keeps copies of the disks, for faults that put one back.
+    pub(super) fn keep_copies(&mut self) {
+        for (node, copies) in self.nodes.iter().zip(&mut self.copies) {
+            copies.push((self.sh.now_us, node.disk.snapshot(), node.hints.snapshot()));
+        }
+        let at_us = self.sh.now_us + COPY_MS * 1000;
+        if self.phase == Phase::Safety {
+            self.sh.queue.push(at_us, Event::Copy);
+        }
+    }
+
+    pub(super) fn undo_fault(&mut self, index: usize) {
+        let (_, fault) = self.plan[index];
+        let now_us = self.sh.now_us;
+        self.sh.trace.mix(&[now_us, 6, index as u64]);
+        self.sh
+            .trace
+            .line(now_us, || format!("end of fault {index} {fault:?}"));
+        match fault {
+            Fault::Split(..) | Fault::OneWay(..) if self.phase == Phase::Safety => {
+                self.each_cut(fault, |sh, from, to| sh.net.mend(from, to));
+            }
+            Fault::DiskFull(node, _) => {
+                self.nodes[node].disk.full = false;
+                self.nodes[node].hints.full = false;
+            }
+            Fault::ReadError(node, _) => self.nodes[node].disk.read_errors = false,
+            _ => {}
+        }
+        for node in 0..self.nodes.len() {
+            if self.nodes[node].down_by == Some(index) {
+                self.nodes[node].down_by = None;
+                self.nodes[node].dark = false;
+                self.nodes[node].start(&mut self.sh);
+            }
+        }
+    }
+
+    pub(super) fn each_cut(&mut self, fault: Fault, change: impl Fn(&mut Shared, NodeIx, NodeIx)) {
+        let count = self.nodes.len();
+        for from in 0..count {
+            for to in (0..count).filter(|to| *to != from) {
+                let cut = match fault {
+                    Fault::Split(side, _) => (side >> from & 1) != (side >> to & 1),
+                    Fault::OneWay(node, outwards, _) => {
+                        (outwards && from == node) || (!outwards && to == node)
+                    }
+                    _ => false,
+                };
+                if cut {
+                    change(&mut self.sh, from, to);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Quiescence: hints drain, stores become whole, replicas become equal, within a bounded time.
+
+use super::{Phase, QUIET_WITHIN_MS, World};
+use crate::disk::Place;
+use crate::invariants;
+use crate::messages::NodeIx;
+use crate::node::writer::Writer;
+
+impl World {
+    pub(super) fn look_for_quiet(&mut self) {
+        let waited_ms = (self.sh.now_us - self.quiet_since_us) / 1000;
+        match self.unquiet() {
+            None => {
+                self.sh.stats.quiet_after_ms = waited_ms;
+                invariants::at_end(&mut self.sh, &self.nodes, !self.excused);
+                self.phase = Phase::Done;
+            }
+            Some(what) if waited_ms > QUIET_WITHIN_MS => {
+                self.sh.violated(
+                    "I13",
+                    format!("not quiet {waited_ms} ms after all faults: {what}"),
+                );
+                self.phase = Phase::Done;
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// What is still under way.
+    fn unquiet(&self) -> Option<String> {
+        if let Some(client) = self.clients.iter().find(|client| !client.idle()) {
+            return Some(format!("a client waits, idle {}", client.idle()));
+        }
+        for node in &self.nodes {
+            let me = node.me;
+            let Some(process) = &node.process else {
+                return Some(format!("n{me} is down"));
+            };
+            if node.hints.iter().next().is_some() {
+                return Some(format!("n{me} holds hints"));
+            }
+            if process.recovery.is_some() {
+                return Some(format!("n{me} is suspect"));
+            }
+            if node.disk.corrupted().next().is_some() {
+                return Some(format!("n{me} has unreadable records"));
+            }
+            if !process.puts.is_empty() || !process.gets.is_empty() || process.reap.is_some() {
+                return Some(format!("n{me} is at work"));
+            }
+            if process.trees.next_rebuild().is_some() || !process.writers.iter().all(Writer::idle) {
+                return Some(format!("n{me} folds or writes"));
+            }
+        }
+        self.unequal()
+    }
+
+    fn unequal(&self) -> Option<String> {
+        for key in self.sh.keys.all() {
+            let primaries = &self.sh.preference_of(key).0;
+            let of = |node: &NodeIx| self.nodes[*node].disk.peek(Place::Data(key));
+            let first = primaries.first().and_then(of);
+            if let Some(other) = primaries.iter().find(|node| of(node) != first) {
+                return Some(format!("n{} and n{other} differ in key {key}", primaries[0]));
+            }
+        }
+        None
+    }
+}
