@@ -35,7 +35,7 @@ pub enum Fault {
 pub enum Unsynced {
     /// Nothing: neither bytes nor new names.
     Lost,
-    /// Of every file a random prefix, of some followed by zeros; of new names all or none.
+    /// Of every file a random prefix, of some logs followed by zeros; of new names all or none.
     Torn {
         /// Decides it.
         seed: u32,

@@ -43,7 +43,7 @@ impl Machine {
     pub(crate) fn new() -> Self {
         Self {
             fs: FaultFs::new(),
-            directory: tempfile::tempdir().unwrap(),
+            directory: scratch(),
         }
     }
 
@@ -61,6 +61,11 @@ impl Machine {
     fn path(&self) -> PathBuf {
         self.directory.path().join("data")
     }
+}
+
+/// In memory if there is a place: what survives is decided above the real disk, so its syncs would only take time.
+pub(crate) fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap())
 }
 
 pub(crate) fn runtime() -> Runtime {

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use dynamo_core::{
     replica::Minter,
+    types::Incarnation,
     version::{Dot, KeyState, Seen},
 };
 use dynamo_fault_fs::{Fault, Unsynced};
@@ -79,11 +80,16 @@ struct Node {
     dots: BTreeMap<(u8, Dot), u64>,
     numbers: u64,
     synced: u64,
-    stopped: Option<Stopped>,
+    stop: Stop,
 }
 
-struct Stopped {
-    started: Started,
+/// How the last life ended.
+enum Stop {
+    Unclean,
+    /// Cleanly, and this was the life.
+    Clean(Incarnation),
+    /// As `Clean`, and then came a start that was interrupted, before or after it used up the mark of the stop.
+    Used(Incarnation),
 }
 
 type Answers = Vec<(usize, JoinHandle<Result<bool, WriteError>>)>;
@@ -108,7 +114,7 @@ impl Node {
             dots: BTreeMap::new(),
             numbers: 0,
             synced: 0,
-            stopped: None,
+            stop: Stop::Unclean,
         }
     }
 
@@ -167,8 +173,9 @@ impl Node {
                 Err(error) => assert!(self.machine.fs.is_failing(), "{}: {error}", self.name),
             }
             totals.interrupted_starts += 1;
-            // It may have begun a life, and used up the mark of a clean stop.
-            self.stopped = None;
+            if let Stop::Clean(incarnation) = self.stop {
+                self.stop = Stop::Used(incarnation);
+            }
             self.lose_power(totals);
         }
         unreachable!("the power does not go at every start")
@@ -186,12 +193,15 @@ impl Node {
     fn check_life(&mut self, started: &Started, lost: usize) {
         let name = &self.name;
         assert!(started.recovered >= self.synced, "{name}: {started:?}, synced {}", self.synced);
-        match self.stopped.take() {
-            Some(stopped) => {
-                assert_eq!((started.life, lost), (Life::Kept, 0), "{name}");
-                assert_eq!(started.incarnation, stopped.started.incarnation, "{name}");
+        match std::mem::replace(&mut self.stop, Stop::Unclean) {
+            Stop::Clean(incarnation) => {
+                assert_eq!((started.life, started.incarnation), (Life::Kept, incarnation), "{name}");
+                assert_eq!(lost, 0, "{name}");
             }
-            None => assert_ne!(started.life, Life::Kept, "{name}"),
+            Stop::Used(incarnation) if started.incarnation == incarnation => {
+                assert_eq!(started.life, Life::Kept, "{name}");
+            }
+            Stop::Used(_) | Stop::Unclean => assert_ne!(started.life, Life::Kept, "{name}"),
         }
         assert_ne!(started.suspect.as_deref(), Some(&b""[..]), "{name}: set aside");
     }
@@ -234,8 +244,7 @@ impl Node {
             durable::stop(&**store, &minter).unwrap();
             totals.clean_stops += 1;
             self.history.all_durable();
-            let started = started.clone();
-            self.stopped = Some(Stopped { started });
+            self.stop = Stop::Clean(started.incarnation);
         }
     }
 

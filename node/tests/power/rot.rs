@@ -19,7 +19,7 @@ use dynamo_node::{
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
 use crate::{
-    harness::{SMALL, close, delta, key, minter, number, options, runtime, setting},
+    harness::{SMALL, close, delta, key, minter, number, options, runtime, scratch, setting},
     history::History,
 };
 
@@ -47,12 +47,12 @@ fn a_flipped_bit_is_never_served() {
     let flips = setting("DYNAMO_BIT_FLIPS", 500);
     let seed = setting("DYNAMO_TEST_SEED", 1);
     let mut random = StdRng::seed_from_u64(seed);
-    let image = tempfile::tempdir().unwrap();
+    let image = scratch();
     let (history, synced) = fill(image.path());
     let files = files(&image.path().join("data"));
     let mut totals = Totals::default();
     for flip in 0..flips {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = scratch();
         let data = directory.path().join("data");
         fs::create_dir(&data).unwrap();
         for (name, bytes) in &files {
