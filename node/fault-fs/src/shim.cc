@@ -13,8 +13,10 @@
 #include <mutex>
 #include <string>
 
+#include "env/composite_env_wrapper.h"
 #include "rocksdb/env.h"
 #include "rocksdb/file_system.h"
+#include "rocksdb/system_clock.h"
 #include "util/random.h"
 #include "utilities/fault_injection_fs.h"
 
@@ -425,6 +427,16 @@ IOStatus FaultFS::LosePower(bool tear, uint32_t seed, Loss* loss) {
   return status;
 }
 
+// After a failed flush RocksDB waits a second before anything else, its own closing too.
+class ImpatientClock : public SystemClockWrapper {
+ public:
+  ImpatientClock() : SystemClockWrapper(SystemClock::Default()) {}
+  const char* Name() const override { return "DynamoImpatientClock"; }
+  void SleepForMicroseconds(int micros) override {
+    SystemClockWrapper::SleepForMicroseconds(std::min(micros, 1000));
+  }
+};
+
 struct Handle {
   std::shared_ptr<FaultFS> fs;
 };
@@ -449,7 +461,9 @@ Handle* dynamo_fault_fs_new() {
 void dynamo_fault_fs_free(Handle* handle) { delete handle; }
 
 void* dynamo_fault_fs_env(Handle* handle) {
-  return new EnvHandle{NewCompositeEnv(handle->fs).release(), false};
+  auto clock = std::make_shared<ImpatientClock>();
+  return new EnvHandle{
+      new CompositeEnvWrapper(Env::Default(), handle->fs, clock), false};
 }
 
 void dynamo_fault_fs_fail(Handle* handle, int fault) {
