@@ -10,8 +10,8 @@ use std::{
 
 use bytes::Bytes;
 use rocksdb::{
-    CStrLike, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, Direction, ErrorKind, IteratorMode,
-    ReadOptions, WriteBatch, WriteOptions, properties,
+    CStrLike, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, Direction, Env, ErrorKind, IteratorMode,
+    Options, ReadOptions, WriteBatch, WriteOptions, properties,
 };
 
 use super::{
@@ -45,13 +45,27 @@ impl RocksStore {
     /// # Errors
     /// If the directory cannot be used; see [`OpenError`].
     pub fn open(path: &Path, options: RocksOptions) -> Result<Self, OpenError> {
+        Self::open_database(path, options, &database_options(options))
+    }
+
+    /// Like [`RocksStore::open`] on another file system than the usual one, such as one that fails on demand.
+    ///
+    /// # Errors
+    /// As [`RocksStore::open`].
+    pub fn open_on(env: &Env, path: &Path, options: RocksOptions) -> Result<Self, OpenError> {
+        let mut database = database_options(options);
+        database.set_env(env);
+        Self::open_database(path, options, &database)
+    }
+
+    fn open_database(path: &Path, options: RocksOptions, database: &Options) -> Result<Self, OpenError> {
         prepare_directory(path)?;
         let cache = Cache::new_hyper_clock_cache(options.block_cache_bytes, 0);
-        refuse_unknown_spaces(path, &database_options(options))?;
+        refuse_unknown_spaces(path, database)?;
         let families = Space::ALL.map(|space| {
             ColumnFamilyDescriptor::new(family_name(space), family_options(space, options, &cache))
         });
-        let db = DB::open_cf_descriptors(&database_options(options), path, families)
+        let db = DB::open_cf_descriptors(database, path, families)
             .map_err(|error| open_error(path, &error))?;
         let store = Self {
             db,

@@ -150,7 +150,7 @@ pub(super) fn refuse_unknown_spaces(path: &Path, database: &Options) -> Result<(
 
 /// What the format marker says of a database whose families we do not know.
 fn marker_alone(path: &Path) -> FormatError {
-    let options = Options::default();
+    let options = read_only_options();
     let Ok(db) = DB::open_cf_for_read_only(&options, path, [family_name(Space::Meta)], false) else {
         return FormatError::Foreign;
     };
@@ -165,6 +165,14 @@ fn marker_alone(path: &Path) -> FormatError {
     }
 }
 
+/// RocksDB crashes, instead of failing, when it opens a store to read it without this option that was written with it
+/// (`DBImpl::Recover` of 11.8 then wants to write the manifest).
+fn read_only_options() -> Options {
+    let mut options = Options::default();
+    options.set_track_and_verify_wals_in_manifest(true);
+    options
+}
+
 /// Named records of a damaged store.
 #[derive(Debug)]
 pub struct MetaReader {
@@ -173,7 +181,7 @@ pub struct MetaReader {
 
 impl MetaReader {
     pub(super) fn open(path: &Path) -> Option<Self> {
-        let mut options = Options::default();
+        let mut options = read_only_options();
         // What cannot be read is left out, instead of keeping the rest from being read.
         options.set_paranoid_checks(false);
         let db = DB::open_cf_for_read_only(&options, path, [family_name(Space::Meta)], false).ok()?;

@@ -1,0 +1,171 @@
+//! Bits that flip in the files of a store.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    ops::Bound,
+    path::{Path, PathBuf},
+};
+
+use dynamo_core::version::KeyState;
+use dynamo_node::{
+    durable::{self, Life},
+    storage::{
+        RocksStore, ScanLimit, Space, Store, Writer, records,
+        set_aside::{self, Part},
+        writer::Durability,
+    },
+};
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+
+use crate::{
+    harness::{SMALL, close, delta, key, minter, number, options, runtime, scratch, setting},
+    history::History,
+};
+
+const KEYS: u8 = 150;
+
+/// What became of the flips.
+#[derive(Debug, Default)]
+struct Totals {
+    /// The store does not open and is left as it is, for a person to see.
+    refused: u64,
+    /// It does not open and is set aside.
+    set_aside: u64,
+    /// It opens, and reads of some records fail.
+    failed_reads: u64,
+    /// It opens, and the end is missing, as its sequence number shows.
+    shorter: u64,
+    /// Nothing is read from there.
+    unnoticed: u64,
+}
+
+/// Guarantee 11: a flipped bit is found, never served. A store with one gives the right bytes or an error, is set aside, or
+/// has less than peers know that it had synced: then it knows, or is told, that it is suspect.
+#[test]
+fn a_flipped_bit_is_never_served() {
+    let flips = setting("DYNAMO_BIT_FLIPS", 500);
+    let seed = setting("DYNAMO_TEST_SEED", 1);
+    let mut random = StdRng::seed_from_u64(seed);
+    let image = scratch();
+    let (history, synced) = fill(image.path());
+    let files = files(&image.path().join("data"));
+    let mut totals = Totals::default();
+    for flip in 0..flips {
+        let directory = scratch();
+        let data = directory.path().join("data");
+        fs::create_dir(&data).unwrap();
+        for (name, bytes) in &files {
+            fs::write(data.join(name), bytes).unwrap();
+        }
+        let (name, bytes) = &files[random.random_range(0..files.len())];
+        let mut bytes = bytes.clone();
+        let (place, bit) = (random.random_range(0..bytes.len()), random.random_range(0..8));
+        bytes[place] ^= 1 << bit;
+        fs::write(data.join(name), bytes).unwrap();
+        let what = format!("seed {seed}, flip {flip}: bit {bit} of byte {place} of {name}");
+        judge(directory.path(), &history, synced, &what, &mut totals);
+    }
+    println!("{totals:?}");
+    assert!(totals.set_aside > 0 && totals.failed_reads > 0 && totals.shorter > 0, "{totals:?}");
+}
+
+fn judge(directory: &Path, history: &History<u8>, synced: u64, what: &str, totals: &mut Totals) {
+    let Ok((store, aside)) = set_aside::open(directory, Part::Data, SMALL) else {
+        totals.refused += 1;
+        return;
+    };
+    let Ok(started) = durable::start(&store, 99) else {
+        totals.refused += 1;
+        return;
+    };
+    if aside.is_some() {
+        assert!(started.suspect.is_some(), "{what}");
+        totals.set_aside += 1;
+        return;
+    }
+    let found: BTreeMap<_, _> = (0..KEYS)
+        .map(|number| (number, records::read(&store, &key(number)).ok()))
+        .map(|(key, read)| (key, read.map(|state| state.as_ref().map(number))))
+        .collect();
+    assert!(history.is_some_prefix(&found), "{what}: {found:?}");
+    let expected = history.now();
+    let right = found
+        .iter()
+        .all(|(key, read)| read.is_none_or(|number| number.as_ref() == expected.get(key)));
+    let failed = found.values().any(Option::is_none);
+    if !right {
+        // Peers remember what it had announced as synced; see `Started::recovered`.
+        assert!(started.recovered < synced, "{what}: {} of {synced} recovered", started.recovered);
+        assert!(!matches!(started.life, Life::Kept), "{what}");
+        totals.shorter += 1;
+    } else if failed {
+        totals.failed_reads += 1;
+    } else {
+        totals.unnoticed += 1;
+    }
+    check_listing(&store, &found, what);
+}
+
+/// A listing shows what single reads show, or fails.
+fn check_listing(store: &RocksStore, found: &BTreeMap<u8, Option<Option<u64>>>, what: &str) {
+    let limit = ScanLimit { entries: 1000, bytes: 1 << 30 };
+    let Ok(page) = store.scan(Space::Data, (Bound::Unbounded, Bound::Unbounded), limit) else {
+        return;
+    };
+    let listed = page.entries.len();
+    let read = found.values().flatten().flatten().count();
+    assert!(listed >= read, "{what}: {listed} listed, {read} read");
+    for (_, value) in page.entries {
+        if let Ok(state) = KeyState::decode(value) {
+            number(&state);
+        }
+    }
+}
+
+/// A store with tables, a log and a manifest, killed; and what was synced.
+fn fill(directory: &Path) -> (History<u8>, u64) {
+    let mut random = StdRng::seed_from_u64(3);
+    let mut history = History::new();
+    let mut states = BTreeMap::new();
+    let mut other = minter(1_000_000);
+    let mut synced = 0;
+    for life in 1..3 {
+        let (store, _) = set_aside::open(directory, Part::Data, SMALL).unwrap();
+        let started = durable::start(&store, life).unwrap();
+        let store: std::sync::Arc<dyn Store> = std::sync::Arc::new(store);
+        runtime().block_on(async {
+            let options = options(Durability::Every);
+            let (writer, _failure) = Writer::start(store.clone(), started.minter(), options).unwrap();
+            for count in 0..300u64 {
+                let place = random.random_range(0..KEYS);
+                let number = life * 1000 + count;
+                let state = states.entry(place).or_default();
+                let delta = delta(state, &mut other, number, random.random_range(0..600));
+                history.submitted(place, Some(number));
+                writer.merge(key(place), delta, true).await.unwrap();
+            }
+            synced = writer.synced();
+        });
+        close(store);
+    }
+    (history, synced)
+}
+
+/// The files that hold data or say which do.
+fn files(data: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(data).unwrap() {
+        let path: PathBuf = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let bytes = fs::read(&path).unwrap();
+        let counts = name.ends_with(".sst") || name.ends_with(".log") || name.starts_with("MANIFEST") || name == "CURRENT";
+        if counts && !bytes.is_empty() {
+            files.push((name, bytes));
+        }
+    }
+    files.sort();
+    let kinds = |end: &str| files.iter().any(|(name, _)| name.ends_with(end));
+    assert!(kinds(".sst") && kinds(".log"), "tables and a log");
+    files
+}
