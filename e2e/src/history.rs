@@ -261,7 +261,12 @@ mod tests {
     #[test]
     fn counters_are_between_what_was_acknowledged_and_what_was_tried() {
         let mut history = History::default();
-        for (by, outcome) in [(5, Acknowledged), (-2, Acknowledged), (4, Unknown), (7, NotApplied)] {
+        for (by, outcome) in [
+            (5, Acknowledged),
+            (-2, Acknowledged),
+            (4, Unknown),
+            (7, NotApplied),
+        ] {
             history.increment("c", by, outcome);
         }
         let wrong = |found| {

@@ -4,7 +4,7 @@
 //! [`command`] runs programs, [`wait`] waits for conditions, [`cluster`] is the Kubernetes under test, [`forward`] reaches
 //! a pod's port, [`evidence`] keeps what explains a failure; [`records`] are the real data, [`history`] judges what writers
 //! did, [`report`] are the lines that the loader prints, [`workload`] and [`writers`] what it does, [`loader`] runs it in the
-//! cluster; `lab` is a second DynamoCluster, for faults.
+//! cluster; `lab` is a second DynamoCluster, `mischief` what is done to it.
 
 pub mod command;
 pub mod wait;
@@ -29,3 +29,6 @@ pub mod loader;
 
 #[cfg(feature = "cluster")]
 pub mod lab;
+
+#[cfg(feature = "cluster")]
+pub mod mischief;

@@ -113,7 +113,11 @@ pub fn status(
         hints: reports(plan).fold(0, |sum, report| {
             sum.saturating_add(i64::try_from(report.hints).unwrap_or(i64::MAX))
         }),
-        suspect_partitions: count(reports(plan).map(|report| report.partitions_suspect as usize).sum()),
+        suspect_partitions: count(
+            reports(plan)
+                .map(|report| report.partitions_suspect as usize)
+                .sum(),
+        ),
         zones: cluster
             .zones
             .iter()

@@ -1,7 +1,8 @@
 //! What a field is when it is left out. The same values are defaults in the CRD's schema.
 
 use super::{
-    AntiEntropy, Durability, Hints, Limits, Quantity, Reaping, Replication, ResourceAmounts, Resources, Ring, Storage, WhenDeleted,
+    AntiEntropy, Durability, Hints, Limits, Quantity, Reaping, Replication, ResourceAmounts, Resources, Ring,
+    Storage, WhenDeleted,
 };
 
 /// Members of a cluster.
