@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, bail};
 use dynamo_client::Client;
 use dynamo_proto::{
     admin as pb,
@@ -114,12 +114,20 @@ impl Lab {
     /// # Errors
     /// If the API server does not answer, or it has not all of them.
     pub async fn members(&self) -> anyhow::Result<BTreeMap<String, String>> {
-        let pods = self.cluster.members().await?;
-        ensure!(pods.len() == MEMBERS, "{} pods instead of {MEMBERS}", pods.len());
-        let zone = |pod: &Pod| pod.labels().get("dynamo.rs/zone").cloned();
-        pods.iter()
-            .map(|pod| Ok((pod.name_any(), zone(pod).context("a pod has no zone")?)))
-            .collect()
+        // A pod that was killed is not there for a moment.
+        wait::until("the lab has all its pods", seconds(15), || async {
+            let pods = self.cluster.members().await?;
+            if pods.len() != MEMBERS {
+                return Ok(Look::NotYet(format!("{} of {MEMBERS}", pods.len())));
+            }
+            let zone = |pod: &Pod| pod.labels().get("dynamo.rs/zone").cloned();
+            let members: anyhow::Result<_> = pods
+                .iter()
+                .map(|pod| Ok((pod.name_any(), zone(pod).context("a pod has no zone")?)))
+                .collect();
+            members.map(Look::Done)
+        })
+        .await
     }
 
     /// The admin service of a member.
@@ -189,6 +197,14 @@ impl Lab {
     /// If that does not happen within 30 s.
     pub async fn stop(&self, members: &[&str]) -> anyhow::Result<()> {
         self.schedulable(members, "cordon").await?;
+        let result = self.kill_and_tell(members).await;
+        if result.is_err() {
+            self.schedulable(members, "uncordon").await?;
+        }
+        result
+    }
+
+    async fn kill_and_tell(&self, members: &[&str]) -> anyhow::Result<()> {
         self.kill(members).await?;
         let all = self.members().await?;
         let others = all.keys().filter(|member| !members.contains(&member.as_str()));

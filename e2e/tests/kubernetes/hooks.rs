@@ -15,7 +15,7 @@ pub(crate) async fn the_release_image_has_no_fault_hooks(suite: &Suite) -> anyho
     for (image, expected) in [("dynamo-node:dev", false), ("dynamo-node:dev-faults", true)] {
         let script = format!(
             "id=$(docker create {image})\ntrap 'docker rm \"$id\" >/dev/null' EXIT\n\
-             docker cp \"$id:/usr/local/bin/dynamo-node\" - | grep -aqF {SERVICE} && echo yes || echo no"
+             docker cp \"$id:/usr/local/bin/dynamo-node\" - | grep -acF {SERVICE} >/dev/null && echo yes || echo no"
         );
         let has = cluster.with_engine(&script, seconds(60)).await?;
         ensure!(
