@@ -11,7 +11,7 @@ FLAGS = $(if $(NODES),--nodes $(NODES)) $(if $(ZONES),--zones $(ZONES)) $(if $(N
 	$(if $(DURABILITY),--durability $(DURABILITY)) $(if $(PORT),--port-base $(PORT))
 
 .DEFAULT_GOAL := help
-.PHONY: help build run tour bench-lite test test-unit test-api test-e2e lint images kube-up kube-down crds clean
+.PHONY: help build run tour bench-lite test test-unit test-api test-e2e soak sim lint images kube-up kube-down crds clean
 # One recipe at a time: they use all processors themselves.
 .NOTPARALLEL:
 
@@ -45,6 +45,12 @@ test-api: ## the operator against a real kube-apiserver
 
 test-e2e: ## everything on a Kubernetes in containers (kind), made and taken away
 	@.ci/test e2e
+
+soak: ## random faults under writers on kind, MINUTES=30 of them; the history is judged; SEED=n repeats the choices
+	@.ci/test soak
+
+sim: ## the simulator on new seeds for MINUTES=10; prints a seed that fails, and how to replay it
+	@cargo run --release -p dynamo-sim -- --minutes $(or $(MINUTES),10)
 
 lint: ## formatting and clippy; licences, bans and sources too if cargo-deny is installed
 	@.ci/test lint

@@ -21,12 +21,16 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
-use crate::command::{self, Output};
+use crate::{
+    command::{self, Output},
+    wait::{self, Look},
+};
 
 /// A program may take this long, unless it says that it waits longer.
 const COMMAND: Duration = Duration::from_mins(1);
 
 /// A Kubernetes, and the namespaces that the tests use in it.
+#[derive(Clone)]
 pub struct Cluster {
     /// Its API.
     pub client: Client,
@@ -73,6 +77,12 @@ impl Cluster {
             tools: cache.join("kube/bin"),
             kind: context.strip_prefix("kind-").map(str::to_owned),
         })
+    }
+
+    /// The same with another DynamoCluster.
+    #[must_use]
+    pub fn named(&self, name: &'static str) -> Self {
+        Self { name, ..self.clone() }
     }
 
     /// Name of the kind cluster, for faults that only containers allow.
@@ -139,6 +149,22 @@ impl Cluster {
         conditions::find(&status.conditions, type_)
             .cloned()
             .with_context(|| format!("there is no condition {type_} yet"))
+    }
+
+    /// Waits until the DynamoCluster is Ready.
+    ///
+    /// # Errors
+    /// If it is not within `limit`.
+    pub async fn ready(&self, limit: Duration) -> anyhow::Result<()> {
+        wait::until("the DynamoCluster is Ready", limit, || async {
+            let condition = self.condition(conditions::READY).await?;
+            Ok(if condition.status == "True" {
+                Look::Done(())
+            } else {
+                Look::NotYet(format!("{}: {}", condition.reason, condition.message))
+            })
+        })
+        .await
     }
 
     /// The pods of the DynamoCluster, by name.

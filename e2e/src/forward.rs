@@ -67,12 +67,21 @@ impl Forward {
 /// # Errors
 /// If it cannot be reached.
 pub async fn admin(cluster: &Cluster, pod: &str) -> anyhow::Result<(Forward, AdminClient<Channel>)> {
-    let forward = Forward::open(cluster, pod, 7702).await?;
+    let (forward, channel) = channel(cluster, pod, 7702).await?;
+    Ok((forward, AdminClient::new(channel)))
+}
+
+/// A connection to a port of a pod that speaks gRPC; works while the returned forwarding lives.
+///
+/// # Errors
+/// If it cannot be reached.
+pub async fn channel(cluster: &Cluster, pod: &str, port: u16) -> anyhow::Result<(Forward, Channel)> {
+    let forward = Forward::open(cluster, pod, port).await?;
     let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{}", forward.port))?;
     let channel = endpoint
         .timeout(Duration::from_secs(10))
         .connect_timeout(Duration::from_secs(5))
         .connect()
         .await?;
-    Ok((forward, AdminClient::new(channel)))
+    Ok((forward, channel))
 }

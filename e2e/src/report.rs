@@ -59,6 +59,38 @@ pub enum Line {
         /// Milliseconds for the writes.
         took_ms: u64,
     },
+    /// Writers have stopped, as they were told.
+    Stopped {
+        /// Their end.
+        at_ms: u64,
+        /// Writes and increments that were acknowledged.
+        acknowledged: u64,
+        /// Those of which nobody knows whether they were applied.
+        unknown: u64,
+        /// Those that were not applied.
+        not_applied: u64,
+    },
+    /// What writers did was judged.
+    Judged {
+        /// Keys that were read.
+        keys: u64,
+        /// Counters that were read.
+        counters: u64,
+        /// Acknowledged puts that were looked for.
+        acknowledged: u64,
+        /// Acknowledged values that are neither there nor covered.
+        lost: u64,
+        /// Values that nobody wrote.
+        invented: u64,
+        /// Values beside one that replaced them.
+        ancestors: u64,
+        /// Counters out of their bounds.
+        miscounted: u64,
+        /// Keys and counters that could not be read.
+        unreadable: u64,
+        /// Some of these.
+        examples: Vec<String>,
+    },
     /// The end of the steady load.
     Done {
         /// Operations.

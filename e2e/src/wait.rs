@@ -8,6 +8,11 @@ use tokio::time::Instant;
 /// Between two looks at a condition.
 const POLL: Duration = Duration::from_millis(500);
 
+/// So many seconds.
+pub const fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
 /// What one look showed.
 pub enum Look<T> {
     /// The condition holds.

@@ -36,6 +36,10 @@ pub struct NodeReport {
     pub release: String,
     /// Why it is not ready; empty if it is.
     pub not_ready_reason: String,
+    /// Hints that it keeps for others.
+    pub hints: u64,
+    /// Partitions that it holds but does not answer reads for.
+    pub partitions_suspect: u32,
 }
 
 /// Where a node is in its life.
@@ -209,5 +213,7 @@ fn report(node: IpAddr, status: pb::StatusResponse) -> Result<NodeReport, AdminE
         ring_hash: status.ring_hash,
         release: status.release,
         not_ready_reason: status.not_ready_reason,
+        hints: status.hints,
+        partitions_suspect: status.partitions_suspect,
     })
 }

@@ -10,6 +10,7 @@ use dynamo_e2e::{
     report::Line,
     wait::{self, Look},
     workload,
+    writers::{self, Plan},
 };
 
 /// Puts load on a Dynamo cluster and looks for what was acknowledged; prints a JSON object per line.
@@ -46,6 +47,21 @@ enum Mode {
         /// Seconds after the start at which to look for every acknowledged write as well.
         #[arg(long, value_delimiter = ',')]
         verify_at: Vec<u64>,
+    },
+    /// Writes until the key `signal` of the bucket `soak-keys` says `stop`, and judges the history when it says `judge`.
+    History {
+        /// Same seed, same choices.
+        #[arg(long)]
+        seed: u64,
+        /// Keys, and a tenth as many counters.
+        #[arg(long, default_value_t = 1000)]
+        keys: u64,
+        /// Operations per second.
+        #[arg(long, default_value_t = 60)]
+        rate: u32,
+        /// Operations at once.
+        #[arg(long, default_value_t = 8)]
+        writers: u32,
     },
 }
 
@@ -117,6 +133,20 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
             workload::steady(client.with_bucket(&bucket), steady)
                 .await
                 .print();
+        }
+        Mode::History {
+            seed,
+            keys,
+            rate,
+            writers,
+        } => {
+            let plan = Plan {
+                seed,
+                keys,
+                rate,
+                writers,
+            };
+            writers::run(&client, &plan).await.print();
         }
     }
     Ok(())

@@ -3,10 +3,14 @@
 //! Scenarios share one installed cluster and run in the order of [`SCENARIOS`]. Arguments choose those whose names contain
 //! one of them; what these need runs too. Needs a cluster (`e2e/kind/up`, or any with `KUBECONFIG`) that has the images.
 
+mod convergence;
 mod data;
+mod hooks;
 mod install;
+mod laboratory;
 mod outages;
 mod placement;
+mod sloppy;
 mod specs;
 mod zone_loss;
 
@@ -18,7 +22,12 @@ use std::{
 
 use anyhow::Context as _;
 use dynamo_e2e::{cluster::Cluster, evidence, loader::Image, records};
-use futures::future::BoxFuture;
+use futures::future::LocalBoxFuture;
+
+/// Seconds in which the lab compares partitions.
+const ANTI_ENTROPY_S: u32 = 2;
+/// Seconds that the lab keeps tombstones.
+const GRACE_S: u32 = 1;
 
 /// What scenarios share.
 struct Suite {
@@ -28,7 +37,7 @@ struct Suite {
     records: usize,
 }
 
-type Run = for<'a> fn(&'a Suite) -> BoxFuture<'a, anyhow::Result<()>>;
+type Run = for<'a> fn(&'a Suite) -> LocalBoxFuture<'a, anyhow::Result<()>>;
 
 /// Name, whether all that follow need it, and what it does.
 type Scenario = (&'static str, bool, Run);
@@ -42,7 +51,7 @@ macro_rules! scenario {
     };
 }
 
-const SCENARIOS: [Scenario; 12] = [
+const SCENARIOS: [Scenario; 21] = [
     scenario!(install::helm_installs_the_operator, needed),
     scenario!(install::k1_ten_lines_become_a_ready_cluster, needed),
     scenario!(placement::k4_d30_members_and_replicas_are_spread_over_zones),
@@ -53,6 +62,15 @@ const SCENARIOS: [Scenario; 12] = [
     scenario!(zone_loss::x_zone_loss_costs_no_operation_and_no_write),
     scenario!(outages::k35_data_are_served_without_the_operator),
     scenario!(outages::k19_all_pods_deleted_at_once_return_with_the_data),
+    scenario!(laboratory::a_lab_of_six_members_with_fault_hooks, needed),
+    scenario!(hooks::the_release_image_has_no_fault_hooks),
+    scenario!(sloppy::h_hints_outlive_their_holder_and_reach_their_owner),
+    scenario!(sloppy::q_two_primaries_down_leave_writes_and_truth),
+    scenario!(sloppy::f_a_one_way_cut_is_the_senders_business),
+    scenario!(sloppy::z1_deleted_keys_stay_deleted_and_their_tombstones_go),
+    scenario!(convergence::x_all_pods_of_a_zone_gone_cost_nothing),
+    scenario!(convergence::a_lost_copies_are_found_among_ten_thousand_keys),
+    scenario!(laboratory::the_lab_goes_with_its_volumes),
     scenario!(install::k15_a_deleted_cluster_returns_with_its_volumes),
     scenario!(install::k15_uninstall_leaves_the_volumes),
 ];

@@ -11,7 +11,6 @@ use dynamo_e2e::{
     report::Line,
     wait::{self, Look},
 };
-use dynamo_operator::crd::conditions;
 use dynamo_proto::admin as pb;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
@@ -159,15 +158,7 @@ pub(crate) fn check(lines: &[Line], fault_ms: u64) -> anyhow::Result<()> {
 
 /// Waits until the DynamoCluster is Ready.
 pub(crate) async fn ready(cluster: &Cluster) -> anyhow::Result<()> {
-    wait::until("the DynamoCluster is Ready", seconds(120), || async {
-        let condition = cluster.condition(conditions::READY).await?;
-        Ok(if condition.status == "True" {
-            Look::Done(())
-        } else {
-            Look::NotYet(format!("{}: {}", condition.reason, condition.message))
-        })
-    })
-    .await
+    cluster.ready(seconds(120)).await
 }
 
 /// Name and uid.
@@ -211,7 +202,7 @@ async fn returned(
     .await
 }
 
-fn is_ready(pod: &Pod) -> bool {
+pub(crate) fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
     conditions.is_some_and(|all| all.iter().any(|one| one.type_ == "Ready" && one.status == "True"))
 }

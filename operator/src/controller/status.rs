@@ -16,6 +16,7 @@ use super::{
     validate::{ValidateError, ValidatedCluster},
 };
 use crate::{
+    admin::NodeReport,
     crd::{
         DynamoCluster, DynamoClusterStatus, NodeStatus, RingStatus, ZoneStatus,
         conditions::{self, Finding, Truth, shortened},
@@ -109,6 +110,14 @@ pub fn status(
             cluster.namespace
         )),
         ring: plan.ring.as_deref().map(ring_status).or(old.ring),
+        hints: reports(plan).fold(0, |sum, report| {
+            sum.saturating_add(i64::try_from(report.hints).unwrap_or(i64::MAX))
+        }),
+        suspect_partitions: count(
+            reports(plan)
+                .map(|report| report.partitions_suspect as usize)
+                .sum(),
+        ),
         zones: cluster
             .zones
             .iter()
@@ -433,11 +442,15 @@ fn balanced(plan: &Plan<'_>) -> Finding {
     }
 }
 
+/// What the members said that are this cluster's.
+fn reports<'a>(plan: &'a Plan<'_>) -> impl Iterator<Item = &'a NodeReport> {
+    plan.members.iter().filter_map(|member| member.report)
+}
+
 fn release(plan: &Plan<'_>) -> Option<String> {
-    let releases: BTreeSet<&str> = plan
-        .members
-        .iter()
-        .filter_map(|member| Some(member.report?.release.as_str()).filter(|release| !release.is_empty()))
+    let releases: BTreeSet<&str> = reports(plan)
+        .map(|report| report.release.as_str())
+        .filter(|release| !release.is_empty())
         .collect();
     let text = releases.into_iter().collect::<Vec<_>>().join(", ");
     (!text.is_empty()).then_some(text)

@@ -1,7 +1,8 @@
 //! What a field is when it is left out. The same values are defaults in the CRD's schema.
 
 use super::{
-    Durability, Limits, Quantity, Replication, ResourceAmounts, Resources, Ring, Storage, WhenDeleted,
+    AntiEntropy, Durability, Hints, Limits, Quantity, Reaping, Replication, ResourceAmounts, Resources, Ring,
+    Storage, WhenDeleted,
 };
 
 /// Members of a cluster.
@@ -35,6 +36,26 @@ pub(super) fn size() -> Quantity {
 
 pub(super) fn interval_ms() -> i32 {
     1000
+}
+
+pub(super) fn hints_bytes_max() -> i64 {
+    1 << 30
+}
+
+pub(super) fn hints_interval_seconds() -> i32 {
+    10
+}
+
+pub(super) fn anti_entropy_interval_seconds() -> i32 {
+    60
+}
+
+pub(super) fn reaping_interval_seconds() -> i32 {
+    300
+}
+
+pub(super) fn reaping_grace_seconds() -> i32 {
+    600
 }
 
 pub(super) fn value_bytes_max() -> i32 {
@@ -89,6 +110,32 @@ impl Default for Durability {
         Self {
             mode: super::DurabilityMode::default(),
             interval_ms: interval_ms(),
+        }
+    }
+}
+
+impl Default for Hints {
+    fn default() -> Self {
+        Self {
+            bytes_max: hints_bytes_max(),
+            interval_seconds: hints_interval_seconds(),
+        }
+    }
+}
+
+impl Default for AntiEntropy {
+    fn default() -> Self {
+        Self {
+            interval_seconds: anti_entropy_interval_seconds(),
+        }
+    }
+}
+
+impl Default for Reaping {
+    fn default() -> Self {
+        Self {
+            interval_seconds: reaping_interval_seconds(),
+            grace_seconds: reaping_grace_seconds(),
         }
     }
 }

@@ -156,6 +156,15 @@ pub struct DynamoClusterSpec {
     /// When a write counts as accepted by a node.
     #[serde(default)]
     pub durability: Durability,
+    /// What nodes keep for members that cannot be reached.
+    #[serde(default)]
+    pub hints: Hints,
+    /// How replicas are compared behind the foreground.
+    #[serde(default)]
+    pub anti_entropy: AntiEntropy,
+    /// When what was deleted leaves the disks.
+    #[serde(default)]
+    pub reaping: Reaping,
     /// Image of the nodes. Left out: that of the operator's release.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
@@ -297,11 +306,13 @@ pub enum WhenDeleted {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Durability {
-    /// every: synced to disk, many writes per sync. interval: in the write-ahead log, which is synced on a timer; the
-    /// last interval is lost if all replicas lose power at once.
+    /// every: synced to disk, many writes per sync. oneOfN: synced on the node that coordinates the write, as interval
+    /// on the others; lost only if all lose power and that one its disk. interval: in the write-ahead log, which is synced
+    /// on a timer; the last interval is lost if all replicas lose power at once. buffered: in memory, written and synced on
+    /// a timer; acknowledged writes of the last interval are lost if as many nodes as writeQuorum are killed within it.
     #[serde(default)]
     pub mode: DurabilityMode,
-    /// Milliseconds between syncs in mode interval, 1 to 60000.
+    /// Milliseconds between syncs in every mode but every, 1 to 60000.
     #[serde(default = "defaults::interval_ms")]
     #[schemars(range(min = 1, max = 60000))]
     pub interval_ms: i32,
@@ -316,6 +327,52 @@ pub enum DurabilityMode {
     Every,
     /// In the write-ahead log.
     Interval,
+    /// Synced to disk on the node that coordinates the write, in the write-ahead log on the others.
+    OneOfN,
+    /// In memory.
+    Buffered,
+}
+
+/// What nodes keep for members that cannot be reached. Paper: §4.6.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Hints {
+    /// Bytes of hints on each node, 0 to 1099511627776. Beyond, hints are declined, and anti-entropy brings what they would
+    /// have. 0: nodes keep none.
+    #[serde(default = "defaults::hints_bytes_max")]
+    #[schemars(range(min = 0, max = 1_099_511_627_776_i64))]
+    pub bytes_max: i64,
+    /// Seconds between two looks for hints that can be delivered, 1 to 3600. A member that answers again gets its hints at
+    /// once.
+    #[serde(default = "defaults::hints_interval_seconds")]
+    #[schemars(range(min = 1, max = 3600))]
+    pub interval_seconds: i32,
+}
+
+/// How replicas are compared behind the foreground. Paper: §4.7.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AntiEntropy {
+    /// Seconds in which each partition is compared with one of its other replicas, 1 to 86400: with all of them in
+    /// factor - 1 intervals.
+    #[serde(default = "defaults::anti_entropy_interval_seconds")]
+    #[schemars(range(min = 1, max = 86_400))]
+    pub interval_seconds: i32,
+}
+
+/// When what was deleted leaves the disks.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reaping {
+    /// Seconds between two looks for tombstones that can go, 1 to 86400.
+    #[serde(default = "defaults::reaping_interval_seconds")]
+    #[schemars(range(min = 1, max = 86_400))]
+    pub interval_seconds: i32,
+    /// Seconds that all replicas of a tombstone must have been left alone before it goes, 1 to 2592000. Longer than any
+    /// request, pause of a process or message under way can last: below 60 for tests only.
+    #[serde(default = "defaults::reaping_grace_seconds")]
+    #[schemars(range(min = 1, max = 2_592_000))]
+    pub grace_seconds: i32,
 }
 
 /// When the kubelet pulls the image.

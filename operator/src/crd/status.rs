@@ -32,6 +32,13 @@ pub struct DynamoClusterStatus {
     /// The ring, once there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ring: Option<RingStatus>,
+    /// Hints that the members keep for each other; those of members that do not answer are not counted.
+    #[serde(default)]
+    pub hints: i64,
+    /// Partitions that members hold but do not answer reads for, since their stores are not whole, summed over the members
+    /// that answer.
+    #[serde(default)]
+    pub suspect_partitions: i32,
     /// The zones, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]

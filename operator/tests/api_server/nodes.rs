@@ -98,6 +98,8 @@ impl Nodes {
             ring_hash: ring.map_or(0, Ring::hash),
             release: "0.1.0".into(),
             not_ready_reason: if listed { String::new() } else { "no ring".into() },
+            hints: 0,
+            partitions_suspect: 0,
         })
     }
 }

@@ -27,8 +27,17 @@ pub(super) fn config(cluster: &ValidatedCluster) -> Result<String, serde_yaml::E
             "mode": match spec.durability.mode {
                 DurabilityMode::Every => "every",
                 DurabilityMode::Interval => "interval",
+                DurabilityMode::OneOfN => "oneOfN",
+                DurabilityMode::Buffered => "buffered",
             },
             "intervalMs": spec.durability.interval_ms,
+        },
+        "hints": {"bytesMax": spec.hints.bytes_max},
+        "background": {
+            "hintsIntervalMs": milliseconds(spec.hints.interval_seconds),
+            "exchangeIntervalMs": milliseconds(spec.anti_entropy.interval_seconds),
+            "reapIntervalMs": milliseconds(spec.reaping.interval_seconds),
+            "reapGraceMs": milliseconds(spec.reaping.grace_seconds),
         },
         "limits": {
             "valueBytesMax": spec.limits.value_bytes_max,
@@ -47,6 +56,10 @@ pub(super) fn config(cluster: &ValidatedCluster) -> Result<String, serde_yaml::E
         },
         "shutdownGraceS": SHUTDOWN_GRACE_S,
     }))
+}
+
+fn milliseconds(seconds: i32) -> i64 {
+    i64::from(seconds) * 1000
 }
 
 /// The ConfigMap that holds it.

@@ -208,6 +208,8 @@ fn unassigned() -> NodeReport {
         ring_hash: 0,
         release: "0.1.0".into(),
         not_ready_reason: "unassigned".into(),
+        hints: 0,
+        partitions_suspect: 0,
     }
 }
 
@@ -221,6 +223,8 @@ fn valid_report(cluster: &ValidatedCluster, ring: &Ring, id: &str, zone: &str) -
         ring_hash: ring.hash(),
         release: "0.1.0".into(),
         not_ready_reason: String::new(),
+        hints: 0,
+        partitions_suspect: 0,
     }
 }
 

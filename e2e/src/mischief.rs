@@ -1,0 +1,231 @@
+//! Random faults of the lab: chosen by a seed, done for a while, healed. At most a minority of every key's primaries is hurt at
+//! once, so that quorums remain; what is hurt changes.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use dynamo_proto::fault::{CrashRequest, PeerFault, SetRequest};
+
+use crate::{lab::Lab, wait::seconds, writers::Chance};
+
+/// A script of e2e/kind or docker may take so long.
+const SCRIPT: Duration = seconds(60);
+
+/// Something that goes wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// A pod is deleted without grace.
+    Kill(String),
+    /// A process ends as if killed; its pod stays.
+    Crash(String),
+    /// A process stands still (SIGSTOP).
+    Pause(String),
+    /// What the first sends to the second is lost.
+    CutOneWay(String, String),
+    /// Neither hears the other.
+    Cut(String, String),
+    /// A member hears nobody, and nobody hears it.
+    Isolate(String),
+    /// Each request of a member to its peers takes longer, by so many milliseconds.
+    Slow(String, u32),
+    /// A member's clock is wrong, by so many milliseconds.
+    Skew(String, i64),
+    /// All pods of a zone are deleted without grace.
+    KillZone(String),
+    /// A zone's k8s node is cut off from the network.
+    CutZone(String),
+}
+
+impl Fault {
+    /// Kinds there are.
+    pub const KINDS: u64 = 10;
+
+    /// The fault of a kind, on members and zones chosen by chance. Zones are of those that may be lost.
+    pub fn choose(
+        kind: u64,
+        members: &BTreeMap<String, String>,
+        safe_zone: &str,
+        chance: &mut Chance,
+    ) -> Self {
+        let names: Vec<&String> = members.keys().collect();
+        let first = chance.below(names.len() as u64) as usize;
+        let second = (first + 1 + chance.below(names.len() as u64 - 1) as usize) % names.len();
+        let (one, other) = (names[first].clone(), names[second].clone());
+        let mut zones: Vec<&String> = members.values().filter(|zone| *zone != safe_zone).collect();
+        zones.dedup();
+        let zone = zones
+            .get(chance.below(zones.len() as u64) as usize)
+            .map_or_else(String::new, |zone| (*zone).clone());
+        match kind % Self::KINDS {
+            0 => Self::Kill(one),
+            1 => Self::Crash(one),
+            2 => Self::Pause(one),
+            3 => Self::CutOneWay(one, other),
+            4 => Self::Cut(one, other),
+            5 => Self::Isolate(one),
+            6 => Self::Slow(one, 50 + chance.below(450) as u32),
+            7 => Self::Skew(one, chance.below(7_200_000) as i64 - 3_600_000),
+            8 => Self::KillZone(zone),
+            _ => Self::CutZone(zone),
+        }
+    }
+
+    /// What it is, without whom.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Kill(_) => "kill",
+            Self::Crash(_) => "crash",
+            Self::Pause(_) => "pause",
+            Self::CutOneWay(..) => "one-way cut",
+            Self::Cut(..) => "two-way cut",
+            Self::Isolate(_) => "isolation",
+            Self::Slow(..) => "slowness",
+            Self::Skew(..) => "clock skew",
+            Self::KillZone(_) => "zone killed",
+            Self::CutZone(_) => "zone cut",
+        }
+    }
+
+    /// Does it.
+    ///
+    /// # Errors
+    /// If it cannot be done; then it may have been done in part, and should be healed.
+    pub async fn begin(&self, lab: &Lab) -> anyhow::Result<()> {
+        match self {
+            Self::Kill(member) => lab.kill(&[member]).await,
+            Self::Crash(member) => {
+                let (_forward, mut faults) = lab.faults(member).await?;
+                // The connection dies with the process.
+                faults.crash(CrashRequest {}).await.ok();
+                Ok(())
+            }
+            Self::Pause(member) => signal(lab, member, "STOP").await,
+            Self::CutOneWay(from, to) => {
+                let lost = PeerFault {
+                    member_id: to.clone(),
+                    drop_requests: true,
+                    ..PeerFault::default()
+                };
+                lab.set_faults(from, of_peer(lost)).await
+            }
+            Self::Cut(member, other) => lab.set_faults(member, of_peer(deaf_to(other))).await,
+            Self::Isolate(member) => lab.set_faults(member, of_peer(deaf_to(""))).await,
+            Self::Slow(member, delay_ms) => {
+                let slow = PeerFault {
+                    delay_ms: *delay_ms,
+                    ..PeerFault::default()
+                };
+                lab.set_faults(member, of_peer(slow)).await
+            }
+            Self::Skew(member, clock_skew_ms) => {
+                let skewed = SetRequest {
+                    clock_skew_ms: *clock_skew_ms,
+                    ..SetRequest::default()
+                };
+                lab.set_faults(member, skewed).await
+            }
+            Self::KillZone(zone) => {
+                let members = lab.members().await?;
+                let of_zone = members.iter().filter(|(_, at)| *at == zone);
+                let of_zone: Vec<&str> = of_zone.map(|(member, _)| member.as_str()).collect();
+                lab.kill(&of_zone).await
+            }
+            Self::CutZone(zone) => zone_script(lab, "cut", zone).await,
+        }
+    }
+
+    /// Ends it, as far as it does not end by itself.
+    ///
+    /// # Errors
+    /// If that cannot be done.
+    pub async fn heal(&self, lab: &Lab) -> anyhow::Result<()> {
+        match self {
+            Self::Kill(_) | Self::Crash(_) | Self::KillZone(_) => Ok(()),
+            Self::Pause(member) => signal(lab, member, "CONT").await,
+            Self::CutOneWay(member, _)
+            | Self::Cut(member, _)
+            | Self::Isolate(member)
+            | Self::Slow(member, _)
+            | Self::Skew(member, _) => lab.set_faults(member, SetRequest::default()).await,
+            Self::CutZone(zone) => zone_script(lab, "heal", zone).await,
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = self.kind();
+        match self {
+            Self::Kill(one) | Self::Crash(one) | Self::Pause(one) | Self::Isolate(one) => {
+                write!(f, "{kind} of {one}")
+            }
+            Self::KillZone(zone) | Self::CutZone(zone) => write!(f, "{kind}: {zone}"),
+            Self::CutOneWay(from, to) => write!(f, "{kind} from {from} to {to}"),
+            Self::Cut(one, other) => write!(f, "{kind} between {one} and {other}"),
+            Self::Slow(one, ms) => write!(f, "{kind} of {one} by {ms} ms"),
+            Self::Skew(one, ms) => write!(f, "{kind} of {one} by {ms} ms"),
+        }
+    }
+}
+
+fn of_peer(fault: PeerFault) -> SetRequest {
+    SetRequest {
+        peers: vec![fault],
+        ..SetRequest::default()
+    }
+}
+
+/// Nothing from or to a peer; from or to all, if it is empty.
+fn deaf_to(peer: &str) -> PeerFault {
+    PeerFault {
+        member_id: peer.into(),
+        drop_requests: true,
+        drop_arrivals: true,
+        drop_replies: true,
+        delay_ms: 0,
+    }
+}
+
+/// Sends a signal to a member's process, wherever it runs: its host name is its pod's.
+async fn signal(lab: &Lab, member: &str, signal: &str) -> anyhow::Result<()> {
+    let kind = lab.cluster.kind()?;
+    let script = format!(
+        "for node in $(docker ps --filter label=io.x-k8s.kind.cluster={kind} --format '{{{{.Names}}}}'); do\n\
+         docker exec \"$node\" sh -c 'for process in /proc/[0-9]*; do\n\
+         grep -qzx HOSTNAME={member} \"$process/environ\" 2>/dev/null || continue\n\
+         grep -qx dynamo-node \"$process/comm\" && kill -{signal} \"${{process#/proc/}}\"\n\
+         done; true'\ndone"
+    );
+    lab.cluster.with_engine(&script, SCRIPT).await.map(drop)
+}
+
+async fn zone_script(lab: &Lab, action: &str, zone: &str) -> anyhow::Result<()> {
+    let script = format!("e2e/kind/zone {action} '{}' '{zone}'", lab.cluster.kind()?);
+    lab.cluster.with_engine(&script, SCRIPT).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_chooses_the_same_faults_again_and_never_the_safe_zone() {
+        let members: BTreeMap<String, String> = ["a-0", "a-1", "b-0", "b-1", "c-0", "c-1"]
+            .map(|name| (name.to_owned(), name[..1].to_owned()))
+            .into();
+        let choose = |seed| {
+            let mut chance = Chance(seed);
+            (0..100)
+                .map(|kind| Fault::choose(kind, &members, "a", &mut chance))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(choose(1), choose(1));
+        assert_ne!(choose(1), choose(2));
+        for fault in choose(3) {
+            match &fault {
+                Fault::KillZone(zone) | Fault::CutZone(zone) => assert!(["b", "c"].contains(&zone.as_str())),
+                Fault::Cut(one, other) | Fault::CutOneWay(one, other) => assert_ne!(one, other),
+                _ => {}
+            }
+        }
+    }
+}
