@@ -16,6 +16,8 @@
 //!   incarnation  generation ‖ id, 8 bytes big-endian
 //!   starts       number
 //!   clean-stop   incarnation ‖ starts ‖ next epoch
+//!   past         incarnation ‖ sequence number
+//!   confirmed    empty
 //!   view, seeds, suspect: opaque
 //! ```
 //! Each in the envelope of [`format`](crate::storage::format); numbers without a width are varints, names carry their
@@ -61,11 +63,13 @@ pub struct Started {
     pub starts: u64,
     /// Whether the life is another one.
     pub life: Life,
-    /// The life before this start, the same one if it goes on; none in an empty store.
+    /// The last life that no peer has yet compared with what it remembers, if it is not the present one.
     pub previous: Option<Incarnation>,
-    /// [`Store::sequence`] as the start found it: peers who remember that `previous` had more synced know that this disk
-    /// lost some of it.
+    /// [`Store::sequence`] as the start after that life found it: peers who remember that `previous` had more synced know
+    /// that this disk lost some of it.
     pub recovered: u64,
+    /// No peer has ever confirmed this store: it began empty, and may have been emptied.
+    pub fresh: bool,
     /// There if the store is suspect, that is may lack what it once acknowledged: how far it has been filled again.
     /// Empty right after a store was set aside.
     pub suspect: Option<Bytes>,
@@ -143,14 +147,25 @@ pub fn start(store: &dyn Store, random_id: u64) -> Result<Started, DurableError>
         },
     };
     let starts = last.map_or(0, |last| last.starts) + 1;
+    let confirmed = opaque(store, meta::CONFIRMED, "reading whether peers know this store")?.is_some();
+    let past = read(store, "past", meta::PAST, |reader| {
+        Ok((read_incarnation(reader)?, reader.varint()?))
+    })?;
+    // Until a peer has compared it, later lives are no excuse for what an earlier one lost.
+    let before = last.map(|last| (last.incarnation, recovered));
+    let (previous, recovered) = match past.or(before.filter(|(life, _)| confirmed && *life != incarnation)) {
+        Some((previous, recovered)) => (Some(previous), recovered),
+        None => (None, recovered),
+    };
     let started = Started {
         identity,
         incarnation,
         next_epoch,
         starts,
         life,
-        previous: last.map(|last| last.incarnation),
+        previous,
         recovered,
+        fresh: !confirmed,
         suspect: opaque(store, meta::SUSPECT, "reading the suspect record")?,
         view: opaque(store, meta::VIEW, "reading the gossip view")?,
         seeds: opaque(store, meta::SEEDS, "reading the seeds")?,
@@ -159,6 +174,11 @@ pub fn start(store: &dyn Store, random_id: u64) -> Result<Started, DurableError>
     put(&mut batch, meta::INCARNATION, &incarnation_bytes(incarnation));
     put(&mut batch, meta::STARTS, &varint(starts));
     batch.delete(Space::Meta, meta::CLEAN_STOP);
+    if let Some(previous) = started.previous {
+        let mut past = incarnation_bytes(previous);
+        put_varint(&mut past, started.recovered);
+        put(&mut batch, meta::PAST, &past);
+    }
     store.write(batch, true)?;
     Ok(started)
 }
@@ -219,6 +239,13 @@ pub fn seeds(bytes: &[u8]) -> Batch {
 /// [`trusted`] is stored.
 pub fn suspect(progress: &[u8]) -> Batch {
     one(meta::SUSPECT, progress)
+}
+
+/// Stores that a peer has compared what it remembers of this member with what this store holds, and found nothing amiss.
+pub fn confirmed() -> Batch {
+    let mut batch = one(meta::CONFIRMED, &[]);
+    batch.delete(Space::Meta, meta::PAST);
+    batch
 }
 
 /// Stores that this store lacks nothing any more that it once acknowledged.

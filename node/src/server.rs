@@ -21,7 +21,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use crate::{
     background, clock,
     config::{Config, DurabilityMode, KEEPALIVE, SIBLINGS_MAX},
-    durable::{self, Life, Started},
+    durable::{self, Started},
     faults::Faults,
     grpc::{admin::AdminService, kv::KvService, peer::PeerService},
     membership::{Addresses, Membership},
@@ -193,7 +193,7 @@ fn open_storage(config: &Config) -> anyhow::Result<Opened> {
         trees,
         recovery: recovery(&started, config),
         quiet,
-        fresh: started.life == Life::First,
+        fresh: started.fresh,
         faults,
     };
     Ok(Opened {

@@ -37,7 +37,10 @@ pub(crate) fn start(node: &Arc<Node>, tracker: &TaskTracker, shutdown: &Cancella
             // What peers remember must be heard before it is overwritten.
             if !gossip_node.is_unconfirmed() {
                 let writer = gossip_node.writer();
-                gossip_node.membership().announce_synced(writer, &mut announcer).await;
+                gossip_node
+                    .membership()
+                    .announce_synced(writer, &mut announcer)
+                    .await;
             }
             let hurry = gossip_node.membership().ring().is_none() || gossip_node.is_unconfirmed();
             tokio::time::sleep(if hurry { JOINING_INTERVAL } else { GOSSIP_INTERVAL }).await;
@@ -99,6 +102,7 @@ async fn gossip_round(node: &Arc<Node>) {
     };
     let mut sent = 0;
     let answered_by = response.header.as_ref().map(|header| header.member_id.clone());
+    let peer_is_fresh = response.fresh;
     let wanted = wanted_from(response);
     if wanted != Wanted::default()
         && let Some(delta) = node.membership().delta_for(&wanted)
@@ -113,7 +117,7 @@ async fn gossip_round(node: &Arc<Node>) {
     let me = node.membership().me().map(|me| me.member.to_string());
     if answered_by.is_some() && answered_by != me {
         // Had it known of another life of this member, it would have said so.
-        node.confirmed();
+        node.heard_from_peer(peer_is_fresh).await;
     }
     node.metrics().gossip(sent);
 }

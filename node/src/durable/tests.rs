@@ -91,7 +91,8 @@ on_both! {
     a_kill_begins_another_life
     a_start_is_on_disk_before_it_returns
     who_the_node_is_survives
-    a_start_reports_what_it_recovered
+    a_start_reports_what_it_recovered,
+    an_empty_store_stays_fresh_until_a_peer_confirms_it
     a_suspect_store_stays_suspect_until_it_is_trusted
 }
 
@@ -100,18 +101,33 @@ fn a_start_reports_what_it_recovered(subject: &mut impl Subject) {
     let first = start(subject.store(), 7).unwrap();
     write(subject.store(), view(b"1"));
     write(subject.store(), view(b"2"));
+    write(subject.store(), confirmed());
     let synced = subject.store().sequence();
+    assert!(first.fresh && first.recovered < synced);
     subject.kill();
     let second = start(subject.store(), 8).unwrap();
-    assert_eq!(
-        (second.previous, second.recovered),
-        (Some(first.incarnation), synced)
-    );
-    assert!(first.recovered < synced);
-    stop_after(subject.store(), &second, 0);
+    let told = |started: &Started| (started.previous, started.recovered, started.fresh);
+    assert_eq!(told(&second), (Some(first.incarnation), synced, false));
+    // As long as no peer has compared it, that stays the question.
+    subject.kill();
     let third = start(subject.store(), 9).unwrap();
-    assert_eq!(third.previous, Some(third.incarnation));
-    assert!(third.recovered > second.recovered);
+    assert_eq!(told(&third), (Some(first.incarnation), synced, false));
+    write(subject.store(), confirmed());
+    stop_after(subject.store(), &third, 0);
+    let fourth = start(subject.store(), 10).unwrap();
+    assert_eq!((fourth.previous, fourth.fresh), (None, false));
+    assert!(fourth.recovered > synced);
+}
+
+/// A store that was emptied is as good as new until a peer has said what it remembers, however often it is started.
+fn an_empty_store_stays_fresh_until_a_peer_confirms_it(subject: &mut impl Subject) {
+    assert!(start(subject.store(), 7).unwrap().fresh);
+    subject.kill();
+    let second = start(subject.store(), 8).unwrap();
+    assert_eq!((second.fresh, second.previous), (true, None));
+    write(subject.store(), confirmed());
+    subject.kill();
+    assert!(!start(subject.store(), 9).unwrap().fresh);
 }
 
 fn a_suspect_store_stays_suspect_until_it_is_trusted(subject: &mut impl Subject) {
@@ -138,6 +154,7 @@ fn an_empty_directory_begins_the_first_life(subject: &mut impl Subject) {
         life: Life::First,
         previous: None,
         recovered: found,
+        fresh: true,
         suspect: None,
         view: None,
         seeds: None,

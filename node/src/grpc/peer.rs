@@ -115,6 +115,7 @@ impl Peer for PeerService {
         self.through(request.header.as_ref()).await;
         let mut response = GossipResponse {
             header: Some(mine),
+            fresh: self.node.is_fresh(),
             ..GossipResponse::default()
         };
         let from = request.header.map(|header| header.member_id).unwrap_or_default();
@@ -124,6 +125,9 @@ impl Peer for PeerService {
         if let (Some(digest), Some(cluster)) = (request.digest, self.node.membership().cluster_id()) {
             let digest = digest_from_proto(cluster, from, digest)
                 .map_err(|error| Failure::invalid(error.to_string()))?;
+            if let Some(remembered) = self.node.membership().exposed_by(&digest) {
+                self.node.exposed(remembered).await;
+            }
             if let Some(answer) = self.node.membership().answer(&digest) {
                 response.delta = Some(delta_to_proto(&answer.delta));
                 response.wanted_members = answer

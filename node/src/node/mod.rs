@@ -61,9 +61,11 @@ pub(crate) struct Node {
     /// While the store may have lost writes.
     recovery: Mutex<Option<Recovery>>,
     quiet: Arc<Mutex<QuietTable>>,
-    /// The store was empty at this start.
+    /// No peer had ever confirmed the store before this start.
     fresh: bool,
+    /// A peer has in this process; for a fresh one this gates nothing.
     confirmed: AtomicBool,
+    confirmed_by_peer: AtomicBool,
     end: Notify,
     faults: Faults,
     asked: Asked,
@@ -89,7 +91,7 @@ pub(crate) struct Storage {
     pub(crate) recovery: Option<Recovery>,
     /// When something last arrived for a record that may be removed.
     pub(crate) quiet: Arc<Mutex<QuietTable>>,
-    /// The store was empty at this start.
+    /// No peer has ever confirmed the store.
     pub(crate) fresh: bool,
     pub(crate) faults: Faults,
 }
@@ -124,6 +126,7 @@ impl Node {
             quiet,
             fresh,
             confirmed: AtomicBool::new(fresh),
+            confirmed_by_peer: AtomicBool::new(false),
             end: Notify::new(),
             faults: faults.clone(),
             asked: Asked::default(),

@@ -267,15 +267,31 @@ impl Node {
             .ring_in_use()
             .is_some_and(|placed| placed.placement().ring().members().len() == 1);
         if alone || clock::monotonic_ms() - self.started_ms > CONFIRM_MS_MAX {
-            self.confirmed();
+            self.confirmed.store(true, Ordering::Relaxed);
             return false;
         }
         true
     }
 
-    /// A peer has told what it remembers of this member.
-    pub(crate) fn confirmed(&self) {
-        self.confirmed.store(true, Ordering::Relaxed);
+    /// Whether this store began empty and no peer has compared it yet: it cannot vouch for others.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.fresh && !self.confirmed_by_peer.load(Ordering::Relaxed)
+    }
+
+    /// A peer has told what it remembers of this member. The word of one that is fresh itself counts only after a while:
+    /// then nobody else seems to be there, as when a cluster begins.
+    pub(crate) async fn heard_from_peer(&self, peer_is_fresh: bool) {
+        let waited = clock::monotonic_ms() - self.started_ms > CONFIRM_MS_MAX;
+        if (peer_is_fresh && !waited) || self.confirmed_by_peer.load(Ordering::Relaxed) {
+            return;
+        }
+        match self.writer.meta(durable::confirmed(), true).await {
+            Ok(_) => {
+                self.confirmed_by_peer.store(true, Ordering::Relaxed);
+                self.confirmed.store(true, Ordering::Relaxed);
+            }
+            Err(error) => tracing::warn!(%error, "cannot keep that a peer has confirmed the store"),
+        }
     }
 
     /// Peers remember a life of this member that its disk does not, or more of it: the volume was emptied, or put back in

@@ -325,6 +325,10 @@ pub mod meta {
     pub const SEEDS: &[u8] = b"seeds";
     /// There while the store may lack what it once acknowledged.
     pub const SUSPECT: &[u8] = b"suspect";
+    /// A peer has had the chance to say that it remembers more of this member than this store does.
+    pub const CONFIRMED: &[u8] = b"confirmed";
+    /// The life before, and how much of it was found, until a peer has compared that.
+    pub const PAST: &[u8] = b"past";
 }
 
 /// The hash that a data key, or what claims to be one, begins with.
@@ -366,6 +370,8 @@ mod tests {
             meta::VIEW,
             meta::SEEDS,
             meta::SUSPECT,
+            meta::CONFIRMED,
+            meta::PAST,
         ];
         let text = names.map(|name| std::str::from_utf8(name).unwrap()).join(" ");
         assert_eq!(

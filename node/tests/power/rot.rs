@@ -67,7 +67,10 @@ fn a_flipped_bit_is_never_served() {
         judge(directory.path(), &history, synced, &what, &mut totals);
     }
     println!("{totals:?}");
-    assert!(totals.set_aside > 0 && totals.failed_reads > 0 && totals.shorter > 0, "{totals:?}");
+    assert!(
+        totals.set_aside > 0 && totals.failed_reads > 0 && totals.shorter > 0,
+        "{totals:?}"
+    );
 }
 
 fn judge(directory: &Path, history: &History<u8>, synced: u64, what: &str, totals: &mut Totals) {
@@ -96,7 +99,11 @@ fn judge(directory: &Path, history: &History<u8>, synced: u64, what: &str, total
     let failed = found.values().any(Option::is_none);
     if !right {
         // Peers remember what it had announced as synced; see `Started::recovered`.
-        assert!(started.recovered < synced, "{what}: {} of {synced} recovered", started.recovered);
+        assert!(
+            started.recovered < synced,
+            "{what}: {} of {synced} recovered",
+            started.recovered
+        );
         assert!(!matches!(started.life, Life::Kept), "{what}");
         totals.shorter += 1;
     } else if failed {
@@ -109,7 +116,10 @@ fn judge(directory: &Path, history: &History<u8>, synced: u64, what: &str, total
 
 /// A listing shows what single reads show, or fails.
 fn check_listing(store: &RocksStore, found: &BTreeMap<u8, Option<Option<u64>>>, what: &str) {
-    let limit = ScanLimit { entries: 1000, bytes: 1 << 30 };
+    let limit = ScanLimit {
+        entries: 1000,
+        bytes: 1 << 30,
+    };
     let Ok(page) = store.scan(Space::Data, (Bound::Unbounded, Bound::Unbounded), limit) else {
         return;
     };
@@ -159,7 +169,10 @@ fn files(data: &Path) -> Vec<(String, Vec<u8>)> {
         let path: PathBuf = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         let bytes = fs::read(&path).unwrap();
-        let counts = name.ends_with(".sst") || name.ends_with(".log") || name.starts_with("MANIFEST") || name == "CURRENT";
+        let counts = name.ends_with(".sst")
+            || name.ends_with(".log")
+            || name.starts_with("MANIFEST")
+            || name == "CURRENT";
         if counts && !bytes.is_empty() {
             files.push((name, bytes));
         }

@@ -64,7 +64,11 @@ struct Trips {
 
 impl Trips {
     fn with(trips: Option<Self>, trip_us: u64) -> Self {
-        let Some(Self { mean_us, deviation_us }) = trips else {
+        let Some(Self {
+            mean_us,
+            deviation_us,
+        }) = trips
+        else {
             return Self {
                 mean_us: trip_us,
                 deviation_us: trip_us / 2,

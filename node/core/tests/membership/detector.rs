@@ -41,7 +41,12 @@ fn d62_a_failure_counts_only_if_nothing_was_heard_since_its_request_began() {
     ] {
         let mut detector = detector();
         detector.succeeded(&id(1), 0, heard_ms);
-        detector.failed(&id(1), Silence::Refused, (started_ms, failed_ms), "connection refused".into());
+        detector.failed(
+            &id(1),
+            Silence::Refused,
+            (started_ms, failed_ms),
+            "connection refused".into(),
+        );
         assert_eq!(
             detector.reachable(&id(1)),
             reachable,
@@ -235,7 +240,11 @@ fn d71_the_time_a_request_waits_follows_the_peers_round_trips() {
         detector.round_trip(&id(1), 1_000);
         detector.round_trip(&id(2), 150_000);
     }
-    assert_eq!(detector.timeout_ms(&id(1)), 100, "a quarter of the longest, at least");
+    assert_eq!(
+        detector.timeout_ms(&id(1)),
+        100,
+        "a quarter of the longest, at least"
+    );
     let steady = detector.timeout_ms(&id(2));
     assert!((150..160).contains(&steady), "{steady}");
     // An unsteady one gets more.

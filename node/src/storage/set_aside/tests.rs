@@ -61,7 +61,11 @@ fn assert_goes_on_suspect(started: &Started) {
     assert_eq!(started.seeds.as_deref(), Some(&b"a:7701"[..]));
     assert_eq!(started.suspect.as_deref(), Some(&b""[..]));
     assert!(matches!(started.life, Life::Renewed { .. }), "{:?}", started.life);
-    assert_eq!(started.previous, Some(Incarnation { generation: 1, id: 7 }));
+    assert_eq!(
+        (started.previous, started.fresh),
+        (None, true),
+        "what was set aside is accounted for"
+    );
     assert_eq!(started.incarnation, Incarnation { generation: 2, id: 8 });
 }
 
