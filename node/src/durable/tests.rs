@@ -91,7 +91,7 @@ on_both! {
     a_kill_begins_another_life
     a_start_is_on_disk_before_it_returns
     who_the_node_is_survives
-    a_start_reports_what_it_recovered,
+    a_start_reports_what_it_recovered
     an_empty_store_stays_fresh_until_a_peer_confirms_it
     a_suspect_store_stays_suspect_until_it_is_trusted
 }
