@@ -87,7 +87,13 @@ async fn policies_spread_survive_a_full_restart_and_keep_what_is_fixed() {
     }
     cluster.all_valid().await;
     for index in 0..4 {
-        let known = cluster.admin(index).list_buckets(ListBucketsRequest {}).await.unwrap().into_inner().buckets;
+        let known = cluster
+            .admin(index)
+            .list_buckets(ListBucketsRequest {})
+            .await
+            .unwrap()
+            .into_inner()
+            .buckets;
         policy.version = 2;
         assert_eq!(known, [policy.clone()]);
     }
@@ -116,7 +122,12 @@ async fn a_bucket_with_fewer_replicas_than_the_ring_is_written_by_its_own_primar
         ..put(&key, value, &Bytes::new())
     };
     // The ring's second primary is none of this bucket's.
-    let reply = cluster.kv(primaries[1]).put(single("value")).await.unwrap().into_inner();
+    let reply = cluster
+        .kv(primaries[1])
+        .put(single("value"))
+        .await
+        .unwrap()
+        .into_inner();
     let info = reply.info.unwrap();
     assert_eq!((info.coordinator, info.hops), (Cluster::id(primaries[0]), 1));
     let outcome = reply.outcome.unwrap();
@@ -124,11 +135,23 @@ async fn a_bucket_with_fewer_replicas_than_the_ring_is_written_by_its_own_primar
     // Without it the write is still taken.
     cluster.stop_node(primaries[0]).await;
     cluster.sees_down(primaries[1], primaries[0]).await;
-    let outcome = cluster.kv(primaries[1]).put(single("another")).await.unwrap().into_inner().outcome.unwrap();
+    let outcome = cluster
+        .kv(primaries[1])
+        .put(single("another"))
+        .await
+        .unwrap()
+        .into_inner()
+        .outcome
+        .unwrap();
     assert_eq!((outcome.acks, outcome.fallbacks_counted), (1, 1));
     cluster.start_node(primaries[0]).await;
     until("its primary has both", || async {
-        cluster.local_in("single", primaries[0], &key).await.versions.len() == 2
+        cluster
+            .local_in("single", primaries[0], &key)
+            .await
+            .versions
+            .len()
+            == 2
     })
     .await;
 }
@@ -142,9 +165,18 @@ async fn d48_the_last_write_wins_on_all_replicas_also_if_it_is_a_delete() {
         w: count(3),
         ..put("key", value, context)
     };
-    let first = cluster.kv(0).put(password("first", &Bytes::new())).await.unwrap().into_inner();
+    let first = cluster
+        .kv(0)
+        .put(password("first", &Bytes::new()))
+        .await
+        .unwrap()
+        .into_inner();
     // Blind, at another node, and later.
-    cluster.kv(1).put(password("second", &Bytes::new())).await.unwrap();
+    cluster
+        .kv(1)
+        .put(password("second", &Bytes::new()))
+        .await
+        .unwrap();
     for index in 0..3 {
         let found = cluster.kv(index).get(of("passwords")).await.unwrap().into_inner();
         assert_eq!(values(&found), ["second"]);
@@ -188,7 +220,11 @@ async fn c_d53_each_increment_counts_once_at_whichever_coordinators_it_is_tried(
         sum += amount;
         // The answer was lost, and the client tries again: here, and elsewhere.
         for coordinator in [op, op, op + 1] {
-            cluster.kv(usize::from(coordinator) % 3).update(add(amount, op)).await.unwrap();
+            cluster
+                .kv(usize::from(coordinator) % 3)
+                .update(add(amount, op))
+                .await
+                .unwrap();
         }
     }
     assert_eq!(typed(&cluster, 0, "counters").await, Value::Counter(sum));
@@ -197,8 +233,16 @@ async fn c_d53_each_increment_counts_once_at_whichever_coordinators_it_is_tried(
         cluster.stop_node(away).await;
         let (one, another) = ((away + 1) % 3, (away + 2) % 3);
         cluster.kv(one).update(add(100, 100 + away as u8)).await.unwrap();
-        cluster.kv(another).update(add(100, 100 + away as u8)).await.unwrap();
-        cluster.kv(another).update(add(-1, 200 + away as u8)).await.unwrap();
+        cluster
+            .kv(another)
+            .update(add(100, 100 + away as u8))
+            .await
+            .unwrap();
+        cluster
+            .kv(another)
+            .update(add(-1, 200 + away as u8))
+            .await
+            .unwrap();
         sum += 99;
         cluster.start_node(away).await;
         cluster.all_valid().await;
@@ -227,7 +271,9 @@ async fn c_d53_sets_and_maps_merge_what_was_added_and_lose_what_was_seen_and_rem
         })
     };
     let set = |members: &[&str]| {
-        let members = members.iter().map(|member| Bytes::copy_from_slice(member.as_bytes()));
+        let members = members
+            .iter()
+            .map(|member| Bytes::copy_from_slice(member.as_bytes()));
         Value::Set(v1::SetValue {
             members: members.collect(),
         })
@@ -249,14 +295,30 @@ async fn c_d53_sets_and_maps_merge_what_was_added_and_lose_what_was_seen_and_rem
             }),
         )
     };
-    cluster.kv(1).update(remove(seen.clone(), "potato")).await.unwrap();
+    cluster
+        .kv(1)
+        .update(remove(seen.clone(), "potato"))
+        .await
+        .unwrap();
     cluster.kv(1).update(remove(seen, "onion")).await.unwrap();
-    let status = cluster.kv(1).update(remove(Bytes::new(), "onion")).await.unwrap_err();
-    assert_eq!(status.code(), Code::InvalidArgument, "a removal says what it has seen");
+    let status = cluster
+        .kv(1)
+        .update(remove(Bytes::new(), "onion"))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        status.code(),
+        Code::InvalidArgument,
+        "a removal says what it has seen"
+    );
     cluster.start_node(2).await;
     cluster.all_valid().await;
     for index in 0..3 {
-        assert_eq!(typed(&cluster, index, "sets").await, set(&["potato"]), "adding wins");
+        assert_eq!(
+            typed(&cluster, index, "sets").await,
+            set(&["potato"]),
+            "adding wins"
+        );
     }
 
     let field = |name: &'static str, operation: v1::field_update::Operation| v1::FieldUpdate {
@@ -275,7 +337,10 @@ async fn c_d53_sets_and_maps_merge_what_was_added_and_lose_what_was_seen_and_rem
         .unwrap();
     cluster
         .kv(1)
-        .update(fields(vec![field("visits", Field::Increment(1)), field("member", Field::Flag(true))]))
+        .update(fields(vec![
+            field("visits", Field::Increment(1)),
+            field("member", Field::Flag(true)),
+        ]))
         .await
         .unwrap();
     let Value::Map(map) = typed(&cluster, 2, "maps").await else {
@@ -288,7 +353,10 @@ async fn c_d53_sets_and_maps_merge_what_was_added_and_lose_what_was_seen_and_rem
     assert_eq!(map.fields.len(), 3);
     assert_eq!(named("visits"), Value::Counter(3));
     assert_eq!(named("member"), Value::Flag(true));
-    assert_eq!(named("name"), Value::Register(v1::RegisterValue { value: "Ann".into() }));
+    assert_eq!(
+        named("name"),
+        Value::Register(v1::RegisterValue { value: "Ann".into() })
+    );
     let context = cluster.kv(2).get(of("maps")).await.unwrap().into_inner().context;
     let remove = v1::UpdateRequest {
         context,
@@ -314,7 +382,11 @@ async fn d52_the_101st_blind_put_is_refused_and_one_that_resolves_is_not() {
         };
         cluster.kv(0).put(all).await.unwrap();
     }
-    let status = cluster.kv(1).put(put("key", "one more", &Bytes::new())).await.unwrap_err();
+    let status = cluster
+        .kv(1)
+        .put(put("key", "one more", &Bytes::new()))
+        .await
+        .unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted);
     // What comes from replicas is never refused: one that missed everything gets all of it.
     cluster.stop_node(2).await;
@@ -325,6 +397,10 @@ async fn d52_the_101st_blind_put_is_refused_and_one_that_resolves_is_not() {
     .await;
     let found = cluster.kv(2).get(get("key")).await.unwrap().into_inner();
     assert_eq!(found.versions.len(), 100);
-    cluster.kv(1).put(put("key", "resolved", &found.context)).await.unwrap();
+    cluster
+        .kv(1)
+        .put(put("key", "resolved", &found.context))
+        .await
+        .unwrap();
     assert_eq!(cluster.read(0, "key").await.unwrap(), ["resolved"]);
 }

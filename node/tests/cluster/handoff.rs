@@ -30,7 +30,10 @@ async fn h_d36_a_hint_survives_its_holder_and_goes_to_the_primary_as_soon_as_tha
     let hints = cluster.hints(holder).await;
     assert_eq!(hints.owners[0].member_id, Cluster::id(away));
     assert!(hints.bytes > 0 && hints.bytes < hints.bytes_max);
-    assert!(!cluster.present(holder, &key).await, "a hint is no data of its own");
+    assert!(
+        !cluster.present(holder, &key).await,
+        "a hint is no data of its own"
+    );
     cluster.restart_node(holder).await;
     assert_eq!(cluster.hint_count(holder).await, 1, "it survives");
 
@@ -39,9 +42,15 @@ async fn h_d36_a_hint_survives_its_holder_and_goes_to_the_primary_as_soon_as_tha
         cluster.local_values(away, &key).await == ["value"]
     })
     .await;
-    until("the hint is gone", || async { cluster.hint_count(holder).await == 0 }).await;
+    until("the hint is gone", || async {
+        cluster.hint_count(holder).await == 0
+    })
+    .await;
     assert!(!cluster.present(holder, &key).await);
-    assert_eq!(cluster.metric(holder, "dynamo_hints_delivered_total", "").await, 1);
+    assert_eq!(
+        cluster.metric(holder, "dynamo_hints_delivered_total", "").await,
+        1
+    );
     cluster.equal("", &key).await;
 }
 
@@ -67,7 +76,10 @@ async fn h_a_fallback_whose_budget_is_spent_declines_and_the_next_takes_over() {
     };
     let outcome = cluster.kv(primaries[1]).put(all.clone()).await.unwrap();
     let outcome = outcome.into_inner().outcome.unwrap();
-    assert_eq!((outcome.acks, outcome.primaries, outcome.fallbacks_counted), (3, 2, 1));
+    assert_eq!(
+        (outcome.acks, outcome.primaries, outcome.fallbacks_counted),
+        (3, 2, 1)
+    );
     assert_eq!(cluster.hint_count(4).await, 0);
     assert_eq!(cluster.hints(4).await.declined, 1);
     assert_eq!(cluster.metric(4, "dynamo_hints_declined", "").await, 1);
@@ -81,24 +93,45 @@ async fn h_a_fallback_whose_budget_is_spent_declines_and_the_next_takes_over() {
     let outcome: v1::WriteOutcome = detail(&status, "dynamo.v1.WriteOutcome").unwrap();
     assert_eq!(outcome.state(), State::Partial);
     let two = put(&key, "value", &Bytes::new());
-    let outcome = cluster.kv(primaries[1]).put(two).await.unwrap().into_inner().outcome.unwrap();
+    let outcome = cluster
+        .kv(primaries[1])
+        .put(two)
+        .await
+        .unwrap()
+        .into_inner()
+        .outcome
+        .unwrap();
     assert_eq!((outcome.acks, outcome.fallbacks_counted), (2, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn q_d32_d33_with_two_of_three_primaries_down_w_2_succeeds_and_pw_2_does_not() {
     let mut cluster = Cluster::start(Shape::quick(5, 0)).await;
-    let key = cluster.key_with(|primaries, _| !primaries[..2].contains(&0)).await;
+    let key = cluster
+        .key_with(|primaries, _| !primaries[..2].contains(&0))
+        .await;
     let (primaries, fallbacks) = cluster.placed(&key).await;
     for gone in &primaries[..2] {
         cluster.stop_node(*gone).await;
     }
     // At a fallback: it forwards to the primary that is left.
-    let reply = cluster.kv(fallbacks[0]).put(put(&key, "value", &Bytes::new())).await.unwrap().into_inner();
+    let reply = cluster
+        .kv(fallbacks[0])
+        .put(put(&key, "value", &Bytes::new()))
+        .await
+        .unwrap()
+        .into_inner();
     let outcome = reply.outcome.unwrap();
-    assert_eq!((outcome.acks, outcome.primaries, outcome.fallbacks_counted), (2, 1, 1));
+    assert_eq!(
+        (outcome.acks, outcome.primaries, outcome.fallbacks_counted),
+        (2, 1, 1)
+    );
     assert_eq!(reply.info.as_ref().unwrap().fallbacks_counted, 1);
-    assert_eq!(cluster.read(fallbacks[1], &key).await.unwrap(), ["value"], "readable at R = 2");
+    assert_eq!(
+        cluster.read(fallbacks[1], &key).await.unwrap(),
+        ["value"],
+        "readable at R = 2"
+    );
 
     let strict = v1::PutRequest {
         pw: count(2),
@@ -107,18 +140,27 @@ async fn q_d32_d33_with_two_of_three_primaries_down_w_2_succeeds_and_pw_2_does_n
     let status = cluster.kv(primaries[2]).put(strict).await.unwrap_err();
     assert_eq!(why(&status), (Code::Unavailable, "QUORUM_NOT_MET".into()));
     let outcome: v1::WriteOutcome = detail(&status, "dynamo.v1.WriteOutcome").unwrap();
-    assert!(matches!(outcome.state(), State::NotApplied | State::Partial), "{outcome:?}");
+    assert!(
+        matches!(outcome.state(), State::NotApplied | State::Partial),
+        "{outcome:?}"
+    );
     let strict = v1::GetRequest {
         pr: count(2),
         ..get(&key)
     };
-    assert_eq!(cluster.kv(primaries[2]).get(strict).await.unwrap_err().code(), Code::Unavailable);
+    assert_eq!(
+        cluster.kv(primaries[2]).get(strict).await.unwrap_err().code(),
+        Code::Unavailable
+    );
 
     for gone in &primaries[..2] {
         cluster.start_node(*gone).await;
     }
     for fallback in fallbacks {
-        until("all hints are delivered", || async { cluster.hint_count(fallback).await == 0 }).await;
+        until("all hints are delivered", || async {
+            cluster.hint_count(fallback).await == 0
+        })
+        .await;
     }
     cluster.equal("", &key).await;
 }
@@ -134,9 +176,18 @@ async fn d32_without_any_primary_fallbacks_coordinate_and_keep_the_write() {
     for gone in &primaries {
         cluster.sees_down(fallbacks[2], *gone).await;
     }
-    let reply = cluster.kv(fallbacks[2]).put(put(&key, "value", &Bytes::new())).await.unwrap().into_inner();
+    let reply = cluster
+        .kv(fallbacks[2])
+        .put(put(&key, "value", &Bytes::new()))
+        .await
+        .unwrap()
+        .into_inner();
     let outcome = reply.outcome.unwrap();
-    assert_eq!((outcome.state(), outcome.primaries), (State::Applied, 0), "{outcome:?}");
+    assert_eq!(
+        (outcome.state(), outcome.primaries),
+        (State::Applied, 0),
+        "{outcome:?}"
+    );
     assert_eq!(outcome.acks, outcome.fallbacks_counted);
     // The one that has seen it knows a successor by its context, although nobody else does.
     let next = put(&key, "next", &reply.context);
@@ -151,7 +202,10 @@ async fn d32_without_any_primary_fallbacks_coordinate_and_keep_the_write() {
         .await;
     }
     for fallback in &fallbacks {
-        until("all hints are delivered", || async { cluster.hint_count(*fallback).await == 0 }).await;
+        until("all hints are delivered", || async {
+            cluster.hint_count(*fallback).await == 0
+        })
+        .await;
         assert!(!cluster.present(*fallback, &key).await);
     }
     cluster.equal("", &key).await;
@@ -160,7 +214,9 @@ async fn d32_without_any_primary_fallbacks_coordinate_and_keep_the_write() {
 #[tokio::test(flavor = "multi_thread")]
 async fn d35_zones_that_must_have_accepted_a_write_include_those_of_fallbacks() {
     let mut cluster = Cluster::start(Shape::quick(6, 3)).await;
-    let key = cluster.key_with(|primaries, _| !primaries[1..].contains(&0)).await;
+    let key = cluster
+        .key_with(|primaries, _| !primaries[1..].contains(&0))
+        .await;
     let (primaries, fallbacks) = cluster.placed(&key).await;
     let zones = |zones| v1::PutRequest {
         w: count(zones),
@@ -171,8 +227,18 @@ async fn d35_zones_that_must_have_accepted_a_write_include_those_of_fallbacks() 
         cluster.stop_node(*gone).await;
     }
     // The other nodes of those zones stand in.
-    let outcome = cluster.kv(primaries[0]).put(zones(3)).await.unwrap().into_inner().outcome.unwrap();
-    assert_eq!((outcome.zones, outcome.primaries, outcome.fallbacks_counted), (3, 1, 2));
+    let outcome = cluster
+        .kv(primaries[0])
+        .put(zones(3))
+        .await
+        .unwrap()
+        .into_inner()
+        .outcome
+        .unwrap();
+    assert_eq!(
+        (outcome.zones, outcome.primaries, outcome.fallbacks_counted),
+        (3, 1, 2)
+    );
     let zone = |index: usize| cluster.zone(index);
     let others: Vec<usize> = fallbacks
         .into_iter()
@@ -191,7 +257,14 @@ async fn d35_zones_that_must_have_accepted_a_write_include_those_of_fallbacks() 
         zones: count(1),
         ..put(&key, "value", &Bytes::new())
     };
-    let outcome = cluster.kv(primaries[0]).put(one_zone).await.unwrap().into_inner().outcome.unwrap();
+    let outcome = cluster
+        .kv(primaries[0])
+        .put(one_zone)
+        .await
+        .unwrap()
+        .into_inner()
+        .outcome
+        .unwrap();
     assert_eq!((outcome.acks, outcome.zones), (2, 1));
 }
 
@@ -206,7 +279,14 @@ async fn q_d40_with_one_live_node_w_1_succeeds_and_survives_a_full_restart() {
         dw: count(1),
         ..put("key", "value", &Bytes::new())
     };
-    let outcome = cluster.kv(0).put(request).await.unwrap().into_inner().outcome.unwrap();
+    let outcome = cluster
+        .kv(0)
+        .put(request)
+        .await
+        .unwrap()
+        .into_inner()
+        .outcome
+        .unwrap();
     assert_eq!((outcome.acks, outcome.durable), (1, 1));
     cluster.stop_node(0).await;
     for index in [2, 0, 1] {
@@ -219,7 +299,10 @@ async fn q_d40_with_one_live_node_w_1_succeeds_and_survives_a_full_restart() {
         })
         .await;
     }
-    assert_eq!(values(&cluster.kv(1).get(get("key")).await.unwrap().into_inner()), ["value"]);
+    assert_eq!(
+        values(&cluster.kv(1).get(get("key")).await.unwrap().into_inner()),
+        ["value"]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -235,7 +318,11 @@ async fn x_a_zone_goes_and_comes_back_under_load() {
                     Bytes::new()
                 }
             };
-            cluster.kv(at).put(put(&key, &format!("round-{round}"), &context)).await.unwrap();
+            cluster
+                .kv(at)
+                .put(put(&key, &format!("round-{round}"), &context))
+                .await
+                .unwrap();
         }
     };
     write(&cluster, 0, 0).await;

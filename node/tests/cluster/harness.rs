@@ -6,9 +6,9 @@ use bytes::Bytes;
 use dynamo_node::{Config, Running, config::Listen};
 use dynamo_proto::{
     admin::{
-        BootstrapRequest, Bucket, HintsRequest, HintsResponse, InspectRequest, JoinRequest, ListBucketsRequest, LocalGetRequest,
-        LocalGetResponse, Member, MerkleRootRequest, PauseTaskRequest, PeersRequest, SetBucketRequest,
-        StatusRequest, StatusResponse, admin_client::AdminClient,
+        BootstrapRequest, Bucket, HintsRequest, HintsResponse, InspectRequest, JoinRequest,
+        ListBucketsRequest, LocalGetRequest, LocalGetResponse, Member, MerkleRootRequest, PauseTaskRequest,
+        PeersRequest, SetBucketRequest, StatusRequest, StatusResponse, admin_client::AdminClient,
     },
     v1::{self, key_value_client::KeyValueClient},
 };
@@ -309,12 +309,21 @@ impl Cluster {
     }
 
     pub(crate) async fn hints(&self, index: usize) -> HintsResponse {
-        self.admin(index).hints(HintsRequest {}).await.unwrap().into_inner()
+        self.admin(index)
+            .hints(HintsRequest {})
+            .await
+            .unwrap()
+            .into_inner()
     }
 
     /// How many hints a node keeps.
     pub(crate) async fn hint_count(&self, index: usize) -> u64 {
-        self.hints(index).await.owners.iter().map(|owner| owner.hints).sum()
+        self.hints(index)
+            .await
+            .owners
+            .iter()
+            .map(|owner| owner.hints)
+            .sum()
     }
 
     pub(crate) async fn pause(&self, index: usize, task: &str, paused: bool) {
@@ -327,10 +336,14 @@ impl Cluster {
 
     /// Sets a bucket's policy and waits until all nodes know it.
     pub(crate) async fn set_bucket(&self, bucket: Bucket) {
-        let request = SetBucketRequest {
-            bucket: Some(bucket),
-        };
-        let set = self.admin(0).set_bucket(request).await.unwrap().into_inner().bucket;
+        let request = SetBucketRequest { bucket: Some(bucket) };
+        let set = self
+            .admin(0)
+            .set_bucket(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .bucket;
         for index in self.up() {
             until("a bucket's policy is known everywhere", || async {
                 let mut admin = self.admin(index);
@@ -355,7 +368,13 @@ impl Cluster {
             key: Bytes::copy_from_slice(key.as_bytes()),
         };
         let up = self.up()[0];
-        let replicas = self.admin(up).inspect(request).await.unwrap().into_inner().replicas;
+        let replicas = self
+            .admin(up)
+            .inspect(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .replicas;
         assert!(!replicas.is_empty());
         let digest = |replica: dynamo_proto::admin::ReplicaState| {
             replica
@@ -386,7 +405,10 @@ impl Cluster {
             for partition in 0..self.shape.partitions {
                 let mut roots = std::collections::BTreeSet::new();
                 for index in self.up() {
-                    let asked = self.admin(index).merkle_root(MerkleRootRequest { partition }).await;
+                    let asked = self
+                        .admin(index)
+                        .merkle_root(MerkleRootRequest { partition })
+                        .await;
                     // Others than primaries refuse.
                     if let Ok(root) = asked {
                         let root = root.into_inner();
@@ -426,7 +448,9 @@ impl Cluster {
     /// Status and body of a page of the HTTP port.
     pub(crate) async fn http(&self, index: usize, path: &str) -> (u16, String) {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-        let mut stream = tokio::net::TcpStream::connect(self.node(index).http).await.unwrap();
+        let mut stream = tokio::net::TcpStream::connect(self.node(index).http)
+            .await
+            .unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut text = String::new();

@@ -46,12 +46,19 @@ async fn goes_unseen(cluster: &Cluster, key: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn z1_d55_a_replica_that_was_away_while_its_key_was_deleted_does_not_bring_it_back() {
     let mut cluster = Cluster::start(Shape::quick(3, 3)).await;
-    cluster.kv(0).put(to_all("key", "value", &Bytes::new())).await.unwrap();
+    cluster
+        .kv(0)
+        .put(to_all("key", "value", &Bytes::new()))
+        .await
+        .unwrap();
     cluster.stop_node(2).await;
     delete(&cluster, 0, "key").await;
     tokio::time::sleep(TEN_GRACES).await;
     for index in [0, 1] {
-        assert!(cluster.present(index, "key").await, "one is missing: the tombstone stays");
+        assert!(
+            cluster.present(index, "key").await,
+            "one is missing: the tombstone stays"
+        );
     }
     assert_eq!(cluster.metrics("dynamo_reaped_total", "").await, 0);
     cluster.start_node(2).await;
@@ -59,7 +66,11 @@ async fn z1_d55_a_replica_that_was_away_while_its_key_was_deleted_does_not_bring
     assert_eq!(cluster.metrics("dynamo_reaped_total", "").await, 1);
     cluster.all_valid().await;
     // A key that is created anew is a new one.
-    cluster.kv(1).put(to_all("key", "anew", &Bytes::new())).await.unwrap();
+    cluster
+        .kv(1)
+        .put(to_all("key", "anew", &Bytes::new()))
+        .await
+        .unwrap();
     for index in 0..3 {
         assert_eq!(cluster.read(index, "key").await.unwrap(), ["anew"]);
     }
@@ -75,7 +86,11 @@ async fn z2_nothing_is_reaped_while_a_fallback_keeps_a_hint() {
         cluster.pause(*fallback, "hints", true).await;
     }
     cluster.stop_node(primaries[0]).await;
-    cluster.kv(primaries[1]).put(to_all(&key, "value", &Bytes::new())).await.unwrap();
+    cluster
+        .kv(primaries[1])
+        .put(to_all(&key, "value", &Bytes::new()))
+        .await
+        .unwrap();
     assert_eq!(cluster.hint_count(fallbacks[0]).await, 1);
     cluster.start_node(primaries[0]).await;
     cluster.all_valid().await;
@@ -83,7 +98,10 @@ async fn z2_nothing_is_reaped_while_a_fallback_keeps_a_hint() {
     tokio::time::sleep(TEN_GRACES).await;
     assert_eq!(cluster.hint_count(fallbacks[0]).await, 1, "paused");
     for primary in &primaries {
-        assert!(cluster.present(*primary, &key).await, "the hint could still arrive");
+        assert!(
+            cluster.present(*primary, &key).await,
+            "the hint could still arrive"
+        );
     }
     for fallback in &fallbacks {
         cluster.pause(*fallback, "hints", false).await;
@@ -104,13 +122,20 @@ async fn d17_an_expired_value_is_gone_everywhere_without_a_repair_and_its_record
     assert_eq!(values(&found), ["value"]);
     assert!(found.versions[0].expires_at_ms > found.versions[0].written_at_ms);
     for index in 0..3 {
-        until("the value expires", || async { cluster.read(index, "key").await.is_none() }).await;
+        until("the value expires", || async {
+            cluster.read(index, "key").await.is_none()
+        })
+        .await;
     }
     goes_unseen(&cluster, "key").await;
     assert_eq!(cluster.metrics("dynamo_exchange_keys_total", "").await, 0);
     assert_eq!(cluster.metrics("dynamo_read_repairs_total", "").await, 0);
     // A value that is put without a time to live stays.
-    cluster.kv(2).put(put("key", "stays", &Bytes::new())).await.unwrap();
+    cluster
+        .kv(2)
+        .put(put("key", "stays", &Bytes::new()))
+        .await
+        .unwrap();
     assert_eq!(cluster.read(0, "key").await.unwrap(), ["stays"]);
 }
 
@@ -126,7 +151,11 @@ async fn d51_a_history_of_many_lives_is_shortened_and_no_value_is_lost() {
     .await;
     let mut context = Bytes::new();
     for life in 0..5 {
-        let reply = cluster.kv(2).put(to_all("key", &format!("life-{life}"), &context)).await.unwrap();
+        let reply = cluster
+            .kv(2)
+            .put(to_all("key", &format!("life-{life}"), &context))
+            .await
+            .unwrap();
         context = reply.into_inner().context;
         let before = cluster.status(2).await.incarnation_generation;
         cluster.stop_node(2).await;
@@ -137,14 +166,17 @@ async fn d51_a_history_of_many_lives_is_shortened_and_no_value_is_lost() {
         .await;
         cluster.all_valid().await;
     }
-    until("at most four writers are remembered, the same everywhere", || async {
-        let mut longest = 0;
-        for index in 0..3 {
-            assert_eq!(cluster.read(index, "key").await.unwrap(), ["life-4"]);
-            longest = longest.max(cluster.local(index, "key").await.state.unwrap().seen.len());
-        }
-        longest <= 4 && cluster.digests("", "key").await.len() == 1
-    })
+    until(
+        "at most four writers are remembered, the same everywhere",
+        || async {
+            let mut longest = 0;
+            for index in 0..3 {
+                assert_eq!(cluster.read(index, "key").await.unwrap(), ["life-4"]);
+                longest = longest.max(cluster.local(index, "key").await.state.unwrap().seen.len());
+            }
+            longest <= 4 && cluster.digests("", "key").await.len() == 1
+        },
+    )
     .await;
     // The old context still supersedes what it saw.
     cluster.kv(0).put(to_all("key", "last", &context)).await.unwrap();
@@ -154,8 +186,17 @@ async fn d51_a_history_of_many_lives_is_shortened_and_no_value_is_lost() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delete_and_a_concurrent_put_leave_the_value() {
     let cluster = Cluster::start(Shape::quick(3, 0)).await;
-    let old = cluster.kv(0).put(to_all("key", "old", &Bytes::new())).await.unwrap().into_inner();
-    cluster.kv(1).put(to_all("key", "new", &old.context)).await.unwrap();
+    let old = cluster
+        .kv(0)
+        .put(to_all("key", "old", &Bytes::new()))
+        .await
+        .unwrap()
+        .into_inner();
+    cluster
+        .kv(1)
+        .put(to_all("key", "new", &old.context))
+        .await
+        .unwrap();
     let request = v1::DeleteRequest {
         key: "key".into(),
         context: old.context,
@@ -165,7 +206,10 @@ async fn a_delete_and_a_concurrent_put_leave_the_value() {
     tokio::time::sleep(TEN_GRACES / 2).await;
     let found = cluster.kv(0).get(get("key")).await.unwrap().into_inner();
     assert_eq!(values(&found), ["new"]);
-    assert!(found.deleted_concurrently, "and it says so, as long as the value lives");
+    assert!(
+        found.deleted_concurrently,
+        "and it says so, as long as the value lives"
+    );
     let missing = cluster.kv(0).get(get("other")).await.unwrap_err();
     assert_eq!(missing.code(), Code::NotFound);
 }

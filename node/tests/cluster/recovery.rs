@@ -25,7 +25,11 @@ async fn a_node_with_an_emptied_volume_fills_no_quorum_until_it_is_whole() {
     })
     .await;
     for number in 0..100 {
-        cluster.kv(0).put(to_all(&format!("key-{number}"), "value", &Bytes::new())).await.unwrap();
+        cluster
+            .kv(0)
+            .put(to_all(&format!("key-{number}"), "value", &Bytes::new()))
+            .await
+            .unwrap();
     }
     let before = cluster.status(2).await;
     cluster.stop_node(2).await;
@@ -36,7 +40,10 @@ async fn a_node_with_an_emptied_volume_fills_no_quorum_until_it_is_whole() {
     .await;
     let after = cluster.status(2).await;
     assert_eq!(after.member_id, before.member_id);
-    assert!(after.incarnation_generation > before.incarnation_generation, "another life");
+    assert!(
+        after.incarnation_generation > before.incarnation_generation,
+        "another life"
+    );
     let (code, why) = cluster.http(2, "/readyz").await;
     assert_eq!(code, 503);
     assert!(why.contains("suspect") && why.contains("16 partitions"), "{why}");
@@ -45,7 +52,15 @@ async fn a_node_with_an_emptied_volume_fills_no_quorum_until_it_is_whole() {
         key: "key-0".into(),
         ..v1::ReplicaGetRequest::default()
     };
-    assert!(cluster.kv(2).replica_get(mine).await.unwrap().into_inner().suspect);
+    assert!(
+        cluster
+            .kv(2)
+            .replica_get(mine)
+            .await
+            .unwrap()
+            .into_inner()
+            .suspect
+    );
     // It coordinates, and is never taken for one that says "no".
     for number in 0..100 {
         let one = v1::GetRequest {
@@ -57,13 +72,24 @@ async fn a_node_with_an_emptied_volume_fills_no_quorum_until_it_is_whole() {
     }
     cluster.stop_node(0).await;
     let status = cluster.kv(1).get(get("key-0")).await.unwrap_err();
-    assert_eq!(status.code(), Code::Unavailable, "one whole replica is no quorum: {status}");
+    assert_eq!(
+        status.code(),
+        Code::Unavailable,
+        "one whole replica is no quorum: {status}"
+    );
     let status = cluster.kv(1).get(get("nothing")).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "and proves no absence");
     // It takes writes at once.
-    cluster.kv(2).put(put("key-0", "meanwhile", &Bytes::new())).await.unwrap();
+    cluster
+        .kv(2)
+        .put(put("key-0", "meanwhile", &Bytes::new()))
+        .await
+        .unwrap();
     cluster.start_node(0).await;
-    until("the node is whole", || async { cluster.http(2, "/readyz").await.0 == 200 }).await;
+    until("the node is whole", || async {
+        cluster.http(2, "/readyz").await.0 == 200
+    })
+    .await;
     assert_eq!(cluster.status(2).await.partitions_suspect, 0);
     for number in 1..100 {
         assert_eq!(cluster.local_values(2, &format!("key-{number}")).await, ["value"]);
@@ -80,13 +106,20 @@ async fn a_node_with_an_emptied_volume_fills_no_quorum_until_it_is_whole() {
 async fn a_recovery_goes_on_after_a_restart() {
     let mut cluster = Cluster::start(Shape::quick(3, 0)).await;
     for number in 0..50 {
-        cluster.kv(0).put(to_all(&format!("key-{number}"), "value", &Bytes::new())).await.unwrap();
+        cluster
+            .kv(0)
+            .put(to_all(&format!("key-{number}"), "value", &Bytes::new()))
+            .await
+            .unwrap();
     }
     cluster.stop_node(2).await;
     cluster.stop_node(1).await;
     cluster.start_emptied(2).await;
     // Node 0 alone is not enough: the third may know of writes that node 0 has missed.
-    until("half of it is done", || async { cluster.status(2).await.partitions_suspect == 16 }).await;
+    until("half of it is done", || async {
+        cluster.status(2).await.partitions_suspect == 16
+    })
+    .await;
     until("node 0 has been pulled from", || async {
         cluster.local_values(2, "key-49").await == ["value"]
     })
@@ -95,20 +128,36 @@ async fn a_recovery_goes_on_after_a_restart() {
     cluster.restart_node(2).await;
     assert_eq!(cluster.status(2).await.partitions_suspect, 16, "still");
     cluster.start_node(1).await;
-    until("the node is whole", || async { cluster.http(2, "/readyz").await.0 == 200 }).await;
+    until("the node is whole", || async {
+        cluster.http(2, "/readyz").await.0 == 200
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn v_two_blind_puts_through_a_node_that_lost_its_copy_between_them_both_stay() {
     let mut cluster = Cluster::start(Shape::quick(3, 0)).await;
-    cluster.kv(2).put(to_all("key", "v1", &Bytes::new())).await.unwrap();
+    cluster
+        .kv(2)
+        .put(to_all("key", "v1", &Bytes::new()))
+        .await
+        .unwrap();
     cluster.stop_node(2).await;
     cluster.start_emptied(2).await;
     until("it serves writes", || async {
-        cluster.kv(2).put(put("another", "value", &Bytes::new())).await.is_ok()
+        cluster
+            .kv(2)
+            .put(put("another", "value", &Bytes::new()))
+            .await
+            .is_ok()
     })
     .await;
-    let reply = cluster.kv(2).put(put("key", "v2", &Bytes::new())).await.unwrap().into_inner();
+    let reply = cluster
+        .kv(2)
+        .put(put("key", "v2", &Bytes::new()))
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(reply.info.unwrap().coordinator, Cluster::id(2));
     for index in 0..3 {
         until("both values are everywhere", || async {
@@ -123,7 +172,11 @@ async fn v_two_blind_puts_through_a_node_that_lost_its_copy_between_them_both_st
 async fn z3_an_old_copy_of_a_volume_is_set_aside_and_no_deleted_value_comes_back() {
     let mut cluster = Cluster::start(Shape::quick(3, 3)).await;
     for key in ["deleted", "kept"] {
-        cluster.kv(0).put(to_all(key, "value", &Bytes::new())).await.unwrap();
+        cluster
+            .kv(0)
+            .put(to_all(key, "value", &Bytes::new()))
+            .await
+            .unwrap();
     }
     cluster.stop_node(2).await;
     let old = cluster.snapshot(2);
@@ -143,7 +196,11 @@ async fn z3_an_old_copy_of_a_volume_is_set_aside_and_no_deleted_value_comes_back
         !present
     })
     .await;
-    let lost = cluster.kv(2).put(to_all("lost", "value", &Bytes::new())).await.unwrap();
+    let lost = cluster
+        .kv(2)
+        .put(to_all("lost", "value", &Bytes::new()))
+        .await
+        .unwrap();
     assert_eq!(lost.into_inner().outcome.unwrap().acks, 3);
     let before = cluster.status(2).await;
     cluster.stop_node(2).await;
@@ -152,12 +209,19 @@ async fn z3_an_old_copy_of_a_volume_is_set_aside_and_no_deleted_value_comes_back
     cluster.start_node(2).await;
     cluster.ended(2).await;
     cluster.start_node(2).await;
-    assert!(cluster.dir(2).join("set-aside-1").is_dir(), "nothing is thrown away");
+    assert!(
+        cluster.dir(2).join("set-aside-1").is_dir(),
+        "nothing is thrown away"
+    );
     until("it begins another life", || async {
         cluster.status(2).await.incarnation_generation > before.incarnation_generation
     })
     .await;
-    assert_eq!(cluster.status(2).await.member_id, before.member_id, "it knows who it is");
+    assert_eq!(
+        cluster.status(2).await.member_id,
+        before.member_id,
+        "it knows who it is"
+    );
     until("the node is whole", || async {
         for index in 0..3 {
             assert_eq!(cluster.read(index, "deleted").await, None, "no zombie");

@@ -23,16 +23,29 @@ async fn r_d37_one_quorum_read_brings_a_stale_primary_up_to_date_and_writes_to_n
     let mut cluster = Cluster::start(apart_shape(5)).await;
     let key = cluster.key_with(|primaries, _| primaries[0] != 0).await;
     let (primaries, fallbacks) = cluster.placed(&key).await;
-    let old = cluster.kv(primaries[1]).put(put(&key, "old", &Bytes::new())).await.unwrap().into_inner();
+    let old = cluster
+        .kv(primaries[1])
+        .put(put(&key, "old", &Bytes::new()))
+        .await
+        .unwrap()
+        .into_inner();
     until("the first primary has the old value", || async {
         cluster.local_values(primaries[0], &key).await == ["old"]
     })
     .await;
     cluster.stop_node(primaries[0]).await;
-    cluster.kv(primaries[1]).put(put(&key, "new", &old.context)).await.unwrap();
+    cluster
+        .kv(primaries[1])
+        .put(put(&key, "new", &old.context))
+        .await
+        .unwrap();
     cluster.start_node(primaries[0]).await;
     cluster.all_valid().await;
-    assert_eq!(cluster.local_values(primaries[0], &key).await, ["old"], "stale: no hints, no exchanges");
+    assert_eq!(
+        cluster.local_values(primaries[0], &key).await,
+        ["old"],
+        "stale: no hints, no exchanges"
+    );
 
     // The coordinator is no primary.
     assert_eq!(cluster.read(fallbacks[0], &key).await.unwrap(), ["new"]);
@@ -42,14 +55,21 @@ async fn r_d37_one_quorum_read_brings_a_stale_primary_up_to_date_and_writes_to_n
     .await;
     cluster.equal("", &key).await;
     for fallback in &fallbacks {
-        assert!(!cluster.present(*fallback, &key).await, "only primaries are written");
+        assert!(
+            !cluster.present(*fallback, &key).await,
+            "only primaries are written"
+        );
     }
     until("the repair is counted", || async {
         cluster.metrics("dynamo_read_repairs_total", "").await == 1
     })
     .await;
     cluster.read(fallbacks[0], &key).await.unwrap();
-    assert_eq!(cluster.metrics("dynamo_read_repairs_total", "").await, 1, "nothing is left to repair");
+    assert_eq!(
+        cluster.metrics("dynamo_read_repairs_total", "").await,
+        1,
+        "nothing is left to repair"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -60,7 +80,9 @@ async fn r_with_blocking_read_repair_a_value_that_was_returned_once_is_returned_
         read_repair: read_repair.into(),
         ..admin::Bucket::default()
     };
-    cluster.set_bucket(policy("blocking", bucket::ReadRepair::Blocking)).await;
+    cluster
+        .set_bucket(policy("blocking", bucket::ReadRepair::Blocking))
+        .await;
     cluster.set_bucket(policy("off", bucket::ReadRepair::Off)).await;
     let buckets = ["blocking", "off"];
     for gone in [1, 2] {
@@ -105,11 +127,19 @@ async fn r_with_blocking_read_repair_a_value_that_was_returned_once_is_returned_
         })
         .await;
         let held = holders(bucket).await;
-        assert!(held >= least && (bucket == "blocking" || held == 1), "{bucket}: {held}");
+        assert!(
+            held >= least && (bucket == "blocking" || held == 1),
+            "{bucket}: {held}"
+        );
     }
     // Whichever two answer now.
     for index in 0..3 {
-        let found = cluster.kv(index).get(request("blocking")).await.unwrap().into_inner();
+        let found = cluster
+            .kv(index)
+            .get(request("blocking"))
+            .await
+            .unwrap()
+            .into_inner();
         assert!(!found.versions.is_empty());
     }
 }
@@ -117,12 +147,24 @@ async fn r_with_blocking_read_repair_a_value_that_was_returned_once_is_returned_
 async fn load(cluster: &Cluster, at: usize, keys: std::ops::Range<usize>, value: &str) {
     let keys: Vec<usize> = keys.collect();
     for chunk in keys.chunks(100) {
-        let requests = chunk.iter().map(|number| put(&format!("key-{number}"), value, &Bytes::new()));
+        let requests = chunk
+            .iter()
+            .map(|number| put(&format!("key-{number}"), value, &Bytes::new()));
         let request = v1::BatchPutRequest {
             requests: requests.collect(),
         };
-        for result in cluster.kv(at).batch_put(request).await.unwrap().into_inner().results {
-            assert!(matches!(result.result, Some(v1::put_result::Result::Response(_))), "{result:?}");
+        for result in cluster
+            .kv(at)
+            .batch_put(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .results
+        {
+            assert!(
+                matches!(result.result, Some(v1::put_result::Result::Response(_))),
+                "{result:?}"
+            );
         }
     }
 }
@@ -161,7 +203,10 @@ async fn a_d38_d39_d54_diverged_replicas_become_equal_by_what_differs_and_equal_
     cluster.equal_trees().await;
     let keys = cluster.metrics(shipped, "").await - before;
     println!("{keys} records shipped for {DIVERGED}");
-    assert!((DIVERGED..=DIVERGED * 105 / 100).contains(&(keys as usize)), "{keys} records shipped");
+    assert!(
+        (DIVERGED..=DIVERGED * 105 / 100).contains(&(keys as usize)),
+        "{keys} records shipped"
+    );
     for number in (0..KEYS).step_by(97) {
         let key = format!("key-{number}");
         let siblings = if number < DIVERGED { 2 } else { 1 };
@@ -184,14 +229,22 @@ async fn a_d38_d39_d54_diverged_replicas_become_equal_by_what_differs_and_equal_
     cluster.restart_node(1).await;
     cluster.equal_trees().await;
     rounds(&cluster, 2).await;
-    assert_eq!(cluster.metric(1, shipped, "").await, 0, "a rebuilt tree causes no repairs");
+    assert_eq!(
+        cluster.metric(1, shipped, "").await,
+        0,
+        "a rebuilt tree causes no repairs"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_administrator_has_a_partition_repaired_at_once() {
     let mut cluster = Cluster::start(apart_shape(3)).await;
     cluster.stop_node(2).await;
-    cluster.kv(0).put(put("key", "value", &Bytes::new())).await.unwrap();
+    cluster
+        .kv(0)
+        .put(put("key", "value", &Bytes::new()))
+        .await
+        .unwrap();
     cluster.start_node(2).await;
     cluster.all_valid().await;
     assert!(!cluster.present(2, "key").await);
@@ -199,14 +252,29 @@ async fn an_administrator_has_a_partition_repaired_at_once() {
         bucket: String::new(),
         key: "key".into(),
     };
-    let partition = cluster.admin(0).preference_list(list).await.unwrap().into_inner().partition;
+    let partition = cluster
+        .admin(0)
+        .preference_list(list)
+        .await
+        .unwrap()
+        .into_inner()
+        .partition;
     until("node 2 repairs the partition", || async {
-        let repaired = cluster.admin(2).repair(RepairRequest { partition }).await.unwrap().into_inner();
+        let repaired = cluster
+            .admin(2)
+            .repair(RepairRequest { partition })
+            .await
+            .unwrap()
+            .into_inner();
         // Right after a start the trees are still being made.
         repaired.failed.is_empty() && repaired.exchanged.len() == 2
     })
     .await;
     assert_eq!(cluster.local_values(2, "key").await, ["value"]);
-    let status = cluster.admin(0).repair(RepairRequest { partition: 16 }).await.unwrap_err();
+    let status = cluster
+        .admin(0)
+        .repair(RepairRequest { partition: 16 })
+        .await
+        .unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
 }

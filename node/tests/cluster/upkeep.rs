@@ -33,9 +33,18 @@ async fn d10_a_search_finds_every_copy_and_asks_nobody_twice() {
         ttl,
     };
     // Three are asked by each: four hops reach all of five.
-    let found = cluster.admin(fallbacks[2]).locate(locate(4)).await.unwrap().into_inner();
+    let found = cluster
+        .admin(fallbacks[2])
+        .locate(locate(4))
+        .await
+        .unwrap()
+        .into_inner();
     let role = |copy: &v1::LocatedCopy| (copy.member_id.clone(), copy.role(), copy.hint_for.clone());
-    let copies: BTreeSet<_> = found.copies.iter().map(|copy| format!("{:?}", role(copy))).collect();
+    let copies: BTreeSet<_> = found
+        .copies
+        .iter()
+        .map(|copy| format!("{:?}", role(copy)))
+        .collect();
     let expected = [
         (Cluster::id(primaries[1]), Role::Primary, String::new()),
         (Cluster::id(primaries[2]), Role::Primary, String::new()),
@@ -46,7 +55,12 @@ async fn d10_a_search_finds_every_copy_and_asks_nobody_twice() {
     assert_eq!(found.asked, 5, "each once");
     let digests: BTreeSet<_> = found.copies.iter().map(|copy| copy.digest).collect();
     assert_eq!(digests.len(), 1);
-    let near = cluster.admin(fallbacks[2]).locate(locate(1)).await.unwrap().into_inner();
+    let near = cluster
+        .admin(fallbacks[2])
+        .locate(locate(1))
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(near.asked, 4, "itself and three others");
     let status = cluster.admin(0).locate(locate(17)).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
@@ -56,7 +70,13 @@ async fn d10_a_search_finds_every_copy_and_asks_nobody_twice() {
 async fn d66_a_task_that_is_paused_does_nothing_until_it_goes_on() {
     let cluster = Cluster::start(Shape::quick(3, 0)).await;
     let exchanges = async || {
-        let tasks = cluster.admin(0).tasks(TasksRequest {}).await.unwrap().into_inner().tasks;
+        let tasks = cluster
+            .admin(0)
+            .tasks(TasksRequest {})
+            .await
+            .unwrap()
+            .into_inner()
+            .tasks;
         let task = tasks.into_iter().find(|task| task.name == "exchange").unwrap();
         (task.paused, task.operations)
     };
@@ -83,7 +103,10 @@ async fn d66_a_task_that_is_paused_does_nothing_until_it_goes_on() {
     };
     let status = cluster.admin(0).pause_task(request).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
-    assert!(status.message().contains("hints"), "it names those there are: {status}");
+    assert!(
+        status.message().contains("hints"),
+        "it names those there are: {status}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -92,7 +115,12 @@ async fn d59_every_node_tells_the_same_history_of_rings_also_after_a_full_restar
     let mut histories = Vec::new();
     for _ in 0..2 {
         for index in 0..4 {
-            let log = cluster.admin(index).membership_log(MembershipLogRequest {}).await.unwrap().into_inner();
+            let log = cluster
+                .admin(index)
+                .membership_log(MembershipLogRequest {})
+                .await
+                .unwrap()
+                .into_inner();
             assert!(!log.entries.is_empty());
             histories.push(log);
         }
@@ -124,18 +152,34 @@ async fn d42_buffered_writes_are_read_before_they_are_on_a_disk_and_dw_puts_them
     })
     .await;
     let syncs = cluster.metrics("dynamo_writer_syncs", "").await;
-    let reply = cluster.kv(0).put(put("key", "value", &Bytes::new())).await.unwrap().into_inner();
+    let reply = cluster
+        .kv(0)
+        .put(put("key", "value", &Bytes::new()))
+        .await
+        .unwrap()
+        .into_inner();
     let outcome = reply.outcome.unwrap();
     assert!(outcome.acks >= 2 && outcome.durable == 0, "{outcome:?}");
     for index in 0..3 {
         assert_eq!(cluster.read(index, "key").await.unwrap(), ["value"]);
     }
-    assert_eq!(cluster.metrics("dynamo_writer_syncs", "").await, syncs, "nothing was synced for it");
+    assert_eq!(
+        cluster.metrics("dynamo_writer_syncs", "").await,
+        syncs,
+        "nothing was synced for it"
+    );
     let durable = v1::PutRequest {
         dw: count(1),
         ..put("key", "next", &reply.context)
     };
-    let outcome = cluster.kv(1).put(durable).await.unwrap().into_inner().outcome.unwrap();
+    let outcome = cluster
+        .kv(1)
+        .put(durable)
+        .await
+        .unwrap()
+        .into_inner()
+        .outcome
+        .unwrap();
     assert!(outcome.durable >= 1, "{outcome:?}");
     // A clean stop writes what waits.
     for index in 0..3 {

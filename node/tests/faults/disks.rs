@@ -55,12 +55,20 @@ async fn d67_full_disks_refuse_writes_while_reads_go_on_and_recover_by_themselve
     }
     for index in 0..3 {
         assert_eq!(cluster.read(index, "key").await.unwrap(), ["next"]);
-        assert_eq!(cluster.http(index, "/readyz").await.0, 200, "a matter of alerts, not of probes");
+        assert_eq!(
+            cluster.http(index, "/readyz").await.0,
+            200,
+            "a matter of alerts, not of probes"
+        );
     }
     heal(&cluster).await;
     for index in 0..3 {
         until("writes are taken again", || async {
-            cluster.kv(index).put(put("other", "value", &Bytes::new())).await.is_ok()
+            cluster
+                .kv(index)
+                .put(put("other", "value", &Bytes::new()))
+                .await
+                .is_ok()
         })
         .await;
     }

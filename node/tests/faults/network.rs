@@ -22,7 +22,9 @@ async fn f_d62_a_cut_in_one_direction_concerns_only_the_node_that_cannot_send() 
     .await;
     let key = cluster.key_with(|_, _| true).await;
     let (primaries, _) = cluster.placed(&key).await;
-    let [a, b, c] = primaries[..] else { panic!("three primaries") };
+    let [a, b, c] = primaries[..] else {
+        panic!("three primaries")
+    };
     let epoch = cluster.status(a).await.ring_epoch;
     set(&cluster, a, towards([b], &cut())).await;
     // Also before it is noticed: a stand-in is found within the request.
@@ -30,20 +32,47 @@ async fn f_d62_a_cut_in_one_direction_concerns_only_the_node_that_cannot_send() 
         w: count(3),
         ..put(&key, value, context)
     };
-    let reply = cluster.kv(a).put(three("first", &Bytes::new())).await.unwrap().into_inner();
+    let reply = cluster
+        .kv(a)
+        .put(three("first", &Bytes::new()))
+        .await
+        .unwrap()
+        .into_inner();
     let outcome = reply.outcome.unwrap();
-    assert_eq!((outcome.primaries, outcome.fallbacks_counted), (2, 1), "A uses a fallback");
+    assert_eq!(
+        (outcome.primaries, outcome.fallbacks_counted),
+        (2, 1),
+        "A uses a fallback"
+    );
     cluster.sees_down(a, b).await;
-    let reply = cluster.kv(c).put(three("second", &reply.context)).await.unwrap().into_inner();
+    let reply = cluster
+        .kv(c)
+        .put(three("second", &reply.context))
+        .await
+        .unwrap()
+        .into_inner();
     let outcome = reply.outcome.unwrap();
-    assert_eq!((outcome.primaries, outcome.fallbacks_counted), (3, 0), "C still uses B");
-    let reply = cluster.kv(b).put(three("third", &reply.context)).await.unwrap().into_inner();
+    assert_eq!(
+        (outcome.primaries, outcome.fallbacks_counted),
+        (3, 0),
+        "C still uses B"
+    );
+    let reply = cluster
+        .kv(b)
+        .put(three("third", &reply.context))
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(reply.outcome.unwrap().primaries, 3, "and B reaches A");
     for index in [b, c] {
         assert_eq!(cluster.status(index).await.peers_down, [] as [String; 0]);
     }
     for index in 0..5 {
-        assert_eq!(cluster.status(index).await.ring_epoch, epoch, "the ring is unchanged");
+        assert_eq!(
+            cluster.status(index).await.ring_epoch,
+            epoch,
+            "the ring is unchanged"
+        );
     }
     heal(&cluster).await;
     cluster.all_valid().await;
@@ -86,7 +115,11 @@ async fn f_d71_a_slow_node_is_neither_waited_for_nor_taken_for_dead() {
         assert_ne!(found.info.unwrap().fastest, Cluster::id(2));
     }
     for index in [0, 1] {
-        assert_eq!(cluster.status(index).await.peers_down, [] as [String; 0], "slow is not down");
+        assert_eq!(
+            cluster.status(index).await.peers_down,
+            [] as [String; 0],
+            "slow is not down"
+        );
     }
     heal(&cluster).await;
     for number in 0..20 {
@@ -117,14 +150,21 @@ async fn d41_both_halves_of_a_split_cluster_take_writes_and_all_of_them_are_ther
             let index = half[number % half.len()];
             let one = v1::PutRequest {
                 w: count(1),
-                ..put(&format!("key-{number}"), &format!("from-{}", half[0]), &Bytes::new())
+                ..put(
+                    &format!("key-{number}"),
+                    &format!("from-{}", half[0]),
+                    &Bytes::new(),
+                )
             };
             until("a write at W = 1 is taken", || async {
                 match cluster.kv(index).put(one.clone()).await {
                     Ok(_) => true,
                     // Sent to a coordinator beyond the cut, before that was known. The value is the same again.
                     Err(status) => {
-                        assert!(matches!(status.code(), Code::DeadlineExceeded | Code::Unavailable), "{status}");
+                        assert!(
+                            matches!(status.code(), Code::DeadlineExceeded | Code::Unavailable),
+                            "{status}"
+                        );
                         false
                     }
                 }

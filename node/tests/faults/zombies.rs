@@ -19,7 +19,8 @@ async fn a_d38_copies_that_vanished_without_a_trace_come_back_and_nothing_else_i
     })
     .await;
     for batch in 0..20 {
-        let requests = (0..100).map(|number| put(&format!("key-{}", batch * 100 + number), "value", &Bytes::new()));
+        let requests =
+            (0..100).map(|number| put(&format!("key-{}", batch * 100 + number), "value", &Bytes::new()));
         let request = v1::BatchPutRequest {
             requests: requests.collect(),
         };
@@ -70,7 +71,10 @@ async fn z2_a_key_that_was_reaped_by_force_and_created_anew_survives_the_late_hi
     for fallback in &fallbacks {
         cluster.pause(*fallback, "hints", false).await;
     }
-    until("the hint is delivered", || async { cluster.hint_count(fallbacks[0]).await == 0 }).await;
+    until("the hint is delivered", || async {
+        cluster.hint_count(fallbacks[0]).await == 0
+    })
+    .await;
     cluster.equal("", &key).await;
     for primary in primaries {
         // The old value is back beside it, never in its place.

@@ -80,7 +80,12 @@ impl Cluster {
             .then(|| self.views[to].answer(&self.views[from].digest()))
             .filter(|_| !self.lost());
         let Some(answer) = answer else {
-            self.detectors[from].failed(&id(to), Silence::Refused, (now_ms, now_ms + 500), "refused".into());
+            self.detectors[from].failed(
+                &id(to),
+                Silence::Refused,
+                (now_ms, now_ms + 500),
+                "refused".into(),
+            );
             return;
         };
         self.detectors[from].succeeded(&id(to), now_ms, now_ms + 1);

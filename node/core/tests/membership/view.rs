@@ -537,7 +537,14 @@ fn a_volume_that_was_emptied_is_noticed_whoever_speaks_first_and_whichever_id_is
                 generation: 1,
                 id: other,
             };
-            View::new(CLUSTER, MemberEntry { incarnation, ..entry(0) }, None)
+            View::new(
+                CLUSTER,
+                MemberEntry {
+                    incarnation,
+                    ..entry(0)
+                },
+                None,
+            )
         };
         // It asks: the answer tells.
         let mut node = emptied();

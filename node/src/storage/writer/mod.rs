@@ -18,8 +18,8 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
     thread::JoinHandle,
+    time::Duration,
 };
 
 use dynamo_core::{
