@@ -240,11 +240,7 @@ fn d71_the_time_a_request_waits_follows_the_peers_round_trips() {
         detector.round_trip(&id(1), 1_000);
         detector.round_trip(&id(2), 250_000);
     }
-    assert_eq!(
-        detector.timeout_ms(&id(1)),
-        100,
-        "a quarter of the longest, at least"
-    );
+    assert_eq!(detector.timeout_ms(&id(1)), 200, "half of the longest, at least");
     let steady = detector.timeout_ms(&id(2));
     assert!((250..260).contains(&steady), "{steady}");
     // An unsteady one gets more.
