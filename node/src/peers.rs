@@ -109,8 +109,8 @@ impl Peers {
         self.call_timeout
     }
 
-    /// A read or a write of one record, which waits as long as is usual for the peer, and shows how long that is.
-    async fn small_call<T, F: Future<Output = Result<Response<T>, Status>>>(
+    /// A read of one record, which waits as long as is usual for the peer, and shows how long that is.
+    async fn timed_call<T, F: Future<Output = Result<Response<T>, Status>>>(
         &self,
         to: &To,
         request: impl FnOnce(PeerClient<Channel>) -> F,
@@ -136,7 +136,7 @@ impl Peers {
             fallback,
         };
         let response = self
-            .small_call(to, |mut client| async move { client.read(request).await })
+            .timed_call(to, |mut client| async move { client.read(request).await })
             .await?;
         let state = response.state.map(KeyState::decode).transpose().map_err(|error| {
             tracing::warn!(peer = %to.member, key_hash = %key.hash(), %error, "a peer sent a state that cannot be decoded");
@@ -167,7 +167,9 @@ impl Peers {
                 .unwrap_or_default(),
         };
         let response = self
-            .small_call(to, |mut client| async move { client.write(request).await })
+            .call(to, self.call_timeout, |mut client| async move {
+                client.write(request).await
+            })
             .await?;
         Ok(Ack {
             durable: response.durable,

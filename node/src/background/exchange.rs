@@ -135,7 +135,7 @@ impl With {
     async fn pull(&self, positions: Vec<Position>) -> ExchangeEvent {
         let mut keys = Vec::with_capacity(positions.len());
         for position in &positions {
-            let known = match self.read(position).await {
+            let known = match self.known(position).await {
                 Ok(state) => state,
                 Err(()) => return ExchangeEvent::Failed,
             };
@@ -241,6 +241,15 @@ impl With {
             Ok(_) => ExchangeEvent::Pushed(results),
             Err(error) => self.failed("storing records", &error),
         }
+    }
+
+    /// This node's record, also if it is marked to be removed: only news may clear the mark, not what was marked and comes
+    /// from a peer that the round has not reached yet.
+    async fn known(&self, position: &Position) -> Result<Option<KeyState>, ()> {
+        let key = DataKey::parse(position.as_bytes().clone()).map_err(drop)?;
+        self.node.load(&key).await.map_err(|error| {
+            tracing::warn!(key_hash = %key.hash(), %error, "an exchange cannot read a record");
+        })
     }
 
     /// This node's record as exchanges see it.

@@ -9,7 +9,7 @@
 //!                                       with nothing heard in between
 //!   slow                                reachable: a probe with more patience answers in between
 //! ```
-//! How long a request waits follows the peer's own round trips.
+//! How long a read waits follows the peer's own round trips.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ pub const PROBE_INTERVAL_MS: u64 = 1000;
 /// So many time-outs one after the other make a silent peer unreachable.
 pub const TIMEOUTS_MAX: u32 = 3;
 /// The shortest time-out is this part of the longest.
-pub const TIMEOUT_PARTS: u64 = 4;
+pub const TIMEOUT_PARTS: u64 = 2;
 /// Longest reason kept.
 pub const REASON_BYTES_MAX: usize = 256;
 
@@ -99,7 +99,7 @@ impl Detector {
         peer.timeouts = 0;
     }
 
-    /// A small request to a peer took so long from its sending to its answer.
+    /// A read of one record at a peer took so long from its sending to its answer.
     pub fn round_trip(&mut self, member: &MemberId, trip_us: u64) {
         let peer = self.peer(member);
         peer.trips = Some(Trips::with(peer.trips, trip_us));
@@ -145,8 +145,9 @@ impl Detector {
         peer.trouble = Some(shortened(reason));
     }
 
-    /// How long a small request to the peer should wait for its answer: by its round trips, and twice as long after each
-    /// time-out; between a quarter of the longest and the longest, which also holds while nothing is known.
+    /// How long a read of one record at the peer should wait for its answer: by its round trips, and twice as long after each
+    /// time-out; between half of the longest and the longest, which also holds while nothing is known.
+    /// Not for writes: they wait for a disk, whose next sync may take much longer than the last ones.
     pub fn timeout_ms(&self, member: &MemberId) -> u64 {
         let most = self.timeout_max_ms;
         let Some((trips, timeouts)) = self
