@@ -25,6 +25,9 @@ pub fn may_empty(sh: &Shared, nodes: &[Node], victim: usize) -> bool {
 
 /// May the disk of a node be put back to that copy? Only if what is lost can be noticed: every
 /// peer has heard of more, and has that on its disk, for any of them may be the one that confirms the store.
+///
+/// A store that was already waiting for a peer's word when it was copied is left alone: a node can account for one
+/// earlier life only (see `docs/simulation.md`).
 pub fn may_put_back(sh: &Shared, nodes: &[Node], victim: usize, copy: &Disk) -> bool {
     let me = &sh.members[victim];
     let noticed = nodes
@@ -33,7 +36,8 @@ pub fn may_put_back(sh: &Shared, nodes: &[Node], victim: usize, copy: &Disk) -> 
         .filter_map(|node| View::decode(node.disk.snapshot().bytes(boot::VIEW)?).ok())
         .filter(|view| view.get(me).is_some_and(|entry| entry.synced > copy.sequence))
         .count();
-    noticed + 1 == nodes.len() && may_empty(sh, nodes, victim)
+    let confirmed = copy.bytes(boot::PAST).is_none();
+    confirmed && noticed + 1 == nodes.len() && may_empty(sh, nodes, victim)
 }
 
 /// May a record of a node be damaged?

@@ -479,7 +479,13 @@ impl View {
     /// Keeps the last statement of a life that is over, or of a larger `synced` than the member now says.
     fn keep_displaced(&mut self, entry: MemberEntry) {
         let kept = self.displaced.get(&entry.member);
-        if kept.is_none_or(|kept| (kept.incarnation, kept.synced) < (entry.incarnation, entry.synced)) {
+        // A short life after a volume was put back says less than the one before; it must not be all that is remembered.
+        let says_more = |kept: &MemberEntry| {
+            let (old, new) = (kept.incarnation, entry.incarnation);
+            let later = new.generation > old.generation + 1;
+            (old, kept.synced) < (new, entry.synced) && (later || entry.synced >= kept.synced)
+        };
+        if kept.is_none_or(says_more) {
             self.displaced.insert(entry.member.clone(), entry);
         }
     }

@@ -27,7 +27,7 @@ pub(super) const RECOVERY: &str = "recovery";
 /// A peer has had the chance to expose the store.
 pub(super) const CONFIRMED: &str = "confirmed";
 /// The life before, and how much of it was found, until a peer has compared that.
-pub(super) const PAST: &str = "past";
+pub const PAST: &str = "past";
 /// The store before this one was set aside.
 const ASIDE: &str = "aside";
 const EPOCH_FIRST: u64 = 1;
