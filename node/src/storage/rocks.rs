@@ -65,8 +65,8 @@ impl RocksStore {
         let families = Space::ALL.map(|space| {
             ColumnFamilyDescriptor::new(family_name(space), family_options(space, options, &cache))
         });
-        let db = DB::open_cf_descriptors(database, path, families)
-            .map_err(|error| open_error(path, &error))?;
+        let db =
+            DB::open_cf_descriptors(database, path, families).map_err(|error| open_error(path, &error))?;
         let store = Self {
             db,
             cache,

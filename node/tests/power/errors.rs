@@ -16,7 +16,11 @@ use crate::harness::{HOUR, Machine, close, key, number, options, runtime, states
 
 async fn put(writer: &Writer, place: u8) -> Result<Committed, WriteError> {
     let update = update(u64::from(place), 100, Seen::new());
-    writer.coordinate(key(place), update, false).await?.committed().await
+    writer
+        .coordinate(key(place), update, false)
+        .await?
+        .committed()
+        .await
 }
 
 fn numbers(store: &dyn Store) -> BTreeMap<u8, u64> {
@@ -50,15 +54,24 @@ fn after_a_failed_write_or_sync_the_writer_never_acknowledges_again() {
             }
             machine.fs.fail(fault);
             let failed = put(&writer, 10).await;
-            assert!(matches!(failed, Err(WriteError::Storage(_))), "{case}: {failed:?}");
+            assert!(
+                matches!(failed, Err(WriteError::Storage(_))),
+                "{case}: {failed:?}"
+            );
             let reported = failure.failed().await;
             assert!(reported.to_string().contains("as told"), "{case}: {reported}");
             machine.fs.heal();
             for place in 11..20 {
                 let refused = put(&writer, place).await;
-                assert!(matches!(refused, Err(WriteError::Storage(_))), "{case}: {refused:?}");
+                assert!(
+                    matches!(refused, Err(WriteError::Storage(_))),
+                    "{case}: {refused:?}"
+                );
             }
-            assert!(writer.stop().await.is_err(), "{case}: no stop is clean after that");
+            assert!(
+                writer.stop().await.is_err(),
+                "{case}: no stop is clean after that"
+            );
         });
         close(store);
         if loses_power {

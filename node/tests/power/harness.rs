@@ -17,8 +17,7 @@ use dynamo_core::{
 };
 use dynamo_fault_fs::{Fault, FaultFs, Loss, Unsynced};
 use dynamo_node::storage::{
-    DataKey, RocksStore, Store,
-    records,
+    DataKey, RocksStore, Store, records,
     rocks::{OpenError, RocksOptions},
     writer::{Durability, WriterOptions},
 };
@@ -103,8 +102,15 @@ pub(crate) fn update(number: u64, length: usize, context: Seen) -> Update {
 }
 
 /// What another node sends: its write to a record that it knows.
-pub(crate) fn delta(state: &mut Option<KeyState>, minter: &mut Minter, number: u64, length: usize) -> KeyState {
-    let context = state.as_ref().map_or_else(Seen::new, |state| state.seen().clone());
+pub(crate) fn delta(
+    state: &mut Option<KeyState>,
+    minter: &mut Minter,
+    number: u64,
+    length: usize,
+) -> KeyState {
+    let context = state
+        .as_ref()
+        .map_or_else(Seen::new, |state| state.seen().clone());
     let update = update(number, length, context);
     let made = dynamo_core::replica::coordinate(state.as_ref(), None, minter, update, usize::MAX).unwrap();
     *state = Some(made.state);
@@ -131,7 +137,9 @@ pub(crate) fn number(state: &KeyState) -> u64 {
 /// What the store holds of the keys below a number.
 pub(crate) fn states(store: &dyn Store, keys: u8) -> BTreeMap<u8, KeyState> {
     let read = |number| records::read(store, &key(number)).unwrap();
-    (0..keys).filter_map(|number| Some((number, read(number)?))).collect()
+    (0..keys)
+        .filter_map(|number| Some((number, read(number)?)))
+        .collect()
 }
 
 /// Submits now, and leaves the answer for later.
@@ -150,7 +158,10 @@ pub(crate) async fn submit<T: Send + 'static>(
 pub(crate) fn close(store: Arc<dyn Store>) {
     let started = Instant::now();
     while Arc::strong_count(&store) > 1 {
-        assert!(started.elapsed() < Duration::from_mins(1), "the writer has not ended");
+        assert!(
+            started.elapsed() < Duration::from_mins(1),
+            "the writer has not ended"
+        );
         std::thread::yield_now();
     }
 }

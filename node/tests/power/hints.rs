@@ -39,17 +39,23 @@ fn a_loss_of_power_takes_no_durable_hint_and_brings_none_back() {
             let options = options(Durability::Every);
             let (hints, _failure) = HintStore::start(Arc::clone(&store), mint, options, ROOM).unwrap();
             let mut found = listed(&hints).await;
-            let there = found.iter().map(|(place, hint)| (place.clone(), number(&hint.state)));
+            let there = found
+                .iter()
+                .map(|(place, hint)| (place.clone(), number(&hint.state)));
             lost += history.recovered(&there.collect(), &format!("seed {seed}, life {life}"));
 
-            machine.fs.fail_after(Fault::PowerOff, random.random_range(0..120));
+            machine
+                .fs
+                .fail_after(Fault::PowerOff, random.random_range(0..120));
             let mut other = minter(1_000_000 + life);
             let mut answers = Vec::new();
             for _ in 0..100 {
                 let owner = MemberId::new(OWNERS[random.random_range(0..2)]).unwrap();
                 let place = (owner, random.random_range(0..KEYS));
                 if random.random_ratio(1, 4) {
-                    let Some(hint) = found.remove(&place) else { continue };
+                    let Some(hint) = found.remove(&place) else {
+                        continue;
+                    };
                     let write = history.submitted(place.clone(), None);
                     let done = hints.remove_if(&place.0, &hint.key, hint.digest).await;
                     if done == Ok(true) {
@@ -70,7 +76,14 @@ fn a_loss_of_power_takes_no_durable_hint_and_brings_none_back() {
                 let (keeper, owner, for_key) = (hints.clone(), place.0.clone(), data_key.clone());
                 let kept = async move { keeper.hint(&owner, &for_key, delta, true).await };
                 answers.push((write, submit(kept).await));
-                found.insert(place, Hint { key: data_key, state, digest });
+                found.insert(
+                    place,
+                    Hint {
+                        key: data_key,
+                        state,
+                        digest,
+                    },
+                );
             }
             for (write, answer) in answers {
                 if let Ok(committed) = answer.await.unwrap() {
@@ -81,7 +94,9 @@ fn a_loss_of_power_takes_no_durable_hint_and_brings_none_back() {
         });
         drop(runtime);
         close(store);
-        machine.lose_power(Unsynced::Torn { seed: random.random() });
+        machine.lose_power(Unsynced::Torn {
+            seed: random.random(),
+        });
     }
     assert!(lost > 0 && removed > 0, "lost {lost}, removed {removed}");
 }
@@ -89,7 +104,10 @@ fn a_loss_of_power_takes_no_durable_hint_and_brings_none_back() {
 /// All hints, as they are delivered; they have to agree with their count.
 async fn listed(hints: &HintStore) -> BTreeMap<Place, Hint> {
     let mut found = BTreeMap::new();
-    let limit = ScanLimit { entries: 1000, bytes: 1 << 30 };
+    let limit = ScanLimit {
+        entries: 1000,
+        bytes: 1 << 30,
+    };
     for (owner, count) in hints.owners() {
         let page = hints.scan(&owner, None, limit).await.unwrap();
         assert_eq!((page.damaged.len(), page.next), (0, None));

@@ -61,10 +61,7 @@ impl<P: Ord + Clone + Debug> History<P> {
     fn matching(&self, is_there: impl Fn(&P, Option<&u64>) -> bool, places: usize) -> Option<usize> {
         (self.durable..=self.log.len()).rev().find(|&kept| {
             let state = self.after(kept);
-            state.len() <= places
-                && self
-                    .places()
-                    .all(|place| is_there(place, state.get(place)))
+            state.len() <= places && self.places().all(|place| is_there(place, state.get(place)))
         })
     }
 
@@ -72,9 +69,9 @@ impl<P: Ord + Clone + Debug> History<P> {
     pub(crate) fn is_some_prefix(&self, found: &BTreeMap<P, Option<Option<u64>>>) -> bool {
         (0..=self.log.len()).rev().any(|kept| {
             let state = self.after(kept);
-            found.iter().all(|(place, read)| {
-                read.is_none_or(|number| number.as_ref() == state.get(place))
-            })
+            found
+                .iter()
+                .all(|(place, read)| read.is_none_or(|number| number.as_ref() == state.get(place)))
         })
     }
 

@@ -63,7 +63,10 @@ fn the_loss_of_power_takes_nothing_durable_and_leaves_no_hole() {
     println!("{totals:?}");
     assert!(totals.losses >= losses, "{totals:?}");
     assert!(totals.lost_writes > 0 && totals.durable_writes > 0, "{totals:?}");
-    assert!(totals.torn_files > 0 && totals.interrupted_starts > 0 && totals.clean_stops > 0, "{totals:?}");
+    assert!(
+        totals.torn_files > 0 && totals.interrupted_starts > 0 && totals.clean_stops > 0,
+        "{totals:?}"
+    );
 }
 
 struct Node {
@@ -130,7 +133,9 @@ impl Node {
         let runtime = runtime();
         let stops = self.random.random_ratio(1, 10);
         if !stops {
-            self.machine.fs.fail_after(Fault::PowerOff, self.random.random_range(0..150));
+            self.machine
+                .fs
+                .fail_after(Fault::PowerOff, self.random.random_range(0..150));
         }
         runtime.block_on(self.write(&store, &started, found, stops, totals));
         drop(runtime);
@@ -155,7 +160,9 @@ impl Node {
     fn start(&mut self, totals: &mut Totals) -> (RocksStore, Started, BTreeMap<u8, KeyState>) {
         for attempt in 0u64.. {
             if attempt < 3 && self.random.random_ratio(1, 3) {
-                self.machine.fs.fail_after(Fault::PowerOff, self.random.random_range(0..60));
+                self.machine
+                    .fs
+                    .fail_after(Fault::PowerOff, self.random.random_range(0..60));
             }
             let id = self.life * 100 + attempt;
             match self.machine.open() {
@@ -192,10 +199,18 @@ impl Node {
     /// D32: a start after a loss never goes on with the life before it, and one after a clean stop does.
     fn check_life(&mut self, started: &Started, lost: usize) {
         let name = &self.name;
-        assert!(started.recovered >= self.synced, "{name}: {started:?}, synced {}", self.synced);
+        assert!(
+            started.recovered >= self.synced,
+            "{name}: {started:?}, synced {}",
+            self.synced
+        );
         match std::mem::replace(&mut self.stop, Stop::Unclean) {
             Stop::Clean(incarnation) => {
-                assert_eq!((started.life, started.incarnation), (Life::Kept, incarnation), "{name}");
+                assert_eq!(
+                    (started.life, started.incarnation),
+                    (Life::Kept, incarnation),
+                    "{name}"
+                );
                 assert_eq!(lost, 0, "{name}");
             }
             Stop::Used(incarnation) if started.incarnation == incarnation => {
@@ -223,7 +238,8 @@ impl Node {
             let submitted = if key % 2 == 0 {
                 self.coordinate(&writer, &mut known, key, &mut answers).await
             } else {
-                self.merge(&writer, &mut other, &mut known, key, &mut answers).await
+                self.merge(&writer, &mut other, &mut known, key, &mut answers)
+                    .await
             };
             if !submitted {
                 break;
@@ -257,7 +273,9 @@ impl Node {
         answers: &mut Answers,
     ) -> bool {
         let (number, length, sync) = self.next();
-        let context = known.get(&place).map_or_else(Seen::new, |state| state.seen().clone());
+        let context = known
+            .get(&place)
+            .map_or_else(Seen::new, |state| state.seen().clone());
         let write = self.history.submitted(place, Some(number));
         let Ok(prepared) = writer
             .coordinate(key(place), update(number, length, context), sync)
