@@ -21,7 +21,7 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
 use crate::{
     harness::{SMALL, close, delta, key, minter, number, options, runtime, scratch, setting},
-    history::History,
+    history::{Found, History, is_right},
 };
 
 const KEYS: u8 = 150;
@@ -123,15 +123,19 @@ fn judge(directory: &Path, history: &History<u8>, synced: u64, what: &str, total
         return;
     }
     let found: BTreeMap<_, _> = (0..KEYS)
-        .map(|number| (number, records::read(&store, &key(number)).ok()))
-        .map(|(key, read)| (key, read.map(|state| state.as_ref().map(number))))
+        .map(|number| (number, records::read(&store, &key(number))))
+        .map(|(key, read)| {
+            (
+                key,
+                read.map(|state| state.as_ref().map(number))
+                    .map_err(|error| error.to_string()),
+            )
+        })
         .collect();
     assert!(history.is_some_prefix(&found), "{what}: {found:?}");
     let expected = history.now();
-    let right = found
-        .iter()
-        .all(|(key, read)| read.is_none_or(|number| number.as_ref() == expected.get(key)));
-    let failed = found.values().any(Option::is_none);
+    let right = found.iter().all(|(key, read)| is_right(read, expected.get(key)));
+    let failed = found.values().any(Result::is_err);
     if !right {
         // Peers remember what it had announced as synced; see `Started::recovered`.
         assert!(
@@ -150,7 +154,7 @@ fn judge(directory: &Path, history: &History<u8>, synced: u64, what: &str, total
 }
 
 /// A listing shows what single reads show, or fails.
-fn check_listing(store: &RocksStore, found: &BTreeMap<u8, Option<Option<u64>>>, what: &str) {
+fn check_listing(store: &RocksStore, found: &BTreeMap<u8, Found>, what: &str) {
     let limit = ScanLimit {
         entries: 1000,
         bytes: 1 << 30,
@@ -221,10 +225,8 @@ fn files(data: &Path) -> Vec<(String, Vec<u8>)> {
         let path: PathBuf = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         let bytes = fs::read(&path).unwrap();
-        let counts = name.ends_with(".sst")
-            || name.ends_with(".log")
-            || name.starts_with("MANIFEST")
-            || name == "CURRENT";
+        let is_a = |kind| path.extension().is_some_and(|extension| extension == kind);
+        let counts = is_a("sst") || is_a("log") || name.starts_with("MANIFEST") || name == "CURRENT";
         if counts && !bytes.is_empty() {
             files.push((name, bytes));
         }
