@@ -164,6 +164,7 @@ pub(crate) fn close(store: Arc<dyn Store>) {
         );
         std::thread::yield_now();
     }
+    drop(store);
 }
 
 /// A number from the environment.

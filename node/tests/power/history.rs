@@ -2,6 +2,14 @@
 
 use std::{collections::BTreeMap, fmt::Debug};
 
+/// What a read gave; the error is for people.
+pub(crate) type Found = Result<Option<u64>, String>;
+
+/// Whether a read failed or gave this.
+pub(crate) fn is_right(read: &Found, expected: Option<&u64>) -> bool {
+    read.as_ref().map_or(true, |number| number.as_ref() == expected)
+}
+
 /// Writes in the order in which they were submitted, since the last loss; each sets a place to a number or removes it.
 ///
 /// What a loss leaves has to be what the first so many of them come to, and so many include all that were acknowledged as
@@ -65,13 +73,11 @@ impl<P: Ord + Clone + Debug> History<P> {
         })
     }
 
-    /// Whether the places that could be read hold what some prefix comes to, however short. None in `found`: unreadable.
-    pub(crate) fn is_some_prefix(&self, found: &BTreeMap<P, Option<Option<u64>>>) -> bool {
+    /// Whether the places that could be read hold what some prefix comes to, however short.
+    pub(crate) fn is_some_prefix(&self, found: &BTreeMap<P, Found>) -> bool {
         (0..=self.log.len()).rev().any(|kept| {
             let state = self.after(kept);
-            found
-                .iter()
-                .all(|(place, read)| read.is_none_or(|number| number.as_ref() == state.get(place)))
+            found.iter().all(|(place, read)| is_right(read, state.get(place)))
         })
     }
 

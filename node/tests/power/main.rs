@@ -4,6 +4,7 @@
 //! `DYNAMO_POWER_LOSSES` (200 by default) and `DYNAMO_BIT_FLIPS` (500) say how often; `DYNAMO_TEST_SEED` says which. A
 //! failure names the seed and the round, and the same ones do the same again, except for the pace of flushes in the
 //! background.
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod errors;
 
