@@ -125,6 +125,7 @@ async fn mischief(
         ));
         *kinds.entry(fault.kind()).or_insert(0) += 1;
         let done = fault.begin(lab).await;
+        // A moment of chance, in which nothing is waited for.
         tokio::time::sleep(hold).await;
         fault
             .heal(lab)
@@ -133,6 +134,7 @@ async fn mischief(
         done.with_context(|| format!("cannot do {fault}"))?;
         // A second loss on top of the first is no minority any more.
         lab.all_serve().await?;
+        // As above.
         tokio::time::sleep(calm).await;
     }
     lab.cluster.ready(seconds(180)).await?;
