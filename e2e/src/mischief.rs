@@ -1,5 +1,4 @@
-//! Random faults of the lab: chosen by a seed, done for a while, healed. At most a minority of every key's primaries is hurt at
-//! once, so that quorums remain; what is hurt changes.
+//! Random faults of the lab: chosen by a seed, done for a while, healed.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -63,9 +62,37 @@ impl Fault {
             4 => Self::Cut(one, other),
             5 => Self::Isolate(one),
             6 => Self::Slow(one, 50 + chance.below(450) as u32),
-            7 => Self::Skew(one, chance.below(7_200_000) as i64 - 3_600_000),
+            7 => Self::Skew(one, chance.below(7_200_000).cast_signed() - 3_600_000),
             8 => Self::KillZone(zone),
             _ => Self::CutZone(zone),
+        }
+    }
+
+    /// Another fault that may be there at the same time: of another member, and of no zone. `None`: this one is of a zone, whose
+    /// members may be out of reach.
+    #[must_use]
+    pub fn beside(&self, members: &BTreeMap<String, String>, chance: &mut Chance) -> Option<Self> {
+        let subject = self.member()?;
+        let others: BTreeMap<String, String> = members
+            .iter()
+            .filter(|(member, _)| *member != subject)
+            .map(|(member, zone)| (member.clone(), zone.clone()))
+            .collect();
+        Some(Self::choose(chance.below(8), &others, "", chance))
+    }
+
+    /// The member that it is done to; `None`: a zone.
+    fn member(&self) -> Option<&String> {
+        match self {
+            Self::Kill(one)
+            | Self::Crash(one)
+            | Self::Pause(one)
+            | Self::CutOneWay(one, _)
+            | Self::Cut(one, _)
+            | Self::Isolate(one)
+            | Self::Slow(one, _)
+            | Self::Skew(one, _) => Some(one),
+            Self::KillZone(_) | Self::CutZone(_) => None,
         }
     }
 
@@ -225,6 +252,10 @@ mod tests {
                 Fault::KillZone(zone) | Fault::CutZone(zone) => assert!(["b", "c"].contains(&zone.as_str())),
                 Fault::Cut(one, other) | Fault::CutOneWay(one, other) => assert_ne!(one, other),
                 _ => {}
+            }
+            match fault.beside(&members, &mut Chance(4)) {
+                Some(second) => assert!(second.member().is_some() && second.member() != fault.member()),
+                None => assert!(matches!(fault, Fault::KillZone(_) | Fault::CutZone(_))),
             }
         }
     }
