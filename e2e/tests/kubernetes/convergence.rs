@@ -17,11 +17,11 @@ use tokio::time::Instant;
 use crate::{ANTI_ENTROPY_S, Suite, data, outages, seconds, told};
 
 /// Seconds of load, and how long the zone is away.
-const LOAD_S: u64 = 40;
-const AWAY_S: u64 = 15;
+const LOAD_S: u64 = 28;
+const AWAY_S: u64 = 10;
 /// Records of test A, and how many lose a copy.
 const LOADED: usize = 10_000;
-const DROPPED: usize = 200;
+const DROPPED: usize = 100;
 
 /// X: both pods of a zone are gone at once under load, and stay away. Nothing fails; when they are back, hints drain, and all
 /// replicas are equal.
