@@ -8,7 +8,7 @@ use dynamo_e2e::{
     loader::{Loader, RECORDS},
     records,
     report::{Line, now_ms},
-    wait,
+    wait::{self, Look},
 };
 use dynamo_proto::{admin as pb, fault::DropKeyRequest};
 use futures::TryStreamExt as _;
@@ -107,8 +107,9 @@ pub(crate) async fn a_lost_copies_are_found_among_ten_thousand_keys(suite: &Suit
     let keys: Vec<String> = keys.collect();
     // What the load itself has left to exchange is none of this.
     lab.equal("trees", &keys, true).await?;
-
     let members = lab.members().await?;
+    settled(&lab, &members).await?;
+
     let admins = lab.admins(members.keys()).await?;
     pause_all(&admins).await?;
     let before = exchanged(&lab, &members).await?;
@@ -184,6 +185,23 @@ async fn pause_one((_, admin): &Admin, paused: bool) -> anyhow::Result<()> {
     };
     admin.clone().pause_task(request).await?;
     Ok(())
+}
+
+/// Waits until no exchange has shipped anything for as long as each pair needs to have its turn, and half as long again.
+async fn settled(lab: &Lab, members: &BTreeMap<String, String>) -> anyhow::Result<()> {
+    let quiet = seconds(3 * u64::from(ANTI_ENTROPY_S));
+    let last = std::cell::Cell::new((0, Instant::now()));
+    wait::until("exchanges have nothing to ship", seconds(60), || async {
+        let now = exchanged(lab, members).await?;
+        let (before, since) = last.get();
+        if now != before {
+            last.set((now, Instant::now()));
+        } else if since.elapsed() >= quiet {
+            return Ok(Look::Done(()));
+        }
+        Ok(Look::NotYet(format!("{now} records shipped")))
+    })
+    .await
 }
 
 async fn exchanged(lab: &Lab, members: &BTreeMap<String, String>) -> anyhow::Result<u64> {
