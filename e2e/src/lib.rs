@@ -30,5 +30,4 @@ pub mod loader;
 #[cfg(feature = "cluster")]
 pub mod lab;
 
-#[cfg(feature = "cluster")]
 pub mod mischief;

@@ -173,7 +173,7 @@ async fn write(shared: Arc<Shared>, mut chance: Chance, keys: u64, (pause, stopp
 
 async fn increment(shared: &Shared, chance: &mut Chance, keys: u64) -> Outcome {
     let counter = format!("counter/{}", chance.below(keys / 10));
-    let by = 1 + chance.below(5) as i64;
+    let by = 1 + chance.below(5).cast_signed();
     let result = shared.keys.update(COUNTERS, &counter).increment(by).await;
     let outcome = outcome(result.as_ref().err());
     shared.history().increment(&counter, by, outcome);

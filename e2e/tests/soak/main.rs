@@ -114,29 +114,52 @@ async fn mischief(
         if began.elapsed() >= length {
             break;
         }
-        // Every kind in turn, so that short runs have seen all; whom it hits is chance.
+        // Every kind in turn, so that short runs have seen all; whom it hits is chance, and so is what comes with it.
         let fault = Fault::choose(first + round, &members, safe_zone, &mut chance);
+        let second = fault.beside(&members, &mut chance);
+        let mut faults = vec![fault];
+        faults.extend(second.filter(|_| chance.below(2) == 0));
         let hold = Duration::from_millis(3_000 + chance.below(9_000));
         let calm = Duration::from_millis(1_000 + chance.below(4_000));
         told(&format!(
-            "{:>5.0} s: {fault}, {:.0} s",
+            "{:>5.0} s: {}, {:.0} s",
             began.elapsed().as_secs_f64(),
+            faults.iter().map(Fault::to_string).collect::<Vec<_>>().join("; "),
             hold.as_secs_f64()
         ));
-        *kinds.entry(fault.kind()).or_insert(0) += 1;
-        let done = fault.begin(lab).await;
-        tokio::time::sleep(hold).await;
-        fault
-            .heal(lab)
-            .await
-            .with_context(|| format!("cannot heal {fault}"))?;
-        done.with_context(|| format!("cannot do {fault}"))?;
-        // A second loss on top of the first is no minority any more.
+        suffer(lab, &faults, hold).await?;
+        for fault in &faults {
+            *kinds.entry(fault.kind()).or_insert(0) += 1;
+        }
+        // The next ones are on top of nothing.
         lab.all_serve().await?;
+        // As above.
         tokio::time::sleep(calm).await;
     }
     lab.cluster.ready(seconds(180)).await?;
     Ok(kinds)
+}
+
+/// Does faults, holds them, and heals all of them, also if one could not be done.
+async fn suffer(lab: &Lab, faults: &[Fault], hold: Duration) -> anyhow::Result<()> {
+    let mut done = Ok(());
+    for fault in faults {
+        if done.is_ok() {
+            done = fault
+                .begin(lab)
+                .await
+                .with_context(|| format!("cannot do {fault}"));
+        }
+    }
+    // A moment of chance, in which nothing is waited for.
+    tokio::time::sleep(hold).await;
+    for fault in faults {
+        fault
+            .heal(lab)
+            .await
+            .with_context(|| format!("cannot heal {fault}"))?;
+    }
+    done
 }
 
 /// Tells the writers what to do.

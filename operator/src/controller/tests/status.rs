@@ -273,3 +273,18 @@ fn events_tell_the_story_and_a_steady_cluster_is_silent() {
     still.pod("demo-b-0", |pod| pod.k8s_node = Some("worker-0".into()));
     assert_eq!(told(&shared, &mut still, &[]), Vec::<&str>::new());
 }
+
+/// K38: sums over those who answer.
+#[test]
+fn k38_hints_and_suspect_partitions_are_counted_over_the_members_that_answer() {
+    let mut world = World::serving(json!({}));
+    for (member, hints, suspect) in [("demo-a-0", 5, 0), ("demo-b-0", 7, 3), ("demo-c-0", 100, 100)] {
+        world.report(member, |report| {
+            report.hints = hints;
+            report.partitions_suspect = suspect;
+        });
+    }
+    world.silence("demo-c-0");
+    let status = of(&world, None, NOW);
+    assert_eq!((status.hints, status.suspect_partitions), (12, 3));
+}
