@@ -21,14 +21,14 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use crate::{
     background, clock,
     config::{Config, DurabilityMode, KEEPALIVE, SIBLINGS_MAX},
-    durable::{self, Started},
+    durable::{self, DurableError, Started},
     faults::Faults,
     grpc::{admin::AdminService, kv::KvService, peer::PeerService},
     membership::{Addresses, Membership},
     net::{Incoming, bind},
     node::{Node, Storage},
     storage::{
-        HintStore, Store,
+        HintStore, Store, StoreError,
         buffered::BufferedStore,
         follower::DataFollower,
         rocks::{RocksOptions, RocksStore},
@@ -159,7 +159,11 @@ struct Opened {
 fn open_storage(config: &Config) -> anyhow::Result<Opened> {
     let data = open_part(&config.data_dir, Part::Data, config.limits.block_cache_bytes)?;
     let hints = open_part(&config.data_dir, Part::Hints, HINT_CACHE_BYTES)?;
-    let started = durable::start(&data, clock::random_u64())?;
+    let started = durable::start(&data, clock::random_u64()).inspect_err(|error| {
+        if let DurableError::Store(error) = error {
+            set_aside_if_damaged(&config.data_dir, error);
+        }
+    })?;
     tracing::info!(
         incarnation = %started.incarnation,
         starts = started.starts,
@@ -202,6 +206,18 @@ fn open_storage(config: &Config) -> anyhow::Result<Opened> {
         failure,
         hints_failure,
     })
+}
+
+/// A store that cannot be written for its damage, as when a compaction meets rotten blocks, would fail at every start: the
+/// next one sets it aside and begins with an empty one, which the other replicas fill.
+fn set_aside_if_damaged(data_dir: &Path, error: &StoreError) {
+    if !matches!(error, StoreError::Damaged { .. }) {
+        return;
+    }
+    tracing::error!(%error, "the store is damaged; the next start sets it aside");
+    if let Err(error) = set_aside::request(data_dir, &error.to_string()) {
+        tracing::error!(%error, "cannot have the store set aside");
+    }
 }
 
 /// A store that is suspect goes on getting back what it lost.
@@ -373,7 +389,10 @@ impl Running {
     /// Completes if the store fails.
     pub async fn storage_failed(&mut self) -> String {
         tokio::select! {
-            error = self.failure.failed() => error.to_string(),
+            error = self.failure.failed() => {
+                set_aside_if_damaged(&self.node.config().data_dir, &error);
+                error.to_string()
+            }
             error = self.hints_failure.failed() => format!("hints: {error}"),
             reason = tasks::store_failed(&self.node) => reason,
             reason = self.node.must_end() => reason,
