@@ -1,6 +1,6 @@
 //! Gets: coordinated by whoever receives them, with read repair behind the answer. Paper: §4.5, §4.6, §5.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use dynamo_core::{
     coordinator::{FailureKind, GetCoordinator, GetEffect, GetEvent, GetOutcome, ReadRepair, ReplicaFailure},
@@ -47,6 +47,7 @@ pub(crate) async fn coordinate(
             .map(|primary| primary.member.clone())
             .collect(),
         fastest: None,
+        absent: BTreeSet::new(),
         machine: GetCoordinator::new(quorum, query.read_repair, candidates, clock::wall_ms()),
         node: Arc::clone(node),
         me: placed.me().clone(),
@@ -73,6 +74,8 @@ struct Read {
     primaries: Vec<MemberId>,
     /// The primary that answered first with a state.
     fastest: Option<MemberId>,
+    /// Those that hold no record at all.
+    absent: BTreeSet<MemberId>,
     machine: GetCoordinator,
     events_in: mpsc::Sender<GetEvent>,
     events: mpsc::Receiver<GetEvent>,
@@ -92,12 +95,20 @@ impl Read {
                 event = self.events.recv() => event.unwrap_or(GetEvent::DeadlineReached),
                 () = deadline.reached() => GetEvent::DeadlineReached,
             };
-            self.note_fastest(&event);
+            self.note(&event);
             self.machine.step(event, &mut effects);
         }
     }
 
-    fn note_fastest(&mut self, event: &GetEvent) {
+    fn note(&mut self, event: &GetEvent) {
+        if let GetEvent::ReplicaDone {
+            member,
+            result: Ok(read),
+        } = event
+            && read.state.is_none()
+        {
+            self.absent.insert(member.clone());
+        }
         if let GetEvent::ReplicaDone {
             member,
             result: Ok(read),
@@ -120,6 +131,7 @@ impl Read {
                 () = deadline.reached() => GetEvent::DeadlineReached,
             };
             let last = matches!(event, GetEvent::DeadlineReached);
+            self.note(&event);
             self.machine.step(event, &mut effects);
             while !effects.is_empty() {
                 self.perform(&mut effects).await;
@@ -138,6 +150,14 @@ impl Read {
             match effect {
                 GetEffect::Read { member, .. } if member == self.me => local = true,
                 GetEffect::Read { member, fallback } => self.spawn_read(member, fallback),
+                // No record reads like a tombstone. It may be that the tombstone is being removed: not to be brought back.
+                GetEffect::Repair { member, state }
+                    if self.absent.contains(&member) && state.is_reapable(clock::wall_ms()) =>
+                {
+                    let result = Ok(());
+                    self.machine
+                        .step(GetEvent::RepairDone { member, result }, effects);
+                }
                 GetEffect::Repair { member, state } => self.spawn_repair(member, &state),
                 GetEffect::Reply(reply) => outcome = Some(reply),
             }
@@ -145,7 +165,7 @@ impl Read {
         if local && outcome.is_none() {
             let (member, result) = (self.me.clone(), self.node.read_local(&self.key).await);
             let event = GetEvent::ReplicaDone { member, result };
-            self.note_fastest(&event);
+            self.note(&event);
             self.machine.step(event, effects);
         }
         outcome
