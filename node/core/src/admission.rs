@@ -127,7 +127,7 @@ impl Admission {
             let wait_ms = self.budget.unsigned_abs().div_ceil(self.rate);
             return Err(wait_ms.clamp(1, WAIT_MS_MAX));
         }
-        self.budget -= (cost * 1000) as i64;
+        self.budget -= (cost * 1000).cast_signed();
         Ok(())
     }
 
@@ -159,8 +159,8 @@ impl Admission {
         let elapsed_ms = now_ms.saturating_sub(self.refilled_ms).min(WAIT_MS_MAX * 4);
         self.refilled_ms = now_ms;
         // A tenth of a second's work may be saved up: slices, not bursts.
-        let most = (self.rate * 100) as i64;
-        self.budget = (self.budget + (self.rate * elapsed_ms) as i64).min(most);
+        let most = (self.rate * 100).cast_signed();
+        self.budget = (self.budget + (self.rate * elapsed_ms).cast_signed()).min(most);
         if now_ms.saturating_sub(self.adjusted_ms) < ADJUST_INTERVAL_MS {
             return;
         }
@@ -242,7 +242,7 @@ impl Window {
 fn bucket(latency_us: u64) -> usize {
     let latency_us = latency_us.max(1);
     let octave = latency_us.ilog2();
-    let within = (u128::from(latency_us) * u128::from(PER_OCTAVE) >> octave) as u32 - PER_OCTAVE;
+    let within = ((u128::from(latency_us) * u128::from(PER_OCTAVE)) >> octave) as u32 - PER_OCTAVE;
     ((octave * PER_OCTAVE + within) as usize).min(BUCKETS - 1)
 }
 

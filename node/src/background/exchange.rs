@@ -198,7 +198,7 @@ impl With {
         let merged = self.node.merge_local(key, state.clone(), true).await;
         match (merged, self.read(&position).await) {
             (Ok(_), Ok(Some(mine))) => PullResult::Merged {
-                peer_lacks: has_news_for(&mine, &state),
+                peer_lacks: mine != state && has_news_for(&mine, &state),
             },
             (Ok(_), Ok(None)) => PullResult::Merged { peer_lacks: false },
             _ => PullResult::Failed,
