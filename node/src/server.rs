@@ -175,6 +175,13 @@ fn open_storage(config: &Config) -> anyhow::Result<Opened> {
     );
     let options = writer_options(config);
     let mint = Mint::new(started.minter());
+    #[cfg_attr(
+        not(feature = "faults"),
+        expect(
+            clippy::default_constructed_unit_structs,
+            reason = "no unit struct with the feature"
+        )
+    )]
     let faults = Faults::default();
     let store = faults.wrap(buffered(data, config));
     let hints = faults.wrap(buffered(hints, config));
@@ -433,6 +440,7 @@ impl Running {
 }
 
 #[cfg(feature = "faults")]
+#[expect(clippy::unnecessary_wraps, reason = "the same shape as without the feature")]
 fn fault_service(
     node: &Arc<Node>,
 ) -> Option<dynamo_proto::fault::fault_server::FaultServer<crate::faults::FaultService>> {

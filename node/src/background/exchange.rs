@@ -135,9 +135,8 @@ impl With {
     async fn pull(&self, positions: Vec<Position>) -> ExchangeEvent {
         let mut keys = Vec::with_capacity(positions.len());
         for position in &positions {
-            let known = match self.known(position).await {
-                Ok(state) => state,
-                Err(()) => return ExchangeEvent::Failed,
+            let Ok(known) = self.known(position).await else {
+                return ExchangeEvent::Failed;
             };
             keys.push(peer::FetchKey {
                 position: position.as_bytes().clone(),

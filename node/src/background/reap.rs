@@ -165,7 +165,7 @@ impl Running {
         let (node, events) = (Arc::clone(&self.node), self.events.clone());
         tokio::spawn(async move {
             let answer = answer(&node, &member, request).await.unwrap_or_default();
-            let _ = events.send(event(member, step, positions, &answer)).await;
+            let _ = events.send(event(member, step, &positions, &answer)).await;
         });
     }
 
@@ -203,7 +203,7 @@ async fn answer(
         .ok()
 }
 
-fn event(member: MemberId, step: Step, positions: Vec<Bytes>, answer: &peer::ReapResponse) -> ReapEvent {
+fn event(member: MemberId, step: Step, positions: &[Bytes], answer: &peer::ReapResponse) -> ReapEvent {
     let opinions = || -> BTreeMap<Bytes, Opinion> {
         let heard = answer.opinions().map(wire::opinion);
         positions.iter().cloned().zip(heard).collect()

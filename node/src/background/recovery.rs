@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use dynamo_core::entropy::Mode;
+use dynamo_core::entropy::{ExchangeReport, Mode};
 
 use super::{Task, exchange};
 use crate::{clock, durable, node::Node};
@@ -32,7 +32,7 @@ pub(crate) async fn step(node: &Arc<Node>) -> bool {
             .recovery(|recovery| recovery.ended(partition, &source, now_ms, &report))
             .unwrap_or(false);
     if !synced {
-        node.recovery(|recovery| recovery.ended(partition, &source, now_ms, &Default::default()));
+        node.recovery(|recovery| recovery.ended(partition, &source, now_ms, &ExchangeReport::default()));
     }
     if counts {
         keep(node).await;

@@ -261,6 +261,7 @@ async fn c_d53_each_increment_counts_once_at_whichever_coordinators_it_is_tried(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn c_d53_sets_and_maps_merge_what_was_added_and_lose_what_was_seen_and_removed() {
+    use v1::field_update::Operation as Field;
     let mut cluster = Cluster::start(Shape::quick(3, 0)).await;
     cluster.set_bucket(bucket("sets", Conflict::Set)).await;
     cluster.set_bucket(bucket("maps", Conflict::Map)).await;
@@ -326,7 +327,6 @@ async fn c_d53_sets_and_maps_merge_what_was_added_and_lose_what_was_seen_and_rem
         operation: Some(operation),
     };
     let fields = |fields: Vec<v1::FieldUpdate>| update("maps", Operation::Map(v1::MapUpdate { fields }));
-    use v1::field_update::Operation as Field;
     cluster
         .kv(0)
         .update(fields(vec![

@@ -231,7 +231,7 @@ fn put_command(node: &Node, placed: &Placed, put: &v1::PutRequest) -> Result<Com
     } else {
         policy.ttl_ms
     };
-    let overrides = overrides(&put.w, &put.pw, &put.dw, &put.zones);
+    let overrides = overrides(put.w, put.pw, put.dw, put.zones);
     Ok(Command {
         context: context(&put.context, placed, &key)?,
         change: change(&policy, Content::Value(value)),
@@ -251,7 +251,7 @@ fn delete_command(node: &Node, placed: &Placed, delete: &v1::DeleteRequest) -> R
         ));
     }
     let policy = node.bucket(key.bucket());
-    let overrides = overrides(&delete.w, &delete.pw, &delete.dw, &delete.zones);
+    let overrides = overrides(delete.w, delete.pw, delete.dw, delete.zones);
     Ok(Command {
         context: context(&delete.context, placed, &key)?,
         change: change(&policy, Content::Tombstone),
@@ -265,7 +265,7 @@ fn delete_command(node: &Node, placed: &Placed, delete: &v1::DeleteRequest) -> R
 fn update_command(node: &Node, placed: &Placed, update: &v1::UpdateRequest) -> Result<Command, Failure> {
     let key = convert::record_key(&update.bucket, &update.key)?;
     let policy: BucketPolicy = node.bucket(key.bucket());
-    let overrides = overrides(&update.w, &update.pw, &update.dw, &update.zones);
+    let overrides = overrides(update.w, update.pw, update.dw, update.zones);
     let Some(data_type) = policy.conflict.data_type() else {
         return Err(Failure::invalid(format!(
             "bucket {:?} holds plain values; change them with Put",
@@ -307,10 +307,10 @@ fn change(policy: &BucketPolicy, content: Content) -> Change {
 }
 
 fn overrides(
-    w: &Option<v1::Replicas>,
-    pw: &Option<v1::Replicas>,
-    dw: &Option<v1::Replicas>,
-    zones: &Option<v1::Replicas>,
+    w: Option<v1::Replicas>,
+    pw: Option<v1::Replicas>,
+    dw: Option<v1::Replicas>,
+    zones: Option<v1::Replicas>,
 ) -> QuorumOverrides {
     QuorumOverrides {
         w: convert::replica_count(w.as_ref()),
