@@ -46,7 +46,15 @@ fn crates_depend_on_each_other_in_one_direction() {
                 &["dynamo-local"],
             ),
         ),
-        ("node", (&["dynamo-core", "dynamo-proto"], &["dynamo-client"])),
+        ("node/sim", (&["dynamo-core"], &[])),
+        ("node/fault-fs", (&[], &[])),
+        (
+            "node",
+            (
+                &["dynamo-core", "dynamo-proto"],
+                &["dynamo-client", "dynamo-fault-fs"],
+            ),
+        ),
         (
             "node/local",
             (&["dynamo-core", "dynamo-proto"], &["dynamo-client"]),

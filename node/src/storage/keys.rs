@@ -376,7 +376,7 @@ mod tests {
         let text = names.map(|name| std::str::from_utf8(name).unwrap()).join(" ");
         assert_eq!(
             text,
-            "format identity incarnation starts clean-stop view seeds suspect"
+            "format identity incarnation starts clean-stop view seeds suspect confirmed past"
         );
     }
 

@@ -487,6 +487,7 @@ impl Cluster {
                 Err(status) if status.code() == Code::NotFound => return None,
                 Err(status) => {
                     assert!(begun.elapsed() < DEADLINE, "{status}");
+                    // Between two looks at the condition.
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             }

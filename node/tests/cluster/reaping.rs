@@ -53,6 +53,7 @@ async fn z1_d55_a_replica_that_was_away_while_its_key_was_deleted_does_not_bring
         .unwrap();
     cluster.stop_node(2).await;
     delete(&cluster, 0, "key").await;
+    // Nothing is to happen meanwhile, so there is no condition to wait for.
     tokio::time::sleep(TEN_GRACES).await;
     for index in [0, 1] {
         assert!(
@@ -95,6 +96,7 @@ async fn z2_nothing_is_reaped_while_a_fallback_keeps_a_hint() {
     cluster.start_node(primaries[0]).await;
     cluster.all_valid().await;
     delete(&cluster, primaries[1], &key).await;
+    // Nothing is to happen meanwhile, so there is no condition to wait for.
     tokio::time::sleep(TEN_GRACES).await;
     assert_eq!(cluster.hint_count(fallbacks[0]).await, 1, "paused");
     for primary in &primaries {
@@ -203,6 +205,7 @@ async fn a_delete_and_a_concurrent_put_leave_the_value() {
         ..v1::DeleteRequest::default()
     };
     cluster.kv(2).delete(request).await.unwrap();
+    // Nothing is to happen meanwhile, so there is no condition to wait for.
     tokio::time::sleep(TEN_GRACES / 2).await;
     let found = cluster.kv(0).get(get("key")).await.unwrap().into_inner();
     assert_eq!(values(&found), ["new"]);

@@ -109,7 +109,8 @@ fn golden_view_of_format_version_2() {
         .iter()
         .map(|entry| entry.synced)
         .collect();
-    assert_eq!(told, [5]);
+    // The present life is none that it accounts for either.
+    assert_eq!(told, [70_000, 5]);
     // Otherwise as in version 1.
     let old = View::decode(unhex(FORMAT_1)).unwrap();
     assert_eq!(view.ring(), old.ring());

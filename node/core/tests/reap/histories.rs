@@ -77,22 +77,6 @@ fn d55_a_lost_disk_and_a_late_second_delivery_bring_nothing_back() {
     );
 }
 
-/// Four million worlds: for `make soak`.
-#[test]
-#[ignore = "takes two minutes"]
-fn d55_a_crash_and_a_lost_disk_in_a_history_of_two_rounds_bring_nothing_back() {
-    assert_safe(
-        Job::Reap,
-        Budget {
-            rounds: 2,
-            crashes: 1,
-            disks: 1,
-            attempts: 1,
-            ..CALM
-        },
-    );
-}
-
 #[test]
 fn z2_forced_past_a_hint_a_recreated_value_still_survives_its_late_arrival() {
     let budget = Budget { attempts: 1, ..CALM };
