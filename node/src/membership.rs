@@ -117,7 +117,8 @@ impl Membership {
             view.update_self(|me| {
                 *me = MemberEntry {
                     version: me.version,
-                    synced: me.synced,
+                    // Of this store, which is another one than the last statement was about if that was set aside.
+                    synced: started.recovered,
                     ..entry
                 }
             });

@@ -298,7 +298,9 @@ impl Node {
     /// time. An empty one goes on as another incarnation, and gets back what it lost. What an old one holds may have been
     /// removed everywhere else since: it is set aside, and the process ends, to begin anew with an empty one.
     pub(crate) async fn exposed(&self, remembered: Incarnation) {
-        if self.fresh {
+        // More of the very life that this disk goes on with: then it is an old copy, be it ever so young.
+        let same_life = remembered.id == self.membership.incarnation().id;
+        if self.fresh && !same_life {
             self.membership.supersede(&self.writer, remembered).await;
             self.begin_recovery().await;
             return;

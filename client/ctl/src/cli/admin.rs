@@ -65,12 +65,12 @@ pub(crate) struct Repair {
 /// Let a node that lost its disk answer reads again although members that could tell it more are gone for good
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The node counts what it could not get back as lost: acknowledged writes may be gone. `dynamoctl status` shows the
-partitions that it waits for.
-
 Examples:
   dynamoctl accept-loss --yes               # all partitions of the node that is asked
-  dynamoctl accept-loss 17 18 --yes")]
+  dynamoctl accept-loss 17 18 --yes
+
+The node counts what it could not get back as lost: acknowledged writes may be gone. `dynamoctl status` shows the
+partitions that it waits for.")]
 pub(crate) struct AcceptLoss {
     /// The numbers of partitions; left out: all
     #[arg(value_name = "PARTITION")]
