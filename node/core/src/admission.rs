@@ -6,7 +6,7 @@
 //!
 //! All tasks draw from one budget, in small slices; one operation costs 1, and so do [`BYTES_PER_OPERATION`] bytes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// So many bytes cost as much as one operation.
 pub const BYTES_PER_OPERATION: u64 = 4 << 10;
@@ -15,6 +15,8 @@ pub const WINDOW_MS: u64 = 60_000;
 /// A task that is paused, or has to wait, asks again after so long at most.
 pub const WAIT_MS_MAX: u64 = 250;
 
+/// A task that does not come when it said so has lost its turn after so long.
+const GRACE_MS: u64 = 3;
 const SLOTS: usize = 12;
 const SLOT_MS: u64 = WINDOW_MS / SLOTS as u64;
 const ADJUST_INTERVAL_MS: u64 = 1000;
@@ -61,6 +63,8 @@ pub struct Admission {
     refilled_ms: u64,
     adjusted_ms: u64,
     paused: BTreeSet<Task>,
+    /// When those who were refused will ask again.
+    waiting: BTreeMap<Task, u64>,
 }
 
 impl Task {
@@ -101,6 +105,7 @@ impl Admission {
             refilled_ms: 0,
             adjusted_ms: 0,
             paused: BTreeSet::new(),
+            waiting: BTreeMap::new(),
         }
     }
 
@@ -123,10 +128,19 @@ impl Admission {
         if cost == 0 {
             return Ok(());
         }
-        if self.budget < 0 {
-            let wait_ms = self.budget.unsigned_abs().div_ceil(self.rate);
-            return Err(wait_ms.clamp(1, WAIT_MS_MAX));
+        let wait_ms = if self.budget < 0 {
+            self.budget
+                .unsigned_abs()
+                .div_ceil(self.rate)
+                .clamp(1, WAIT_MS_MAX)
+        } else {
+            u64::from(self.gives_way(task, now_ms))
+        };
+        if wait_ms > 0 {
+            self.waiting.insert(task, now_ms + wait_ms);
+            return Err(wait_ms);
         }
+        self.waiting.remove(&task);
         self.budget -= (cost * 1000).cast_signed();
         Ok(())
     }
@@ -153,6 +167,17 @@ impl Admission {
     /// Operations a second that background work may do at present.
     pub fn operations_per_s(&self) -> u64 {
         self.rate
+    }
+
+    /// Whether another task has waited for longer and asks about now: else one that is always quicker would get all.
+    fn gives_way(&self, task: Task, now_ms: u64) -> bool {
+        let mine_ms = self.waiting.get(&task).copied().unwrap_or(u64::MAX);
+        let sooner = |(other, due_ms): (&Task, &u64)| {
+            *other != task
+                && *due_ms < mine_ms
+                && (now_ms.saturating_sub(GRACE_MS)..=now_ms + 1).contains(due_ms)
+        };
+        self.waiting.iter().any(sooner)
     }
 
     fn adjust(&mut self, now_ms: u64) {
