@@ -21,22 +21,29 @@ const PAGE: ScanLimit = ScanLimit {
     bytes: 4 << 20,
 };
 
-/// Delivers what can be delivered now.
-pub(crate) async fn deliver(node: &Arc<Node>) {
-    let Some(placed) = node.ring_in_use() else { return };
+/// Delivers what can be delivered now. False: a member that seemed to answer has not taken all of its hints.
+pub(crate) async fn deliver(node: &Arc<Node>) -> bool {
+    let Some(placed) = node.ring_in_use() else {
+        return true;
+    };
+    let mut all = true;
     for owner in node.hints().owners().into_keys() {
-        deliver_to(node, &placed, &owner).await;
+        let listed = placed.placement().ring().index_of(&owner).is_some();
+        if !listed || node.peers().reachable(&owner) {
+            all &= deliver_to(node, &placed, &owner).await;
+        }
     }
+    all
 }
 
-async fn deliver_to(node: &Arc<Node>, placed: &Placed, owner: &MemberId) {
+async fn deliver_to(node: &Arc<Node>, placed: &Placed, owner: &MemberId) -> bool {
     let mut after = None;
     loop {
         let page = match node.hints().scan(owner, after.as_ref(), PAGE).await {
             Ok(page) => page,
             Err(error) => {
                 tracing::warn!(%owner, %error, "cannot read hints");
-                return;
+                return false;
             }
         };
         for key in &page.damaged {
@@ -49,12 +56,13 @@ async fn deliver_to(node: &Arc<Node>, placed: &Placed, owner: &MemberId) {
             .entries
             .into_iter()
             .map(|hint| hand_over(node, placed, owner, hint));
-        let delivered = join_all(deliveries).await;
         // An owner that does not answer is asked again later, not for every hint.
-        let none = !delivered.is_empty() && delivered.iter().all(|delivered| !delivered);
+        if join_all(deliveries).await.contains(&false) {
+            return false;
+        }
         after = page.next;
-        if none || after.is_none() {
-            return;
+        if after.is_none() {
+            return true;
         }
     }
 }

@@ -166,13 +166,15 @@ async fn rebuild_loop(node: Arc<Node>) {
     }
 }
 
+/// Hints for members that answer are not left lying: a member may have been put aside for a moment only, and by another node.
 async fn hints_loop(node: Arc<Node>) {
     let interval = Duration::from_millis(node.config().background.hints_interval_ms);
     loop {
-        hints::deliver(&node).await;
+        let all = hints::deliver(&node).await;
+        let pause = if all { IDLE.min(interval) } else { interval };
         tokio::select! {
             () = node.background().hints_due.notified() => {}
-            () = tokio::time::sleep(interval) => {}
+            () = tokio::time::sleep(pause) => {}
         }
     }
 }
