@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use dynamo_local::LocalRing;
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
-use support::{KeyHistory, Writers, client, folder, lost, settings};
+use support::{KeyHistory, Writers, client, folder, lost, settings, until_hints_are_delivered};
 
 /// The issue asks for so many.
 const KILLS: u32 = 100;
@@ -59,6 +59,7 @@ async fn a_hundred_kills_lose_no_acknowledged_write() {
     // What is read now has been read back from every disk.
     ring.kill("all").await.unwrap();
     ring.start_again("all").await.unwrap();
+    until_hints_are_delivered(&ring).await;
     let lost = lost(&client, &history).await;
     println!(
         "{KILLS} kills in {:.0} s; {} writes acknowledged, {} with unknown outcome, {} not applied, over {} keys",

@@ -13,10 +13,7 @@ use std::{
 
 use dynamo_client::Context;
 use dynamo_local::{Error, LocalRing, Running, Wanted};
-use support::{Writers, alone, client, folder, lost, settings};
-
-/// For a process to end, or to say something.
-const LIMIT: Duration = Duration::from_mins(1);
+use support::{LIMIT, Writers, alone, client, folder, lost, settings, until_hints_are_delivered};
 
 /// The programs of the workspace are beside those of this package.
 fn dynamo_local(args: &[&str]) -> Command {
@@ -133,21 +130,6 @@ async fn the_loss_of_a_zone_stops_nothing() {
     assert!(gone.is_empty(), "{}", gone.join("\n"));
     assert_eq!(ring.status("node-1").await.unwrap().ring_epoch, epoch);
     ring.stop("all").await.unwrap();
-}
-
-async fn until_hints_are_delivered(ring: &LocalRing) {
-    let began = Instant::now();
-    loop {
-        let mut hints = 0;
-        for node in ring.nodes() {
-            hints += ring.status(node.member()).await.unwrap().hints;
-        }
-        if hints == 0 {
-            return;
-        }
-        assert!(began.elapsed() < LIMIT, "{hints} hints are left after {LIMIT:?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
 }
 
 /// A paused node answers nothing and holds its connections; two others are enough.

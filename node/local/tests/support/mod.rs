@@ -10,7 +10,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use dynamo_client::{Client, Context, Outcome};
@@ -18,6 +18,9 @@ use dynamo_local::{LocalRing, Settings, program};
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard, watch};
+
+/// For whatever is waited for.
+pub(crate) const LIMIT: Duration = Duration::from_mins(1);
 
 /// Rings take processor time from each other, and with it the deadlines of their clients: one at a time.
 pub(crate) async fn alone() -> MutexGuard<'static, ()> {
@@ -168,6 +171,23 @@ impl Writers {
             all.failures.extend(one.failures);
         }
         all
+    }
+}
+
+/// Waits until no node holds a hint. A read at quorum may miss a write that a stand-in's acknowledgement completed until its hint
+/// is delivered, so what is judged after faults is judged after this.
+pub(crate) async fn until_hints_are_delivered(ring: &LocalRing) {
+    let began = Instant::now();
+    loop {
+        let mut hints = 0;
+        for node in ring.nodes() {
+            hints += ring.status(node.member()).await.unwrap().hints;
+        }
+        if hints == 0 {
+            return;
+        }
+        assert!(began.elapsed() < LIMIT, "{hints} hints are left after {LIMIT:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
