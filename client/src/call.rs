@@ -8,18 +8,20 @@ use std::{
 use bytes::Bytes;
 use dynamo_core::types::{KeyHash, MemberId};
 use dynamo_proto::v1::{self, key_value_client::KeyValueClient};
+use futures::{StreamExt as _, stream::FuturesUnordered};
 use tokio::{
     sync::Notify,
     task::AbortHandle,
     time::{Instant, sleep_until, timeout},
 };
-use tonic::{Request, Response, Status, transport::Channel};
+use tonic::{Code, Request, Response, Status, transport::Channel};
 
 use crate::{
     attempts::{Attempts, Verdict},
     background,
     config::{Builder, Settings},
     error::Error,
+    hedge::{Budget, Stopwatch},
     memory::Memory,
     nodes::Node,
     routing::Router,
@@ -36,6 +38,7 @@ pub(crate) struct Shared {
     pub(crate) settings: Settings,
     pub(crate) router: Router,
     pub(crate) memory: Memory,
+    hedges: Budget,
     wake: Arc<Notify>,
     tasks: OnceLock<Vec<AbortHandle>>,
 }
@@ -46,6 +49,13 @@ pub(crate) struct Operation {
     pub(crate) hash: Option<KeyHash>,
     pub(crate) write: bool,
     pub(crate) deadline: Duration,
+}
+
+impl Operation {
+    /// Reads of one key may be hedged: they change nothing, and any node of the key's can answer them.
+    fn is_read_of_key(self) -> bool {
+        !self.write && self.hash.is_some()
+    }
 }
 
 /// Replies that may tell how they were served.
@@ -72,11 +82,13 @@ impl Shared {
             settings,
         } = builder;
         let router = Router::new(settings.clone(), &endpoints, zone)?;
+        let hedges = Budget::new(settings.hedge_percent);
         let wake = Arc::new(Notify::new());
         let shared = Arc::new(Self {
             settings,
             router,
             memory: Memory::default(),
+            hedges,
             wake,
             tasks: OnceLock::new(),
         });
@@ -107,32 +119,108 @@ impl Shared {
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let until = Instant::now() + operation.deadline;
-        let usual = self.settings.attempt_timeout.min(operation.deadline);
         let mut attempts = Attempts::new(operation.write);
-        let preferred = self.preferred(operation);
+        if operation.is_read_of_key() {
+            self.hedges.earn();
+        }
         loop {
-            let left = until.saturating_duration_since(Instant::now());
-            if left < ATTEMPT_MIN {
+            if until.saturating_duration_since(Instant::now()) < ATTEMPT_MIN {
                 return Err(attempts.error());
             }
-            let node = self
-                .router
-                .pick(operation.hash, preferred.as_ref(), &attempts, rand::random());
-            attempts.begin(node.id);
-            let limit = left.min(usual);
-            let stub = self.router.nodes.stub(&node);
-            let failed = match self.attempt(&node, limit, usual, send(stub, limit)).await {
+            match self.round(operation, until, &mut attempts, &mut send).await {
                 Ok(reply) => {
                     self.notice(reply.ring_epoch());
                     return Ok(reply);
                 }
-                Err(failed) => failed,
-            };
-            match attempts.failed(failed, &node.address, rand::random()) {
-                Verdict::Fail(error) => return Err(error),
-                Verdict::Retry(pause) => sleep_until((Instant::now() + pause).min(until)).await,
+                Err(Verdict::Fail(error)) => return Err(error),
+                Err(Verdict::Retry(pause)) => sleep_until((Instant::now() + pause).min(until)).await,
             }
         }
+    }
+
+    /// Asks the best node, and for a read that takes it unusually long another one as well: the first reply, or the last
+    /// failure's verdict.
+    async fn round<T, F>(
+        &self,
+        operation: Operation,
+        until: Instant,
+        attempts: &mut Attempts,
+        send: &mut impl FnMut(KeyValueClient<Channel>, Duration) -> F,
+    ) -> Result<T, Verdict>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let usual = self.settings.attempt_timeout.min(operation.deadline);
+        let mut next = self.pick(operation, attempts);
+        let mut hedge_at = operation
+            .is_read_of_key()
+            .then(|| next.latencies.hedge_after())
+            .flatten()
+            .map(|after| Instant::now() + after);
+        let mut running = FuturesUnordered::new();
+        loop {
+            let limit = until.saturating_duration_since(Instant::now()).min(usual);
+            attempts.begin(next.id);
+            let request = send(self.router.nodes.stub(&next), limit);
+            running.push(self.timed(operation, next, limit, usual, request));
+            next = loop {
+                tokio::select! {
+                    Some((node, result)) = running.next() => match result {
+                        Ok(reply) => return Ok(reply),
+                        Err(failed) => match attempts.failed(failed, &node.address, rand::random()) {
+                            // The other one may still answer.
+                            Verdict::Retry(_) if !running.is_empty() => {}
+                            verdict => return Err(verdict),
+                        },
+                    },
+                    () = sleep_until(hedge_at.unwrap_or(until)), if hedge_at.is_some() => {
+                        hedge_at = None;
+                        if let Some(second) = self.second(operation, attempts, until) {
+                            break second;
+                        }
+                    }
+                }
+            };
+        }
+    }
+
+    fn pick(&self, operation: Operation, attempts: &Attempts) -> Arc<Node> {
+        let preferred = self.preferred(operation);
+        self.router
+            .pick(operation.hash, preferred.as_ref(), attempts, rand::random())
+    }
+
+    /// Another node for a read that waits, if there is one, time enough, and something left of the budget.
+    fn second(&self, operation: Operation, attempts: &Attempts, until: Instant) -> Option<Arc<Node>> {
+        let node = self.pick(operation, attempts);
+        let fresh = !node.is_aside() && attempts.asked(node.id) == 0;
+        let left = until.saturating_duration_since(Instant::now());
+        (fresh && left >= ATTEMPT_MIN && self.hedges.spend()).then(|| {
+            self.memory.hedged();
+            node
+        })
+    }
+
+    /// One attempt, with the node that it was made at; of a read, it is noted how long it took.
+    async fn timed<T>(
+        &self,
+        operation: Operation,
+        node: Arc<Node>,
+        limit: Duration,
+        usual: Duration,
+        request: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> (Arc<Node>, Result<T, Failed>) {
+        let watch = operation.is_read_of_key().then(|| Stopwatch::start(&node));
+        let result = self.attempt(&node, limit, usual, request).await;
+        match (&result, watch) {
+            (Err(failed), Some(watch))
+                if failed.origin != Origin::TimedOut && failed.code != Code::NotFound =>
+            {
+                watch.forget();
+            }
+            (_, watch) => drop(watch),
+        }
+        (node, result)
     }
 
     /// One request to one node, and what its end says about the node.

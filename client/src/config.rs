@@ -22,6 +22,8 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(1);
 const RING_REFRESH_INTERVAL: Duration = Duration::from_secs(10);
 /// Nodes that are put aside are asked again so often (as nodes do with each other).
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// A second node for so many of a hundred reads, at most: enough for the one of twenty that takes unusually long.
+const HEDGE_PERCENT: u32 = 5;
 /// A batch of values, or a value of a cluster that allows more than 1 MiB.
 const SEND_BYTES_MAX: usize = 16 << 20;
 /// A key with many large siblings.
@@ -63,6 +65,7 @@ pub(crate) struct Settings {
     pub(crate) probe_interval: Duration,
     pub(crate) ring_aware: bool,
     pub(crate) coordination: Coordination,
+    pub(crate) hedge_percent: u32,
     pub(crate) send_bytes_max: usize,
     pub(crate) receive_bytes_max: usize,
     pub(crate) channels_max: usize,
@@ -80,6 +83,7 @@ impl Default for Builder {
             probe_interval: PROBE_INTERVAL,
             ring_aware: true,
             coordination: Coordination::default(),
+            hedge_percent: HEDGE_PERCENT,
             send_bytes_max: SEND_BYTES_MAX,
             receive_bytes_max: RECEIVE_BYTES_MAX,
             channels_max: CHANNELS_MAX,
@@ -173,6 +177,14 @@ impl Builder {
         self
     }
 
+    /// For how many of a hundred reads a second node may be asked when the first takes longer than it usually does (5; 0
+    /// for never; at most 100). The first answer counts.
+    #[must_use]
+    pub fn hedge_percent(mut self, percent: u32) -> Self {
+        self.settings.hedge_percent = percent;
+        self
+    }
+
     /// Largest messages to send (16 MiB) and to receive (64 MiB).
     #[must_use]
     pub fn message_bytes_max(mut self, send: usize, receive: usize) -> Self {
@@ -231,6 +243,10 @@ impl Builder {
         ];
         match times.iter().find(|(_, time)| time.is_zero()) {
             Some((name, _)) => invalid(format!("the {name} is zero")),
+            None if self.settings.hedge_percent > 100 => invalid(format!(
+                "hedge_percent is {}, more than 100",
+                self.settings.hedge_percent
+            )),
             None if self.settings.channels_max == 0 => invalid("channels_max is zero".to_owned()),
             None if self.settings.coordination == Coordination::Client && !self.settings.ring_aware => {
                 invalid("a client that coordinates reads needs the ring".to_owned())
@@ -308,6 +324,7 @@ mod tests {
             Builder::default().endpoint("x:1").zone("a b"),
             Builder::default().endpoint("x:1").deadline(Duration::ZERO),
             Builder::default().endpoint("x:1").channels_max(0),
+            Builder::default().endpoint("x:1").hedge_percent(101),
             Builder::default()
                 .endpoint("x:1")
                 .ring_aware(false)

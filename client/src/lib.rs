@@ -24,7 +24,7 @@
 //!
 //! Modules in reading order: [`Client`] (`client`, `update`, `resolve`, `batch`, `listing`), its [`Builder`] (`config`),
 //! values (`types`, `typed`), [`Error`] (`error`); then the machinery: `call` carries an operation to its end, `attempts`
-//! decides whether and when to try again, `routing` where; `coordinate` reads replicas without a coordinating node,
+//! decides whether and when to try again, `routing` where, `hedge` when a slow node gets company; `coordinate` reads replicas without a coordinating node,
 //! `memory` keeps what was learnt on the way, `nodes` one channel and the local opinion per node, `background` refreshes
 //! the ring and probes nodes put aside.
 
@@ -53,6 +53,8 @@ mod attempts;
 mod status;
 
 mod routing;
+
+mod hedge;
 
 mod coordinate;
 

@@ -34,6 +34,8 @@ pub struct Stats {
     pub coordinated: u64,
     /// Reads that it was to coordinate and handed over to a node.
     pub handed_over: u64,
+    /// Reads for which a second node was asked because the first took longer than it usually does.
+    pub hedged: u64,
     /// Writes of keys whose fastest replica was known from a read.
     pub writes_after_read: u64,
     /// Of these, coordinated by that replica: it has surely seen what was read (paper: §5, read-your-writes).
@@ -46,6 +48,7 @@ struct Counts {
     forwarded: AtomicU64,
     coordinated: AtomicU64,
     handed_over: AtomicU64,
+    hedged: AtomicU64,
     writes_after_read: AtomicU64,
     writes_at_fastest: AtomicU64,
 }
@@ -113,6 +116,11 @@ impl Memory {
         });
     }
 
+    /// A second node is asked for a read.
+    pub(crate) fn hedged(&self) {
+        add(&self.counts.hedged);
+    }
+
     /// A write of a key whose last read `fastest` had answered first.
     pub(crate) fn wrote_after_read(&self, at_fastest: bool) {
         add(&self.counts.writes_after_read);
@@ -130,6 +138,7 @@ impl Memory {
             forwarded: get(&counts.forwarded),
             coordinated: get(&counts.coordinated),
             handed_over: get(&counts.handed_over),
+            hedged: get(&counts.hedged),
             writes_after_read: get(&counts.writes_after_read),
             writes_at_fastest: get(&counts.writes_at_fastest),
         }

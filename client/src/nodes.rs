@@ -20,6 +20,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::{
     config::{Settings, check_address},
     error::Error,
+    hedge::Latencies,
 };
 
 /// A node that has never answered is asked less and less often, down to this: it may not be reachable from here at all.
@@ -45,6 +46,8 @@ pub(crate) struct Node {
     endpoint: Endpoint,
     aside: AtomicBool,
     used: AtomicU64,
+    /// Of its reads.
+    pub(crate) latencies: Latencies,
     state: Mutex<State>,
 }
 
@@ -81,6 +84,7 @@ impl Nodes {
                 endpoint,
                 aside: AtomicBool::new(false),
                 used: AtomicU64::new(0),
+                latencies: Latencies::default(),
                 state: Mutex::new(State::default()),
             })
         });

@@ -1,0 +1,164 @@
+//! When a read gets a second node beside the one that keeps it waiting. Paper: §6.2 and §4.8.3, the slowest of the nodes asked
+//! decides the 99.9th percentile, and a slow node is not a dead one: it is not put aside for being slow.
+//!
+//! A node that coordinates a read asks all of the key's primaries and waits for R, so there is nothing left to hedge behind it;
+//! what one slow node can hold up is the reads that it coordinates itself.
+
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::nodes::Node;
+
+/// The answers by which it is known how long a node usually takes.
+const SAMPLES: usize = 64;
+/// With fewer than these nothing is usual yet.
+const SAMPLES_MIN: usize = 16;
+/// No second node is asked before: below, timers and schedulers decide more than nodes.
+const DELAY_MIN: Duration = Duration::from_millis(1);
+/// Hedges that can be saved up for a bad moment.
+const SAVED_MAX: u32 = 10;
+/// What one hedge costs; every read earns the budget's percentage of it.
+const COST: u32 = 100;
+
+/// How long one node took for its last reads.
+#[derive(Debug, Default)]
+pub(crate) struct Latencies(Mutex<Samples>);
+
+#[derive(Debug, Default)]
+struct Samples {
+    us: Vec<u32>,
+    next: usize,
+}
+
+/// Second nodes may be asked for so many of a hundred reads.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    percent: u32,
+    saved: AtomicU32,
+}
+
+/// Takes the time of one read at one node, also of one that is given up because another node was faster: then the node
+/// would have taken at least as long.
+pub(crate) struct Stopwatch<'a> {
+    node: &'a Node,
+    started: Instant,
+}
+
+impl Latencies {
+    fn add(&self, took: Duration) {
+        let us = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
+        let mut samples = self.0.lock();
+        if samples.us.len() < SAMPLES {
+            samples.us.push(us);
+        } else {
+            let next = samples.next;
+            samples.us[next] = us;
+            samples.next = (next + 1) % SAMPLES;
+        }
+    }
+
+    /// What the node has exceeded in one of twenty reads: after this time a second node may be asked.
+    pub(crate) fn hedge_after(&self) -> Option<Duration> {
+        let mut us = self.0.lock().us.clone();
+        if us.len() < SAMPLES_MIN {
+            return None;
+        }
+        let rank = us.len() * 19 / 20;
+        let (_, p95, _) = us.select_nth_unstable(rank);
+        Some(Duration::from_micros(u64::from(*p95)).max(DELAY_MIN))
+    }
+}
+
+impl Budget {
+    pub(crate) fn new(percent: u32) -> Self {
+        Self {
+            percent,
+            saved: AtomicU32::new(0),
+        }
+    }
+
+    /// A read is begun.
+    pub(crate) fn earn(&self) {
+        let more = |saved: u32| Some(saved.saturating_add(self.percent).min(SAVED_MAX * COST));
+        let _ = self
+            .saved
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+    }
+
+    /// Whether a second node may be asked now.
+    pub(crate) fn spend(&self) -> bool {
+        self.saved
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |saved| {
+                saved.checked_sub(COST)
+            })
+            .is_ok()
+    }
+}
+
+impl<'a> Stopwatch<'a> {
+    pub(crate) fn start(node: &'a Node) -> Self {
+        Self {
+            node,
+            started: Instant::now(),
+        }
+    }
+
+    /// The node could not be asked, which tells nothing of its speed.
+    pub(crate) fn forget(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Stopwatch<'_> {
+    fn drop(&mut self) {
+        self.node.latencies.add(self.started.elapsed());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_95th_percentile_of_the_last_reads_is_what_is_usual() {
+        let latencies = Latencies::default();
+        for ms in 1..SAMPLES_MIN as u64 {
+            latencies.add(Duration::from_millis(ms));
+            assert_eq!(latencies.hedge_after(), None);
+        }
+        for _ in 0..SAMPLES {
+            latencies.add(Duration::from_millis(500));
+        }
+        for ms in 1..=SAMPLES as u64 {
+            latencies.add(Duration::from_millis(ms));
+        }
+        assert_eq!(latencies.hedge_after(), Some(Duration::from_millis(61)));
+        for _ in 0..SAMPLES {
+            latencies.add(Duration::from_micros(20));
+        }
+        assert_eq!(latencies.hedge_after(), Some(DELAY_MIN));
+    }
+
+    #[test]
+    fn the_budget_is_a_share_of_the_reads_and_little_of_it_is_saved() {
+        let budget = Budget::new(5);
+        let mut spent = 0;
+        for _ in 0..1000 {
+            budget.earn();
+            spent += u32::from(budget.spend());
+        }
+        assert_eq!(spent, 50);
+        for _ in 0..1000 {
+            budget.earn();
+        }
+        assert_eq!((0..100).filter(|_| budget.spend()).count(), SAVED_MAX as usize);
+        let none = Budget::new(0);
+        none.earn();
+        assert!(!none.spend());
+    }
+}

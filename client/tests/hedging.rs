@@ -1,0 +1,73 @@
+//! What a client does about a node that is slow and not dead.
+#![allow(clippy::unwrap_used, reason = "in a test it is its failure")]
+
+mod support;
+
+use std::time::Duration;
+
+use dynamo_client::{Client, Context};
+use support::{Act, Cluster};
+
+/// Reads by which a client knows how long a node usually takes.
+const READS: usize = 32;
+
+/// A client that has read a key of n0 often; only a second node can save it from one that is silent.
+async fn client_that_knows_n0(cluster: &Cluster, hedge_percent: u32) -> (Client, String) {
+    let client = Client::builder()
+        .endpoints(cluster.addresses())
+        .attempt_timeout(Duration::from_secs(20))
+        .deadline(Duration::from_mins(1))
+        .hedge_percent(hedge_percent)
+        .connect()
+        .await
+        .unwrap();
+    let key = cluster.key_at(0);
+    client.put(&key, "v", &Context::none()).await.unwrap();
+    for _ in 0..READS {
+        client.get(&key).await.unwrap();
+    }
+    (client, key)
+}
+
+#[tokio::test]
+async fn d71_a_read_that_takes_unusually_long_gets_a_second_node_and_the_first_is_not_put_aside() {
+    let cluster = Cluster::start(3).await;
+    let (client, key) = client_that_knows_n0(&cluster, 100).await;
+    let second = cluster.primaries(&key)[1];
+    cluster.nodes[0].script([Act::Hang]);
+    let found = client.get(&key).await.unwrap();
+    assert_eq!(found.info.coordinator, format!("n{second}"));
+    assert!(client.stats().hedged >= 1);
+    // It is asked first again.
+    let before = cluster.nodes[0].data_requests().len();
+    client.get(&key).await.unwrap();
+    assert_eq!(cluster.nodes[0].data_requests().len(), before + 1);
+}
+
+#[tokio::test]
+async fn without_a_budget_a_slow_node_is_waited_for() {
+    let cluster = Cluster::start(3).await;
+    let (client, key) = client_that_knows_n0(&cluster, 0).await;
+    cluster.nodes[0].script([Act::Hang]);
+    let read = client.get(&key);
+    // Far longer than any read before it.
+    let waited = tokio::time::timeout(Duration::from_millis(300), read).await;
+    assert!(waited.is_err());
+    assert_eq!(client.stats().hedged, 0);
+}
+
+#[tokio::test]
+async fn writes_are_never_hedged() {
+    let cluster = Cluster::start(3).await;
+    let (client, key) = client_that_knows_n0(&cluster, 100).await;
+    let hedged = client.stats().hedged;
+    cluster.nodes[0].script([Act::Hang]);
+    let context = Context::none();
+    let put = client.put(&key, "w", &context);
+    assert!(
+        tokio::time::timeout(Duration::from_millis(300), put)
+            .await
+            .is_err()
+    );
+    assert_eq!(client.stats().hedged, hedged);
+}
