@@ -121,6 +121,14 @@ pub enum DurableError {
     Inconsistent(&'static str),
 }
 
+/// Whose data are in a store, by its identity record.
+///
+/// # Errors
+/// If the record is damaged or of a newer release.
+pub fn identity_in(record: &Bytes) -> Result<Identity, DurableError> {
+    open(record, "identity", meta::IDENTITY, read_identity)
+}
+
 /// Begins to use an open store; see the module. `random_id` names the incarnation if there is to be a new one.
 ///
 /// # Errors
@@ -325,15 +333,22 @@ fn read<T>(
     let Some(value) = store.get(Space::Meta, key)? else {
         return Ok(None);
     };
-    let payload = format::open(RECORD_FORMAT, key, &value, || {
+    open(&value, record, key, decode).map(Some)
+}
+
+fn open<T>(
+    value: &Bytes,
+    record: &'static str,
+    key: &[u8],
+    decode: impl FnOnce(&mut Reader) -> Result<T, DecodeError>,
+) -> Result<T, DurableError> {
+    let payload = format::open(RECORD_FORMAT, key, value, || {
         format!("reading the {record} record")
     })?
     .payload;
     let mut reader = Reader::new(payload);
     let value = decode(&mut reader).and_then(|value| reader.finish().map(|()| value));
-    value
-        .map(Some)
-        .map_err(|source| DurableError::Invalid { record, source })
+    value.map_err(|source| DurableError::Invalid { record, source })
 }
 
 fn opaque(store: &dyn Store, key: &[u8], attempted: &str) -> Result<Option<Bytes>, DurableError> {

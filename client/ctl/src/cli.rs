@@ -86,6 +86,7 @@ pub(crate) enum Commands {
     Exchanges(admin::Exchanges),
     Repair(admin::Repair),
     AcceptLoss(admin::AcceptLoss),
+    Salvage(admin::Salvage),
     Tasks(admin::Tasks),
     Bucket(admin::Bucket),
     BenchLite(BenchLite),

@@ -362,3 +362,28 @@ async fn a_loss_is_accepted_only_with_a_yes() {
         .json();
     assert_eq!(json["accepted"], serde_json::json!([]));
 }
+
+#[tokio::test]
+async fn a_store_is_salvaged_only_with_a_yes_and_what_was_not_merged_is_told() {
+    let admin = admin::start().await;
+    let counted = ask(&admin, &["salvage", "set-aside-1"]).await.good().text();
+    assert!(
+        counted.contains("9 records can be read") && counted.contains("nothing was merged"),
+        "{counted}"
+    );
+    let merged = ask(&admin, &["salvage", "set-aside-1", "--yes", "-o", "json"]).await;
+    assert_eq!(merged.code, 1);
+    let json = merged.json();
+    assert_eq!((&json["merged"], &json["not_merged"]), (&8.into(), &1.into()));
+    assert_eq!((&json["damaged"], &json["gaps"]), (&2.into(), &1.into()));
+    let ended = ask(&admin, &["salvage", "set-aside-2", "--yes"]).await;
+    assert!(
+        ended.code != 0 && ended.stderr.contains("after 5 records"),
+        "{ended}"
+    );
+    let unknown = ask(&admin, &["salvage", "nothing"]).await;
+    assert!(
+        unknown.code != 0 && unknown.stderr.contains("there are set-aside-1"),
+        "{unknown}"
+    );
+}

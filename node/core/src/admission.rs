@@ -39,6 +39,8 @@ pub enum Task {
     Recovery,
     /// Removing tombstones.
     Reap,
+    /// Merging a store that was set aside, by an administrator's word.
+    Salvage,
 }
 
 /// What background work may do.
@@ -69,12 +71,13 @@ pub struct Admission {
 
 impl Task {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Rebuild,
         Self::Hints,
         Self::Exchange,
         Self::Recovery,
         Self::Reap,
+        Self::Salvage,
     ];
 
     /// A word for people and labels.
@@ -85,6 +88,7 @@ impl Task {
             Self::Exchange => "exchange",
             Self::Recovery => "recovery",
             Self::Reap => "reap",
+            Self::Salvage => "salvage",
         }
     }
 

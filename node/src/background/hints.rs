@@ -5,14 +5,14 @@
 
 use std::sync::Arc;
 
-use dynamo_core::{handoff::hint_targets, types::MemberId};
+use dynamo_core::{handoff::hint_targets, types::MemberId, version::KeyState};
 use futures::future::join_all;
 
 use super::Task;
 use crate::{
     node::{Node, Placed},
     peers::Replication,
-    storage::{ScanLimit, hints::Hint},
+    storage::{DataKey, ScanLimit, hints::Hint},
 };
 
 /// Hints on their way at a time.
@@ -70,36 +70,9 @@ async fn deliver_to(node: &Arc<Node>, placed: &Placed, owner: &MemberId) -> bool
 /// Brings one hint to its owner, or to the key's primaries if the owner is none of them any more. True if it is gone.
 async fn hand_over(node: &Arc<Node>, placed: &Placed, owner: &MemberId, hint: Hint) -> bool {
     let Hint { key, state, digest } = hint;
-    let partition = placed.placement().ring().partition_of(key.hash());
-    let bytes = state.encode();
-    for target in hint_targets(placed.placement(), owner, partition) {
-        if target == *placed.me() {
-            if node.merge_local(key.clone(), state.clone(), true).await.is_err() {
-                return false;
-            }
-            continue;
-        }
-        let Some(to) = node.membership().to(&target) else {
-            return false;
-        };
-        if !node.peers().reachable(&target) {
-            return false;
-        }
-        node.background()
-            .wait_turn(Task::Hints, 1, bytes.len() as u64)
-            .await;
-        let replication = Replication {
-            sync: true,
-            hint_for: None,
-        };
-        match node.peers().write(&to, &key, bytes.clone(), replication).await {
-            Ok(ack) if ack.durable => {}
-            Ok(_) => {
-                tracing::warn!(peer = %target, "a peer took a hint without making it durable; keeping the hint");
-                return false;
-            }
-            Err(_) => return false,
-        }
+    let targets = hint_targets(placed.placement(), owner, placed.partition_of(&key));
+    if !bring(node, placed, Task::Hints, &targets, &key, &state).await {
+        return false;
     }
     match node.hints().remove_if(owner, &key, digest).await {
         // One that has grown meanwhile goes the next time.
@@ -114,4 +87,44 @@ async fn hand_over(node: &Arc<Node>, placed: &Placed, owner: &MemberId, hint: Hi
             false
         }
     }
+}
+
+/// Has all these members take a state durably. True if they have.
+pub(super) async fn bring(
+    node: &Arc<Node>,
+    placed: &Placed,
+    task: Task,
+    targets: &[MemberId],
+    key: &DataKey,
+    state: &KeyState,
+) -> bool {
+    let bytes = state.encode();
+    for target in targets {
+        if target == placed.me() {
+            if node.merge_local(key.clone(), state.clone(), true).await.is_err() {
+                return false;
+            }
+            continue;
+        }
+        let Some(to) = node.membership().to(target) else {
+            return false;
+        };
+        if !node.peers().reachable(target) {
+            return false;
+        }
+        node.background().wait_turn(task, 1, bytes.len() as u64).await;
+        let replication = Replication {
+            sync: true,
+            hint_for: None,
+        };
+        match node.peers().write(&to, key, bytes.clone(), replication).await {
+            Ok(ack) if ack.durable => {}
+            Ok(_) => {
+                tracing::warn!(peer = %target, task = task.name(), "a peer took a record without making it durable");
+                return false;
+            }
+            Err(_) => return false,
+        }
+    }
+    true
 }

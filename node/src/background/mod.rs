@@ -41,6 +41,8 @@ pub(crate) mod recovery;
 
 pub(crate) mod refetch;
 
+pub(crate) mod salvage;
+
 pub(crate) use dynamo_core::admission::Task;
 
 /// How often a task that had nothing to do looks again.

@@ -11,10 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::Task;
-use crate::{
-    node::{Node, Placed},
-    storage::DataKey,
-};
+use crate::{node::Node, storage::DataKey};
 
 /// Damaged records that are remembered at a time; others wait until they are read again.
 const WANTED_MAX: usize = 1024;
@@ -72,10 +69,13 @@ async fn run(node: &Arc<Node>, key: &DataKey) -> Result<(), String> {
     if !placed.is_primary(key) {
         return Err("this node is no primary of the key".to_owned());
     }
-    let states = try_join_all(others(&placed, key).map(|member| async move {
+    let others = placed
+        .primaries_of(placed.partition_of(key))
+        .filter(|member| *member != placed.me());
+    let states = try_join_all(others.map(|member| async move {
         let to = node
             .membership()
-            .to(&member)
+            .to(member)
             .ok_or_else(|| format!("the address of {member} is not known"))?;
         let read = node.peers().read(&to, key, false).await;
         let read = read.map_err(|failure| format!("{member}: {}", failure.kind.as_str()))?;
@@ -95,13 +95,4 @@ async fn run(node: &Arc<Node>, key: &DataKey) -> Result<(), String> {
         node.writer().replace_corrupt(key, merged).await
     };
     replaced.map(drop).map_err(|error| error.to_string())
-}
-
-fn others(placed: &Placed, key: &DataKey) -> impl Iterator<Item = dynamo_core::types::MemberId> {
-    let members = placed.placement().ring().members();
-    let primaries = placed.placement().primaries_of(key.hash()).iter();
-    primaries
-        .map(|index| usize::from(*index))
-        .filter(|index| *index != placed.me_index())
-        .map(|index| members[index].id.clone())
 }

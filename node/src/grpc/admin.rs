@@ -15,11 +15,12 @@ use dynamo_proto::admin::{
     LocateRequest, LocateResponse, MemberShare, MembershipLogEntry, MembershipLogRequest,
     MembershipLogResponse, MerkleRootRequest, MerkleRootResponse, PauseTaskRequest, PauseTaskResponse,
     PeerInfo, PeersRequest, PeersResponse, PreferenceEntry, PreferenceListRequest, PreferenceListResponse,
-    RepairRequest, RepairResponse, ReplicaState, RingRequest, RingResponse, SetBucketRequest,
-    SetBucketResponse, SiblingInfo, StatusRequest, StatusResponse, TasksRequest, TasksResponse,
-    admin_server::Admin, status_response::State,
+    RepairRequest, RepairResponse, ReplicaState, RingRequest, RingResponse, SalvageProgress, SalvageRequest,
+    SetBucketRequest, SetBucketResponse, SiblingInfo, StatusRequest, StatusResponse, TasksRequest,
+    TasksResponse, admin_server::Admin, status_response::State,
 };
 use futures::future::join_all;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -28,6 +29,7 @@ use super::{
     upkeep,
 };
 use crate::{
+    background::salvage,
     clock::wall_ms,
     membership::member,
     node::{Node, Placed},
@@ -271,6 +273,18 @@ impl Admin for AdminService {
     ) -> Result<Response<AcceptLossResponse>, Status> {
         let partitions = request.into_inner().partitions;
         Ok(Response::new(upkeep::accept_loss(&self.node, partitions).await))
+    }
+
+    type SalvageStream = ReceiverStream<Result<SalvageProgress, Status>>;
+
+    async fn salvage(
+        &self,
+        request: Request<SalvageRequest>,
+    ) -> Result<Response<Self::SalvageStream>, Status> {
+        let placed = self.ring_in_use()?;
+        let SalvageRequest { store, dry_run } = request.into_inner();
+        let reports = salvage::start(&self.node, placed, store, dry_run).await?;
+        Ok(Response::new(ReceiverStream::new(reports)))
     }
 
     async fn tasks(&self, _: Request<TasksRequest>) -> Result<Response<TasksResponse>, Status> {

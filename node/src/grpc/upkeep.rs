@@ -100,11 +100,10 @@ pub(super) async fn repair(
         Mode::Both
     };
     let mut response = RepairResponse::default();
-    for index in placed.placement().primaries(partition) {
-        let member = &placed.placement().ring().members()[usize::from(*index)].id;
-        if member == placed.me() {
-            continue;
-        }
+    for member in placed
+        .primaries_of(partition)
+        .filter(|member| *member != placed.me())
+    {
         match exchange::run(node, Task::Exchange, partition, member, mode).await {
             Some(report) => {
                 response.keys_pulled += report.keys_pulled;

@@ -483,6 +483,13 @@ impl Placed {
         self.placement.ring().partition_of(key.hash())
     }
 
+    /// The members that hold a partition, best first.
+    pub(crate) fn primaries_of(&self, partition: PartitionId) -> impl Iterator<Item = &MemberId> {
+        let members = self.placement.ring().members();
+        let primaries = self.placement.primaries(partition).iter();
+        primaries.map(|index| &members[usize::from(*index)].id)
+    }
+
     /// The partitions whose first primary this node is.
     pub(crate) fn first_of(&self) -> impl Iterator<Item = PartitionId> {
         let first =

@@ -391,12 +391,11 @@ impl Node {
     /// copies from then. A node that joined and never was in a ring holds nothing, and is not waited for.
     pub(crate) fn reap_parties(&self, placed: &Placed, partition: PartitionId) -> ReapParties {
         let ring = placed.placement().ring();
-        let name = |index: &u16| ring.members()[usize::from(*index)].id.clone();
         let mut members: BTreeSet<MemberId> = ring.members().iter().map(|member| member.id.clone()).collect();
         members.extend(self.membership.log().into_iter().flat_map(|past| past.members));
         ReapParties {
             me: placed.me().clone(),
-            primaries: placed.placement().primaries(partition).iter().map(name).collect(),
+            primaries: placed.primaries_of(partition).cloned().collect(),
             members: members.into_iter().collect(),
             force: false,
         }

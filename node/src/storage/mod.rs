@@ -11,7 +11,7 @@
 //!
 //! Modules in reading order: [`keys`] and [`format`](mod@format), the only files that know byte layouts; [`records`],
 //! reading key states; [`rocks`], [`memory`] and [`buffered`]; [`writer`]; [`hints`]; [`trees`], which follow what is
-//! written; [`set_aside`], for stores that can no longer be used.
+//! written; [`set_aside`], for stores that can no longer be used, and [`salvage`], which reads them again.
 
 use std::ops::{Bound, RangeBounds};
 
@@ -38,6 +38,8 @@ pub mod trees;
 pub(crate) mod follower;
 
 pub mod set_aside;
+
+pub mod salvage;
 
 #[cfg(test)]
 pub(crate) mod conformance;

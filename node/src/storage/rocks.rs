@@ -23,7 +23,7 @@ mod open;
 
 mod options;
 
-pub use open::{MetaReader, OpenError};
+pub use open::{OpenError, Remains};
 pub use options::RocksOptions;
 
 use open::{open_error, prepare_directory, refuse_unknown_spaces};
@@ -79,12 +79,6 @@ impl RocksStore {
             source,
         })?;
         Ok(store)
-    }
-
-    /// Opens the named records alone, to read them, of a store that no longer opens as a whole; none if not even that is
-    /// possible. Changes nothing.
-    pub fn read_meta_only(path: &Path) -> Option<MetaReader> {
-        MetaReader::open(path)
     }
 
     fn family(&self, space: Space) -> Result<&ColumnFamily, StoreError> {

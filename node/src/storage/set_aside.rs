@@ -20,7 +20,7 @@ use std::{
 use super::{
     Batch, Space, Store, format,
     keys::meta,
-    rocks::{OpenError, RocksOptions, RocksStore},
+    rocks::{OpenError, Remains, RocksOptions, RocksStore},
 };
 use crate::durable;
 
@@ -116,6 +116,24 @@ pub fn open(
     Ok((store, Some(aside)))
 }
 
+/// Names of the stores of data that were set aside in a node's directory, oldest first.
+///
+/// # Errors
+/// If the directory cannot be read.
+pub fn names(data_dir: &Path) -> io::Result<Vec<String>> {
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir(data_dir)? {
+        let name = entry?.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix("set-aside-"));
+        numbers.extend(number.and_then(|number| number.parse::<u32>().ok()));
+    }
+    numbers.sort_unstable();
+    Ok(numbers
+        .iter()
+        .map(|number| format!("set-aside-{number}"))
+        .collect())
+}
+
 /// The records that a new store takes over, as they are stored.
 #[derive(Default)]
 struct Carried {
@@ -130,9 +148,9 @@ fn carry(path: &Path, options: RocksOptions) -> Result<Carried, SetAsideError> {
     let readable = match RocksStore::open(path, options) {
         Ok(store) => Readable::Whole(store),
         Err(OpenError::Damaged { .. } | OpenError::Incomplete { .. }) => {
-            match RocksStore::read_meta_only(path) {
-                Some(read) => Readable::Meta(read),
-                None => return Ok(carried),
+            match Remains::open(path, &[Space::Meta]) {
+                Ok(remains) => Readable::Meta(remains),
+                Err(_) => return Ok(carried),
             }
         }
         Err(error) => return Err(error.into()),
@@ -154,7 +172,7 @@ fn carry(path: &Path, options: RocksOptions) -> Result<Carried, SetAsideError> {
 
 enum Readable {
     Whole(RocksStore),
-    Meta(super::rocks::MetaReader),
+    Meta(Remains),
 }
 
 impl Readable {
@@ -162,7 +180,7 @@ impl Readable {
     fn get(&self, key: &[u8]) -> Option<bytes::Bytes> {
         let value = match self {
             Self::Whole(store) => store.get(Space::Meta, key).ok()?,
-            Self::Meta(reader) => reader.get(key),
+            Self::Meta(remains) => remains.named(key),
         }?;
         format::open(u8::MAX, key, &value, String::new)
             .ok()

@@ -8,7 +8,8 @@ use dynamo_proto::{
     admin::{
         BootstrapRequest, Bucket, HintsRequest, HintsResponse, InspectRequest, JoinRequest,
         ListBucketsRequest, LocalGetRequest, LocalGetResponse, Member, MerkleRootRequest, PauseTaskRequest,
-        PeersRequest, SetBucketRequest, StatusRequest, StatusResponse, admin_client::AdminClient,
+        PeersRequest, SalvageProgress, SalvageRequest, SetBucketRequest, StatusRequest, StatusResponse,
+        admin_client::AdminClient,
     },
     v1::{self, key_value_client::KeyValueClient},
 };
@@ -278,6 +279,25 @@ impl Cluster {
             .await
             .unwrap()
             .into_inner()
+    }
+
+    /// Has a node merge a store that was set aside; what it said last.
+    pub(crate) async fn salvage(
+        &self,
+        index: usize,
+        store: &str,
+        dry_run: bool,
+    ) -> Result<SalvageProgress, Status> {
+        let request = SalvageRequest {
+            store: store.into(),
+            dry_run,
+        };
+        let mut reports = self.admin(index).salvage(request).await?.into_inner();
+        let mut last = SalvageProgress::default();
+        while let Some(progress) = reports.message().await? {
+            last = progress;
+        }
+        Ok(last)
     }
 
     /// The copy of a key in the default bucket that one node alone holds.

@@ -237,4 +237,22 @@ async fn z3_an_old_copy_of_a_volume_is_set_aside_and_no_deleted_value_comes_back
         assert!(!cluster.present(index, "deleted").await);
         assert_eq!(cluster.read(index, "deleted").await, None);
     }
+
+    // Only an administrator's word brings back what the old copy held.
+    let unknown = cluster.salvage(2, "../set-aside-1", false).await.unwrap_err();
+    assert_eq!(unknown.code(), Code::InvalidArgument);
+    assert!(unknown.message().contains("set-aside-1"), "{}", unknown.message());
+    let counted = cluster.salvage(2, "set-aside-1", true).await.unwrap();
+    assert_eq!((counted.records, counted.merged, counted.percent), (2, 0, 100));
+    assert_eq!(cluster.read(0, "deleted").await, None);
+    let salvaged = cluster.salvage(2, "set-aside-1", false).await.unwrap();
+    assert_eq!((salvaged.records, salvaged.merged, salvaged.damaged), (2, 2, 0));
+    for index in 0..3 {
+        assert_eq!(cluster.local_values(index, "deleted").await, ["value"]);
+        assert_eq!(
+            cluster.local_values(index, "lost").await,
+            ["value"],
+            "and takes nothing away"
+        );
+    }
 }

@@ -80,6 +80,26 @@ pub(crate) struct AcceptLoss {
     pub(crate) yes: bool,
 }
 
+/// Merge what a node's store held that was set aside into the cluster again
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  dynamoctl salvage set-aside-1             # reads it and counts, merges nothing
+  dynamoctl salvage set-aside-1 --yes
+
+A node sets its store aside if it is damaged, or older than what the node once acknowledged, and gets its data back from
+the other replicas. What only the old store held is merged by this command alone: what was deleted since then, and whose
+tombstones are gone, comes back to life. It can be run again, and on any member to whose data directory the store was
+copied.")]
+pub(crate) struct Salvage {
+    /// The store's directory in the node's data directory
+    #[arg(value_name = "STORE")]
+    pub(crate) store: String,
+    /// Yes: merge it, although deleted values may come back
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
 /// Show the background tasks of a node, pause one, or let it go on
 #[derive(Debug, Args)]
 #[command(after_help = "\

@@ -22,6 +22,8 @@ mod status;
 
 mod upkeep;
 
+mod salvage;
+
 mod buckets;
 
 mod assign;
@@ -50,6 +52,7 @@ pub(crate) async fn run(cli: &Cli, output: Output) -> Result<ExitCode, Failure> 
         Commands::Exchanges(exchanges) => return upkeep::exchanges(global, exchanges, output).await,
         Commands::Repair(repair) => return upkeep::repair(global, repair, output).await,
         Commands::AcceptLoss(loss) => return upkeep::accept_loss(global, loss, output).await,
+        Commands::Salvage(options) => return salvage::salvage(global, options, output).await,
         Commands::Tasks(tasks) => return upkeep::tasks(global, tasks, output).await,
         Commands::Bucket(bucket) => buckets::bucket(global, bucket, output).await?,
         Commands::BenchLite(bench) => bench::run(global, bench, output).await?,

@@ -11,8 +11,8 @@ use dynamo_proto::{
         MembershipLogResponse, MerkleRootRequest, MerkleRootResponse, PauseTaskRequest, PauseTaskResponse,
         PeerInfo, PeersRequest, PeersResponse, PreferenceEntry, PreferenceListRequest,
         PreferenceListResponse, RepairRequest, RepairResponse, ReplicaState, RingRequest, RingResponse,
-        SetBucketRequest, SetBucketResponse, SiblingInfo, StatusRequest, StatusResponse, TaskInfo,
-        TasksRequest, TasksResponse,
+        SalvageProgress, SalvageRequest, SetBucketRequest, SetBucketResponse, SiblingInfo, StatusRequest,
+        StatusResponse, TaskInfo, TasksRequest, TasksResponse,
         admin_server::{Admin, AdminServer},
         status_response::State,
     },
@@ -247,6 +247,33 @@ impl Admin for Fake {
         let asked = request.into_inner().partitions;
         let accepted = Vec::from_iter((asked.is_empty() || asked.contains(&3)).then_some(3));
         Ok(Response::new(AcceptLossResponse { accepted }))
+    }
+
+    type SalvageStream = tokio_stream::Iter<std::vec::IntoIter<Result<SalvageProgress, Status>>>;
+
+    async fn salvage(
+        &self,
+        request: Request<SalvageRequest>,
+    ) -> Result<Response<Self::SalvageStream>, Status> {
+        let SalvageRequest { store, dry_run } = request.into_inner();
+        let progress = |records, percent| SalvageProgress {
+            records,
+            // One of them is never taken.
+            merged: if dry_run { 0 } else { records - 1 },
+            damaged: 2,
+            gaps: 1,
+            percent,
+        };
+        let all = match store.as_str() {
+            "set-aside-1" => vec![Ok(progress(5, 40)), Ok(progress(9, 100))],
+            "set-aside-2" => vec![Ok(progress(5, 40))],
+            _ => {
+                return Err(Status::invalid_argument(
+                    "there is no such store: there are set-aside-1",
+                ));
+            }
+        };
+        Ok(Response::new(tokio_stream::iter(all)))
     }
 
     async fn tasks(&self, _: Request<TasksRequest>) -> Result<Response<TasksResponse>, Status> {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use rocksdb::{DB, ErrorKind, Options};
+use rocksdb::{DB, Direction, ErrorKind, IteratorMode, Options};
 
 use super::options::family_name;
 use crate::storage::{
@@ -173,24 +173,48 @@ fn read_only_options() -> Options {
     options
 }
 
-/// Named records of a damaged store.
+/// A store that is no longer used, to read what can be read of it.
 #[derive(Debug)]
-pub struct MetaReader {
+pub struct Remains {
     db: DB,
 }
 
-impl MetaReader {
-    pub(super) fn open(path: &Path) -> Option<Self> {
+impl Remains {
+    /// Opens some of its spaces. Changes nothing.
+    ///
+    /// # Errors
+    /// If not even these can be opened.
+    pub fn open(path: &Path, spaces: &[Space]) -> Result<Self, OpenError> {
         let mut options = read_only_options();
         // What cannot be read is left out, instead of keeping the rest from being read.
         options.set_paranoid_checks(false);
-        let db = DB::open_cf_for_read_only(&options, path, [family_name(Space::Meta)], false).ok()?;
-        Some(Self { db })
+        let families = spaces.iter().map(|space| family_name(*space));
+        let db = DB::open_cf_for_read_only(&options, path, families, false)
+            .map_err(|error| open_error(path, &error))?;
+        Ok(Self { db })
     }
 
     /// The value of a named record, if it is there and can be read.
-    pub fn get(&self, key: &[u8]) -> Option<Bytes> {
+    pub fn named(&self, key: &[u8]) -> Option<Bytes> {
         self.db.get(key).ok().flatten().map(Bytes::from)
+    }
+
+    /// Records of the data from a key on, as they are stored. It ends with the first error: nothing is known then of what
+    /// follows in the same block.
+    pub fn data_from<'a>(
+        &'a self,
+        first: &[u8],
+    ) -> impl Iterator<Item = Result<(Bytes, Bytes), String>> + use<'a> {
+        let mode = IteratorMode::From(first, Direction::Forward);
+        let records = self
+            .db
+            .cf_handle(family_name(Space::Data))
+            .map(|family| self.db.iterator_cf(family, mode));
+        records
+            .into_iter()
+            .flatten()
+            .map(|record| record.map(|(key, value)| (key.into(), value.into())))
+            .map(|record| record.map_err(|error| error.to_string()))
     }
 }
 
