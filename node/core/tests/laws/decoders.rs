@@ -16,9 +16,14 @@ use dynamo_core::types::{ClusterId, Incarnation, KeyHash};
 use dynamo_core::version::{Actor, Content, Context, Dot, KeyState, Seen, Sibling, Stamp};
 use dynamo_core::wire::{DecodeError, Reader, put_bytes, put_varint};
 
-const INPUTS: u32 = if cfg!(debug_assertions) { 30_000 } else { 1_000_000 };
 const CLUSTER: ClusterId = ClusterId([7; 16]);
 const KEY: KeyHash = KeyHash(42);
+
+/// A million, fewer in a debug build, or `DYNAMO_FUZZ_INPUTS`.
+fn inputs() -> u32 {
+    let default = if cfg!(debug_assertions) { 30_000 } else { 1_000_000 };
+    std::env::var("DYNAMO_FUZZ_INPUTS").map_or(default, |text| text.parse().unwrap())
+}
 
 struct XorShift(u64);
 
@@ -317,7 +322,8 @@ fn read_fields(input: &Bytes, random: &mut XorShift) {
 fn decoders_survive_random_and_mutated_inputs() {
     let mut random = XorShift(0x000d_ecad_e5ee_d001);
     let mut accepted = [0u32; 7];
-    for number in 0..INPUTS {
+    let inputs = inputs();
+    for number in 0..inputs {
         let input = Bytes::from(input(&mut random));
         let Ok(accepts) = catch_unwind(AssertUnwindSafe(|| decode_all(&input, &mut random))) else {
             panic!("input {number} broke a decoder: {input:02x?}");
@@ -327,7 +333,7 @@ fn decoders_survive_random_and_mutated_inputs() {
         }
     }
     // The inputs are worth something only if many of each kind go through.
-    assert!(accepted.iter().all(|count| *count > INPUTS / 400), "{accepted:?}");
+    assert!(accepted.iter().all(|count| *count > inputs / 400), "{accepted:?}");
 }
 
 /// A frame whose checksum matches, around any body.

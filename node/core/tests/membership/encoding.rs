@@ -191,13 +191,15 @@ fn damage_is_noticed() {
     );
 }
 
+/// A million, fewer in a debug build, or `DYNAMO_FUZZ_INPUTS`.
+fn inputs() -> usize {
+    let default = if cfg!(debug_assertions) { 30_000 } else { 1_000_000 };
+    std::env::var("DYNAMO_FUZZ_INPUTS").map_or(default, |text| text.parse().unwrap())
+}
+
 #[test]
 fn decoder_survives_a_million_random_and_mutated_inputs() {
-    let rounds = if cfg!(debug_assertions) {
-        100_000
-    } else {
-        1_000_000
-    };
+    let rounds = inputs();
     let mut grown = View::new(CLUSTER, entry(0), Some(Arc::new(ring(2, 1))));
     exchange(&mut grown, &mut view(1));
     let seeds = [unhex(FORMAT_1), unhex(FORMAT_2), view(3).encode(), grown.encode()];

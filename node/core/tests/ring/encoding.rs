@@ -143,13 +143,15 @@ fn errors_say_what_is_wrong() {
     );
 }
 
+/// A million, fewer in a debug build, or `DYNAMO_FUZZ_INPUTS`.
+fn inputs() -> usize {
+    let default = if cfg!(debug_assertions) { 30_000 } else { 1_000_000 };
+    std::env::var("DYNAMO_FUZZ_INPUTS").map_or(default, |text| text.parse().unwrap())
+}
+
 #[test]
 fn decoder_survives_a_million_random_and_mutated_inputs() {
-    let rounds = if cfg!(debug_assertions) {
-        100_000
-    } else {
-        1_000_000
-    };
+    let rounds = inputs();
     let seeds: Vec<Bytes> = [
         unhex(FORMAT_1),
         Ring::bootstrap(CLUSTER, members_in(&[2, 1]), 16, 2)
