@@ -164,8 +164,10 @@ pub fn coordinate(
 }
 
 /// As [`coordinate`], in a bucket whose last write wins: the write also supersedes every sibling here with a smaller
-/// stamp, so that a record keeps one value however many blind puts it gets. What lies ahead of it stays, and shows. A
-/// retry of a sibling that is here is found as such, and supersedes nothing. Row D48.
+/// stamp, so that a record keeps one value however many blind puts it gets. Its stamp is made larger than those here, as a
+/// hybrid logical clock does, so that clocks which differ a little never hide the later of two writes from those who
+/// know both; but a stamp too far ahead of `wall_ms` comes from a wrong clock: it is not passed, its value stays and
+/// shows. A retry of a sibling that is here is found as such, and supersedes nothing. Row D48.
 ///
 /// # Errors
 /// If the write's stamp lies too far ahead of `wall_ms`: this node's clock has been set back.
@@ -181,6 +183,9 @@ pub fn coordinate_lww(
         return Err(UpdateRefused::StampAhead { ahead_ms });
     }
     if let Some(stored) = stored {
+        let known = stored.siblings().values().map(|sibling| sibling.stamp);
+        let latest = known.filter(|stamp| stamp.is_plausible(wall_ms)).max();
+        update.stamp = update.stamp.max(latest.map_or(update.stamp, Stamp::next));
         let stays = |sibling: &Sibling| {
             let repeated =
                 update.op_id.is_some() && sibling.op_id == update.op_id && sibling.content == update.content;
