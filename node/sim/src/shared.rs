@@ -138,8 +138,12 @@ pub struct Stats {
     pub recovered: u64,
     /// Records removed for good.
     pub reaped: u64,
+    /// Records whose history was shortened, on each replica.
+    pub shortened: u64,
     /// Unreadable records that were fetched anew.
     pub refetched: u64,
+    /// Writes that were refused since their key had too many siblings.
+    pub capped: u64,
     /// Simulated milliseconds until all replicas were equal.
     pub quiet_after_ms: u64,
     /// Most siblings of a record that a read returned.
@@ -186,7 +190,7 @@ pub struct Shared {
 impl Shared {
     /// A shared state at the beginning of a run.
     pub fn new(knobs: Knobs, ring: Arc<Ring>) -> Self {
-        let keys = Rc::new(Keys::new(knobs.keys, knobs.partitions));
+        let keys = Rc::new(Keys::new(knobs.keys, &knobs.others, knobs.partitions));
         let placement = Rc::new(Placement::new(Arc::clone(&ring)));
         let preference = (0..ring.partitions())
             .map(|partition| {
@@ -200,7 +204,7 @@ impl Shared {
             queue: Queue::new(Rng::new(seed, "order")),
             net: Network::new(knobs.nodes, knobs.quality, Rng::new(seed, "network")),
             trace: Trace::default(),
-            ledger: Ledger::new(knobs.keys as usize),
+            ledger: Ledger::new(knobs.keys as usize + knobs.others.len()),
             members: ring.members().iter().map(|member| member.id.clone()).collect(),
             zones: ring.members().iter().map(|member| member.zone.clone()).collect(),
             knobs,

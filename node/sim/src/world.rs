@@ -109,7 +109,7 @@ impl World {
             node.start(&mut sh);
         }
         introduce(&mut nodes);
-        let clients = (0..sh.knobs.clients)
+        let clients = (0..sh.knobs.clients + sh.knobs.other_clients)
             .map(|client| Client::new(client, &mut sh))
             .collect();
         for (index, (at_ms, _)) in plan.iter().enumerate() {

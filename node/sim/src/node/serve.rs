@@ -129,8 +129,8 @@ impl Live<'_> {
                     live.reply(from, call, Reply::Opinions(opinions));
                 });
             }
-            Request::Commit(round, _, proposals) => {
-                self.commit_marks(round, proposals, move |live, positions| {
+            Request::Commit(round, _, proposals, shortened) => {
+                self.commit_marks(round, proposals, &shortened, move |live, positions| {
                     live.reply(from, call, Reply::Committed(positions));
                 });
             }

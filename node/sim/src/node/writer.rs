@@ -5,13 +5,16 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
+use dynamo_core::bucket::Conflict;
 use dynamo_core::coordinator::{Ack, FailureKind, ReplicaFailure};
+use dynamo_core::crdt::{self, TypedUpdate};
 use dynamo_core::reap::visible_to_exchange;
 use dynamo_core::replica::{self, EpochEntry, Minter, Update};
 use dynamo_core::version::KeyState;
 
 use super::{Exit, Live};
 use crate::disk::{Batch, DiskError, Place, Value};
+use crate::invariants::i17_last_write_wins;
 use crate::keys::KeyIx;
 use crate::knobs::Durability;
 use crate::messages::NodeIx;
@@ -28,6 +31,14 @@ pub type Done = Box<dyn FnOnce(&mut Live<'_>, Result<Ack, ReplicaFailure>)>;
 
 /// A change that waits for its turn. It reads and writes through the [`Group`].
 pub type Prepare = Box<dyn FnOnce(&mut Live<'_>, &mut Group) -> Result<(), ReplicaFailure>>;
+
+/// What a client's write does to the record.
+pub enum Intent {
+    /// A value or a tombstone.
+    Plain(Update),
+    /// An operation on a value of a data type.
+    Typed(TypedUpdate),
+}
 
 type Announcement = Box<dyn FnOnce(&mut Live<'_>)>;
 
@@ -157,7 +168,7 @@ impl Live<'_> {
     pub fn coordinate(
         &mut self,
         key: KeyIx,
-        update: Update,
+        intent: Intent,
         hint_for: Option<NodeIx>,
         sync: bool,
         prepared: impl FnOnce(&mut Live<'_>, replica::Coordinated) + 'static,
@@ -168,7 +179,7 @@ impl Live<'_> {
             writer,
             sync,
             move |live, group| {
-                let coordinated = live.give_dot(group, key, update, hint_for)?;
+                let coordinated = live.give_dot(group, key, intent, hint_for)?;
                 group.announce(move |live| prepared(live, coordinated));
                 Ok(())
             },
@@ -180,7 +191,7 @@ impl Live<'_> {
         &mut self,
         group: &mut Group,
         key: KeyIx,
-        update: Update,
+        intent: Intent,
         hint_for: Option<NodeIx>,
     ) -> Result<replica::Coordinated, ReplicaFailure> {
         self.admit(hint_for)?;
@@ -200,9 +211,31 @@ impl Live<'_> {
             sent: false,
             kind: FailureKind::Overloaded,
         };
-        let coordinated =
-            replica::coordinate(stored, entry.as_ref(), &mut self.p.minter, update, SIBLINGS_MAX)
-                .map_err(|_| refused)?;
+        let (entry, minter) = (entry.as_ref(), &mut self.p.minter);
+        let conflict = self.sh.keys.get(key).conflict;
+        let wall_ms = self.clock.wall_ms(self.sh.now_us);
+        let coordinated = match (intent, conflict.data_type()) {
+            (Intent::Plain(update), _) if conflict == Conflict::Lww => {
+                let done = replica::coordinate_lww(stored, entry, minter, update, wall_ms);
+                if let Ok(done) = &done {
+                    i17_last_write_wins::check_hidden(self.sh, stored, &done.delta, wall_ms);
+                }
+                done.map_err(|_| refused)?
+            }
+            (Intent::Plain(update), _) => replica::coordinate(stored, entry, minter, update, SIBLINGS_MAX)
+                .map_err(|_| {
+                    self.sh.stats.capped += 1;
+                    refused
+                })?,
+            (Intent::Typed(update), Some(data_type)) => {
+                crdt::coordinate(data_type, stored, entry, minter, update).map_err(|why| {
+                    self.sh
+                        .violated("I16", format!("key {key} refuses an operation: {why}"));
+                    refused
+                })?
+            }
+            (Intent::Typed(_), None) => return Err(refused),
+        };
         self.touch(key);
         group.brought.push((key, Rc::new(coordinated.delta.clone())));
         if let Some(entry) = coordinated.entry {
