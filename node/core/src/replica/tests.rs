@@ -425,6 +425,21 @@ fn a_later_tombstone_wins_and_a_retry_is_found() {
     )
     .unwrap();
     assert!(again.replayed && again.dot == first.dot);
+    // A write of another client came between the two, by way of another node.
+    let between = Update {
+        stamp: Stamp::from_ms(7),
+        ..put("y")
+    };
+    let mut other = Minter::new(Incarnation { generation: 1, id: 3 }, 0);
+    let between = coordinate_lww(None, None, &mut other, between, 10).unwrap();
+    let merged = merge(Some(first.state.clone()), &between.state).state;
+    let again = coordinate_lww(Some(&merged), entry.as_ref(), &mut node.minter, attempt(9), 10).unwrap();
+    assert!(again.replayed);
+    assert_eq!(
+        merge(Some(merged), &again.delta).state.lww_winner(10).unwrap().0,
+        between.dot,
+        "the first attempt is not the last write"
+    );
     let delete = Update {
         content: Content::Tombstone,
         stamp: Stamp::from_ms(9),
