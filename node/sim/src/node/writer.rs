@@ -217,7 +217,9 @@ impl Live<'_> {
         let coordinated = match (intent, conflict.data_type()) {
             (Intent::Plain(update), _) if conflict == Conflict::Lww => {
                 let done = replica::coordinate_lww(stored, entry, minter, update, wall_ms);
-                if let Ok(done) = &done {
+                if let Ok(done) = &done
+                    && !done.replayed
+                {
                     i17_last_write_wins::check_hidden(self.sh, stored, &done.delta, wall_ms);
                 }
                 done.map_err(|_| refused)?
