@@ -99,6 +99,12 @@ pub struct Knobs {
     pub sync_us: u64,
     /// Every state is encoded and decoded on its way.
     pub through_codec: bool,
+    /// Rare paths are made common.
+    pub buggify: bool,
+    /// An administrator mints so many rings, each with the owners of the one before.
+    pub rings: usize,
+    /// There was one more member before the run began; see [`Fault::Ghost`](crate::nemesis::Fault::Ghost).
+    pub ghost: bool,
     /// Anti-entropy runs.
     pub anti_entropy: bool,
     /// What is done wrong on purpose.
@@ -131,11 +137,13 @@ impl Knobs {
             } else {
                 50
             },
+            buggify: rng.coin(),
+            rings: rng.index(4),
             ..plain
         }
     }
 
-    /// The same without what came later: buckets of other kinds.
+    /// The same without what came later: buckets of other kinds, rare paths, new rings.
     pub fn plain(seed: u64) -> Self {
         let mut rng = Rng::new(seed, "knobs");
         let n = [1, 2, 3, 3, 3, 3, 4, 5][rng.index(8)];
@@ -212,6 +220,9 @@ impl Knobs {
             grace_ms: [2500, 4000, 8000][rng.index(3)],
             sync_us: [100, 500, 2000, 10_000][rng.index(4)],
             through_codec: rng.index(16) == 0,
+            buggify: false,
+            rings: 0,
+            ghost: false,
             anti_entropy: true,
             mistake: None,
         }
@@ -252,8 +263,8 @@ impl fmt::Display for Knobs {
         )?;
         writeln!(
             f,
-            "  {} clients of {:?}, histories of {} actors",
-            self.other_clients, self.others, self.actors_max
+            "  {} clients of {:?}, histories of {} actors, buggify {}, {} new rings, ghost {}",
+            self.other_clients, self.others, self.actors_max, self.buggify, self.rings, self.ghost
         )?;
         writeln!(
             f,

@@ -16,6 +16,7 @@
 //! Modules in reading order: [`knobs`], [`nemesis`], [`world`], [`node`], [`clients`], [`ledger`], [`invariants`].
 
 pub mod atlas;
+pub mod buggify;
 pub mod clients;
 pub mod clock;
 pub mod disk;

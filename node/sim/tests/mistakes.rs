@@ -32,7 +32,8 @@ macro_rules! mistakes {
         /// No mistake is left out.
         #[test]
         fn every_mistake_has_its_test() {
-            let tested = [$(Mistake::$mistake,)* Mistake::ReapWithoutAskingAbsent];
+            let scripted = [Mistake::ReapWithoutAskingAbsent, Mistake::GhostAdmitted];
+            let tested: Vec<Mistake> = [$(Mistake::$mistake,)*].into_iter().chain(scripted).collect();
             for mistake in Mistake::ALL {
                 assert!(tested.contains(&mistake), "{mistake:?} has no test");
             }
@@ -45,7 +46,7 @@ mistakes! {
     ack_before_sync: AckBeforeSync, 1, ["I6", "I1"];
     hint_counted_twice: HintCountedTwice, 9, ["I6", "I1"];
     hints_forgotten_after_restart: ForgetHintsOnRestart, 99, ["I1"];
-    hint_deleted_before_the_durable_word: HintDeletedEarly, 99, ["I1"];
+    hint_deleted_before_the_durable_word: HintDeletedEarly, 99, ["I1", "I9"];
     anti_entropy_pushing_one_way_only: OneWayExchange, 9, ["I13"];
     same_incarnation_after_volume_loss: SameIncarnationAfterLoss, 141, ["I3", "I1", "I15"];
     emptied_member_counted_in_a_read_quorum: EmptiedCountsInReads, 38, ["I15"];
@@ -55,6 +56,9 @@ mistakes! {
     going_on_after_a_failed_sync: IgnoreFailedSync, 1, ["I6", "I1"];
     overwriting_instead_of_merging: OverwriteInsteadOfMerge, 1, ["I1", "I15"];
     empty_fallback_counted_as_a_primary: EmptyFallbackIsPrimary, 2, ["I15"];
+    plain_counters: PlainCounters, 1, ["I3", "I1", "I15"];
+    merging_without_seen: IgnoreSeenInMerge, 1, ["I5"];
+    addresses_taken_for_identities: AddressIsIdentity, 2, ["I2", "I6", "I1"];
     unclean_stop_keeps_the_incarnation: UncleanStopKeepsIncarnation, 1, ["I3"];
 }
 
@@ -88,7 +92,7 @@ fn reaping_without_asking_absent_members() {
         safety_ms: 20_000,
         hints_max: 10_000,
         mistake,
-        ..Knobs::of_seed(seed)
+        ..Knobs::plain(seed)
     };
     // n3 stands in for n0, in its zone; it goes before n0 is back.
     let plan = vec![(2000, Fault::Kill(0, 1500)), (3400, Fault::Kill(3, 14_000))];

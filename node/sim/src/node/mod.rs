@@ -17,6 +17,7 @@ use dynamo_core::replica::Minter;
 use dynamo_core::types::Incarnation;
 use dynamo_core::version::{Hlc, KeyState};
 
+use crate::buggify::Site;
 use crate::clock::Clock;
 use crate::disk::{Disk, DiskError, Place};
 use crate::keys::KeyIx;
@@ -132,6 +133,8 @@ pub enum Exit {
     SetAside,
 }
 
+/// A timer that is late is so by that.
+const LATE_MS: u64 = 400;
 /// A start waits at most so long for a peer's word before it answers reads.
 const CONFIRM_MS_MAX: u64 = 3000;
 
@@ -204,7 +207,14 @@ impl Live<'_> {
 
     /// Sets a timer.
     pub fn timer(&mut self, after_ms: u64, timer: Timer) {
-        let at_us = self.clock.after(self.sh.now_us, after_ms);
+        let background = matches!(
+            timer,
+            Timer::Gossip | Timer::Probe | Timer::Hints | Timer::Entropy | Timer::Reap
+        );
+        let late = background && self.sh.buggify.fires(Site::LateTimer);
+        let at_us = self
+            .clock
+            .after(self.sh.now_us, if late { after_ms + LATE_MS } else { after_ms });
         let (node, boot) = (self.me, self.p.boot);
         self.sh.queue.push(at_us, Event::Timer { node, boot, timer });
     }
@@ -214,7 +224,18 @@ impl Live<'_> {
     /// Not before a peer has had the chance to expose an old disk: what it acknowledged until then would be set aside with
     /// it.
     pub fn serving(&self) -> bool {
-        self.p.view.ring().is_some() && !self.unconfirmed()
+        self.listed() && !self.unconfirmed()
+    }
+
+    /// The ring that it knows lists it.
+    pub fn listed(&self) -> bool {
+        let me = &self.sh.members[self.me];
+        self.p.view.ring().is_some_and(|ring| ring.index_of(me).is_some())
+    }
+
+    /// The epoch of the ring that it knows; 0: none.
+    pub fn epoch(&self) -> u64 {
+        self.p.view.ring().map_or(0, |ring| ring.epoch())
     }
 
     fn unconfirmed(&self) -> bool {
@@ -244,6 +265,11 @@ impl Live<'_> {
         } else {
             timeout_ms
         };
+        let timeout_ms = if adaptive && self.sh.buggify.fires(Site::EarlyTimeout) {
+            timeout_ms / 8 + 1
+        } else {
+            timeout_ms
+        };
         let call = self.sh.fresh();
         let started_ms = self.now_ms();
         let entry = Call {
@@ -259,7 +285,8 @@ impl Live<'_> {
         self.sh
             .trace
             .line(now_us, || format!("n{me} -> n{peer} call {call} {request:?}"));
-        self.sh.send(me, incarnation, peer, call, Body::Request(request));
+        let life = (incarnation, self.epoch());
+        self.sh.send(me, life, peer, call, Body::Request(request));
     }
 
     /// An answer has come, or none in time.
@@ -315,7 +342,8 @@ impl Live<'_> {
         self.sh
             .trace
             .line(now_us, || format!("n{me} -> n{to} reply {call} {reply:?}"));
-        self.sh.send(me, incarnation, to, call, Body::Reply(reply));
+        let life = (incarnation, self.epoch());
+        self.sh.send(me, life, to, call, Body::Reply(reply));
     }
 
     /// The key's preference list, with what this node knows of it.

@@ -15,6 +15,7 @@ use dynamo_core::version::{Actor, KeyState, truncated};
 
 use super::Live;
 use super::writer::Group;
+use crate::buggify::Site;
 use crate::disk::{Place, Value};
 use crate::keys::KeyIx;
 use crate::messages::{Reply, Request, Shortened};
@@ -51,7 +52,7 @@ impl Live<'_> {
             return;
         };
         let mistake = self.sh.knobs.mistake == Some(Mistake::ReapWithoutAskingAbsent);
-        let members = self.sh.members.iter();
+        let members = self.sh.members.iter().take(self.sh.knobs.nodes);
         let parties = ReapParties {
             me: self.sh.members[self.me].clone(),
             primaries: self.sh.preference[partition.0 as usize]
@@ -67,7 +68,7 @@ impl Live<'_> {
         };
         let id = self.sh.rng.bits();
         let round = Round {
-            epoch: self.sh.ring.epoch(),
+            epoch: self.epoch(),
             id,
         };
         let machine = ReapCoordinator::new(round, parties, proposals);
@@ -77,7 +78,12 @@ impl Live<'_> {
             id,
             shortened: Rc::new(shortened),
         });
-        let timeout_ms = self.sh.knobs.call_timeout_ms * 10;
+        let abandoned = self.sh.buggify.fires(Site::AbandonedReap);
+        let timeout_ms = if abandoned {
+            self.sh.knobs.call_timeout_ms / 8
+        } else {
+            self.sh.knobs.call_timeout_ms * 10
+        };
         self.timer(timeout_ms, Timer::ReapDeadline(id));
         self.drive_reap(ReapEvent::Start);
     }
@@ -237,7 +243,7 @@ impl Live<'_> {
 
     fn standing(&self, partition: PartitionId) -> Standing {
         Standing {
-            epoch: self.sh.ring.epoch(),
+            epoch: self.epoch(),
             transition: false,
             suspect: self.suspect(partition),
         }
@@ -435,7 +441,7 @@ impl Live<'_> {
                 let position = self.sh.keys.get(*key).position.as_bytes();
                 let age_ms = self.p.quiet.quiet_ms(position, now_ms);
                 self.mark_of(*key)
-                    .is_some_and(|mark| mark.is_stale(self.sh.ring.epoch(), age_ms, life_max_ms))
+                    .is_some_and(|mark| mark.is_stale(self.epoch(), age_ms, life_max_ms))
             })
             .collect();
         for key in stale {

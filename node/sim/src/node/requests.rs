@@ -14,7 +14,7 @@ use dynamo_core::version::{Context, Dot, KeyState, Seen};
 
 use super::writer::Intent;
 use super::{CallResult, Live};
-use crate::invariants::i17_last_write_wins;
+use crate::invariants::{i11_nothing_late, i17_last_write_wins};
 use crate::keys::KeyIx;
 use crate::ledger::Built;
 use crate::messages::{Ask, CallId, NodeIx, PutCommand, PutReply, Reply, Request, Told};
@@ -379,7 +379,7 @@ impl Live<'_> {
             dot,
             context,
         };
-        self.check_deadline(late_ms);
+        i11_nothing_late::check(self.sh, self.me, late_ms);
         self.answer_put(asker, reply);
     }
 
@@ -487,19 +487,8 @@ impl Live<'_> {
             GetResult::Absent(state) => Told::Absent(state.map(Rc::new)),
             GetResult::Unavailable { .. } => Told::Unavailable,
         };
-        self.check_deadline(late_ms);
+        i11_nothing_late::check(self.sh, self.me, late_ms);
         self.sh.tell(client, op, told);
-    }
-
-    /// Invariant I11: nothing is answered after its deadline. A process that stood still may be late by that.
-    fn check_deadline(&mut self, late_ms: u64) {
-        let pauses = self.sh.knobs.classes.contains(&crate::nemesis::Class::Pause);
-        if late_ms > 2 && !pauses {
-            self.sh.violated(
-                "I11",
-                format!("n{} answered {late_ms} ms after the deadline", self.me),
-            );
-        }
     }
 
     fn get_candidates(&self, key: KeyIx) -> dynamo_core::coordinator::Candidates {

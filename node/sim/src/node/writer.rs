@@ -10,9 +10,11 @@ use dynamo_core::coordinator::{Ack, FailureKind, ReplicaFailure};
 use dynamo_core::crdt::{self, TypedUpdate};
 use dynamo_core::reap::visible_to_exchange;
 use dynamo_core::replica::{self, EpochEntry, Minter, Update};
-use dynamo_core::version::KeyState;
+use dynamo_core::types::Incarnation;
+use dynamo_core::version::{Actor, KeyState, Seen};
 
 use super::{Exit, Live};
+use crate::buggify::Site;
 use crate::disk::{Batch, DiskError, Place, Value};
 use crate::invariants::i17_last_write_wins;
 use crate::keys::KeyIx;
@@ -23,6 +25,8 @@ use crate::shared::Timer;
 
 /// Operations of one group at most.
 const GROUP_MAX: usize = 64;
+/// Operations that wait at most; the real shell's number.
+pub const QUEUE_MAX: usize = 4096;
 /// Siblings beyond which a write that adds one is refused.
 pub const SIBLINGS_MAX: usize = 100;
 
@@ -78,6 +82,11 @@ impl Writer {
         Some(Batch {
             changes: group.changes.into_iter().collect(),
         })
+    }
+
+    /// Operations that wait for their group.
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
     }
 
     /// Nothing waits.
@@ -197,12 +206,12 @@ impl Live<'_> {
         self.admit(hint_for)?;
         let place = hint_for.map_or(Place::Data(key), |owner| Place::Hint(owner, key));
         if let Some(owner) = hint_for {
-            self.within_budget(owner, key)?;
+            self.within_budget(group, owner, key)?;
         }
         let stored = self
             .state_in_group(group, place)
             .map_err(|error| self.unreadable(key, error))?;
-        let entry = match self.in_group(group, Place::Epoch(key)) {
+        let mut entry = match self.in_group(group, Place::Epoch(key)) {
             Ok(Some(Value::Epoch(entry))) => Some(entry),
             _ => None,
         };
@@ -211,7 +220,13 @@ impl Live<'_> {
             sent: false,
             kind: FailureKind::Overloaded,
         };
-        let (entry, minter) = (entry.as_ref(), &mut self.p.minter);
+        let mut plain = None;
+        if self.sh.knobs.mistake == Some(Mistake::PlainCounters) {
+            let (minter, known) = plain_counter(self.me, stored);
+            plain = Some(minter);
+            entry = Some(known);
+        }
+        let (entry, minter) = (entry.as_ref(), plain.as_mut().unwrap_or(&mut self.p.minter));
         let conflict = self.sh.keys.get(key).conflict;
         let wall_ms = self.clock.wall_ms(self.sh.now_us);
         let coordinated = match (intent, conflict.data_type()) {
@@ -276,6 +291,15 @@ impl Live<'_> {
         self.touch(key);
         self.clear_mark(group, key);
         group.brought.push((key, Rc::clone(state)));
+        if self.sh.knobs.mistake == Some(Mistake::IgnoreSeenInMerge) {
+            let both = stored.iter().chain([state]).flat_map(|state| state.siblings());
+            let mut union = KeyState::new();
+            for (dot, sibling) in both {
+                union.merge(&KeyState::from_write(&Seen::new(), *dot, sibling.clone()));
+            }
+            group.set(place, Some(Value::State(Rc::new(union))));
+            return Ok(());
+        }
         let overwrite = self.sh.knobs.mistake == Some(Mistake::OverwriteInsteadOfMerge);
         let mut merged = stored
             .as_deref()
@@ -296,7 +320,7 @@ impl Live<'_> {
         state: &Rc<KeyState>,
     ) -> Result<(), ReplicaFailure> {
         self.admit(Some(owner))?;
-        self.within_budget(owner, key)?;
+        self.within_budget(group, owner, key)?;
         let place = Place::Hint(owner, key);
         let stored = self
             .state_in_group(group, place)
@@ -310,10 +334,15 @@ impl Live<'_> {
         Ok(())
     }
 
-    fn within_budget(&mut self, owner: NodeIx, key: KeyIx) -> Result<(), ReplicaFailure> {
+    fn within_budget(&mut self, group: &Group, owner: NodeIx, key: KeyIx) -> Result<(), ReplicaFailure> {
         let place = Place::Hint(owner, key);
-        let held = self.hints.iter().count();
-        if held < self.sh.knobs.hints_max || self.hints.peek(place).is_some() {
+        let coming = group
+            .changes
+            .iter()
+            .filter(|(place, value)| value.is_some() && self.hints.peek(**place).is_none());
+        let held = self.hints.iter().count() + coming.count();
+        let spent = self.sh.buggify.fires(Site::SpentHintBudget);
+        if (held < self.sh.knobs.hints_max && !spent) || self.hints.peek(place).is_some() {
             return Ok(());
         }
         self.sh.stats.hints_declined += 1;
@@ -323,12 +352,20 @@ impl Live<'_> {
         })
     }
 
-    fn admit(&self, hint_for: Option<NodeIx>) -> Result<(), ReplicaFailure> {
-        let full = if hint_for.is_some() {
-            self.hints.full
+    fn admit(&mut self, hint_for: Option<NodeIx>) -> Result<(), ReplicaFailure> {
+        let index = usize::from(hint_for.is_some());
+        let queue_max = if self.sh.buggify.fires(Site::FullQueue) {
+            1
         } else {
-            self.disk.full
+            QUEUE_MAX
         };
+        let crowded = self.p.writers[index].queue.len() >= queue_max;
+        let full = crowded
+            || if hint_for.is_some() {
+                self.hints.full
+            } else {
+                self.disk.full
+            };
         if full {
             return Err(ReplicaFailure {
                 sent: false,
@@ -364,7 +401,12 @@ impl Live<'_> {
         if self.p.writers[index].under_way.is_some() || self.p.writers[index].queue.is_empty() {
             return;
         }
-        let waiting = self.p.writers[index].queue.len().min(GROUP_MAX);
+        let most = if self.sh.buggify.fires(Site::TinyGroup) {
+            1
+        } else {
+            GROUP_MAX
+        };
+        let waiting = self.p.writers[index].queue.len().min(most);
         let operations: Vec<Operation> = self.p.writers[index].queue.drain(..waiting).collect();
         let mut group = Group {
             sync: self.sh.knobs.durability == Durability::Every || index == 1,
@@ -539,4 +581,16 @@ impl Live<'_> {
             }
         }
     }
+}
+
+/// The mistake: a node's name is for ever the same, and it counts on from what the record knows of it.
+fn plain_counter(me: NodeIx, stored: Option<&KeyState>) -> (Minter, EpochEntry) {
+    let id = me as u64 + 1;
+    let actor = Actor {
+        incarnation: id,
+        epoch: 1,
+    };
+    let counter = stored.map_or(0, |stored| stored.seen().counter_max(actor));
+    let minter = Minter::new(Incarnation { generation: 1, id }, 1);
+    (minter, EpochEntry { actor, counter })
 }
