@@ -207,10 +207,8 @@ impl Live<'_> {
 
     /// Sets a timer.
     pub fn timer(&mut self, after_ms: u64, timer: Timer) {
-        let background = matches!(
-            timer,
-            Timer::Gossip | Timer::Probe | Timer::Hints | Timer::Entropy | Timer::Reap
-        );
+        // Not gossip: a start waits for its peers' word for so long only.
+        let background = matches!(timer, Timer::Hints | Timer::Entropy | Timer::Reap);
         let late = background && self.sh.buggify.fires(Site::LateTimer);
         let at_us = self
             .clock
@@ -238,7 +236,8 @@ impl Live<'_> {
         self.p.view.ring().map_or(0, |ring| ring.epoch())
     }
 
-    fn unconfirmed(&self) -> bool {
+    /// No peer has had the chance to expose its store, and it is too early to give up waiting.
+    pub fn unconfirmed(&self) -> bool {
         !self.p.confirmed && self.now_ms() - self.p.started_ms <= CONFIRM_MS_MAX
     }
 
@@ -265,7 +264,8 @@ impl Live<'_> {
         } else {
             timeout_ms
         };
-        let timeout_ms = if adaptive && self.sh.buggify.fires(Site::EarlyTimeout) {
+        let gossip = matches!(request, Request::Digest(_) | Request::Delta(_));
+        let timeout_ms = if adaptive && !gossip && self.sh.buggify.fires(Site::EarlyTimeout) {
             timeout_ms / 8 + 1
         } else {
             timeout_ms

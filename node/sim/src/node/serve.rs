@@ -54,11 +54,10 @@ impl Live<'_> {
             Request::Probe => self.reply(from, call, Reply::Done),
             Request::Digest(digest) => {
                 let answer = self.p.view.answer(&digest);
-                self.reply(
-                    from,
-                    call,
-                    Reply::Gossip(Box::new(answer), self.p.fresh && !self.p.confirmed),
-                );
+                let fresh = self.p.fresh && !self.p.confirmed;
+                // Who begins with nothing would know this node only by its own word, and vouch for it afterwards.
+                let unheard = self.unconfirmed() && digest.ring.is_none();
+                self.reply(from, call, Reply::Gossip(Box::new(answer), fresh || unheard));
             }
             Request::Delta(delta) => {
                 self.take_news(*delta);
