@@ -46,6 +46,7 @@ impl Live<'_> {
             let digest = Box::new(self.p.view.digest());
             let timeout_ms = self.sh.knobs.call_timeout_ms;
             self.call(peer, timeout_ms, Request::Digest(digest), move |live, result| {
+                live.p.gossip_rounds += 1;
                 let Ok(Reply::Gossip(answer, empty)) = result else {
                     return;
                 };
@@ -60,6 +61,9 @@ impl Live<'_> {
                     live.call(peer, timeout_ms, Request::Delta(delta), |_, _| {});
                 }
             });
+        }
+        if peer.is_none_or(|peer| peer == self.me) {
+            self.p.gossip_rounds += 1;
         }
         let pause_ms = if self.serving() && self.p.confirmed {
             GOSSIP_MS

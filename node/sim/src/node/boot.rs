@@ -136,6 +136,7 @@ impl Node {
             exit: None,
             fresh: empty || !was_confirmed,
             confirmed: !Self::known_before(sh),
+            gossip_rounds: 0,
             started_ms: now_ms,
             whole_again: was_suspect && whole,
         });

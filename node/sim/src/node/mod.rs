@@ -118,6 +118,8 @@ pub struct Process {
     pub fresh: bool,
     /// A peer has had the chance to say that it remembers more of this member than its disk does.
     pub confirmed: bool,
+    /// Rounds of gossip since then, answered or not.
+    pub gossip_rounds: u64,
     /// When it started, by its own clock.
     pub started_ms: u64,
     /// What a disk fault took is back.
@@ -135,8 +137,10 @@ pub enum Exit {
 
 /// A timer that is late is so by that.
 const LATE_MS: u64 = 400;
-/// A start waits at most so long for a peer's word before it answers reads.
+/// A start waits at most so long for a peer's word before it answers reads,
 const CONFIRM_MS_MAX: u64 = 3000;
+/// once it has asked so often: a process that stood still has not waited.
+const CONFIRM_ROUNDS_MIN: u64 = 3;
 
 /// A call that waits for its answer.
 pub struct Call {
@@ -238,7 +242,9 @@ impl Live<'_> {
 
     /// No peer has had the chance to expose its store, and it is too early to give up waiting.
     pub fn unconfirmed(&self) -> bool {
-        !self.p.confirmed && self.now_ms() - self.p.started_ms <= CONFIRM_MS_MAX
+        let waited =
+            self.now_ms() - self.p.started_ms > CONFIRM_MS_MAX && self.p.gossip_rounds >= CONFIRM_ROUNDS_MIN;
+        !self.p.confirmed && !waited
     }
 
     /// True if what this node lacks of a partition may have been acknowledged by it once.
