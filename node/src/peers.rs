@@ -434,9 +434,9 @@ fn classify(status: Status, past_handshake: bool) -> CallError {
     let reason = status::reason_name(&status);
     let (sent, kind, answered) = match reason.as_deref() {
         // Refusals before anything was done.
-        Some("NOT_READY" | "FOREIGN_CLUSTER" | "WRONG_RECIPIENT" | "UNSUPPORTED_PROTOCOL") => {
-            (false, FailureKind::Unreachable, false)
-        }
+        Some(
+            "NOT_READY" | "FOREIGN_CLUSTER" | "WRONG_RECIPIENT" | "NOT_A_MEMBER" | "UNSUPPORTED_PROTOCOL",
+        ) => (false, FailureKind::Unreachable, false),
         Some("OVERLOADED" | "DISK_FULL") => (false, FailureKind::Overloaded, true),
         Some("HINT_DECLINED") => (false, FailureKind::Declined, true),
         Some(_) => (past_handshake, FailureKind::Storage, true),

@@ -34,6 +34,7 @@ pub(crate) fn start(node: &Arc<Node>, tracker: &TaskTracker, shutdown: &Cancella
         let mut announcer = Announcer::new();
         loop {
             gossip_round(&gossip_node).await;
+            gossip_node.gossiped();
             // What peers remember must be heard before it is overwritten.
             if !gossip_node.is_unconfirmed() {
                 let writer = gossip_node.writer();

@@ -117,6 +117,9 @@ pub fn coordinate(
     update: Update,
     siblings_max: usize,
 ) -> Result<Coordinated, UpdateRefused> {
+    if let Some(first) = stored.and_then(|stored| replay(stored, &update)) {
+        return Ok(first);
+    }
     let Update {
         content,
         context,
@@ -130,9 +133,6 @@ pub fn coordinate(
         op_id,
         content,
     };
-    if let Some(first) = stored.and_then(|stored| replay(stored, &context, &sibling)) {
-        return Ok(first);
-    }
     if let Some(stored) = stored {
         let siblings = stored.siblings().len();
         let adds = !stored.siblings().keys().any(|dot| context.contains(dot));
@@ -164,8 +164,10 @@ pub fn coordinate(
 }
 
 /// As [`coordinate`], in a bucket whose last write wins: the write also supersedes every sibling here with a smaller
-/// stamp, so that a record keeps one value however many blind puts it gets. What lies ahead of it stays, and shows. A
-/// retry of a sibling that is here is found as such, and supersedes nothing. Row D48.
+/// stamp, so that a record keeps one value however many blind puts it gets. Its stamp is made larger than those here, as a
+/// hybrid logical clock does, so that clocks which differ a little never hide the later of two writes from those who
+/// know both; but a stamp too far ahead of `wall_ms` comes from a wrong clock: it is not passed, its value stays and
+/// shows. A retry of a sibling that is here is found as such, and supersedes nothing. Row D48.
 ///
 /// # Errors
 /// If the write's stamp lies too far ahead of `wall_ms`: this node's clock has been set back.
@@ -181,11 +183,14 @@ pub fn coordinate_lww(
         return Err(UpdateRefused::StampAhead { ahead_ms });
     }
     if let Some(stored) = stored {
-        let stays = |sibling: &Sibling| {
-            let repeated =
-                update.op_id.is_some() && sibling.op_id == update.op_id && sibling.content == update.content;
-            repeated || sibling.stamp >= update.stamp
-        };
+        // Before anything is added to its context: the first attempt must not supersede what the retry could.
+        if let Some(first) = replay(stored, &update) {
+            return Ok(first);
+        }
+        let known = stored.siblings().values().map(|sibling| sibling.stamp);
+        let latest = known.filter(|stamp| stamp.is_plausible(wall_ms)).max();
+        update.stamp = update.stamp.max(latest.map_or(update.stamp, Stamp::next));
+        let stays = |sibling: &Sibling| update.repeats(sibling) || sibling.stamp >= update.stamp;
         if stored.siblings().values().any(stays) {
             let older = stored.siblings().iter().filter(|(_, sibling)| !stays(sibling));
             let older: Seen = older.map(|(dot, _)| *dot).collect();
@@ -203,6 +208,13 @@ pub fn merge(stored: Option<KeyState>, incoming: &KeyState) -> Merged {
     let mut state = stored.unwrap_or_default();
     let changed = state.merge(incoming);
     Merged { state, changed }
+}
+
+impl Update {
+    /// True if it is a retry of the write that made `sibling`; see [`Sibling::same_operation`].
+    fn repeats(&self, sibling: &Sibling) -> bool {
+        self.op_id.is_some() && self.op_id == sibling.op_id && self.content == sibling.content
+    }
 }
 
 impl Minter {
@@ -266,15 +278,15 @@ impl EpochEntry {
 
 /// The first write, if this one is its retry: the same operation is live, the context does not cover it, and all
 /// that the context covers is known here. Otherwise there is something new to store, so it is a write of its own.
-fn replay(stored: &KeyState, context: &Seen, retry: &Sibling) -> Option<Coordinated> {
+fn replay(stored: &KeyState, retry: &Update) -> Option<Coordinated> {
     let (dot, first) = stored
         .siblings()
         .iter()
-        .find(|(_, sibling)| sibling.same_operation(retry))?;
-    if context.contains(dot) || !stored.seen().descends(context) {
+        .find(|(_, sibling)| retry.repeats(sibling))?;
+    if retry.context.contains(dot) || !stored.seen().descends(&retry.context) {
         return None;
     }
-    let delta = KeyState::from_write(context, *dot, first.clone());
+    let delta = KeyState::from_write(&retry.context, *dot, first.clone());
     Some(Coordinated {
         state: stored.clone(),
         entry: None,

@@ -5,7 +5,9 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
+use dynamo_core::bucket::Conflict;
 use dynamo_core::coordinator::WriteState;
+use dynamo_core::crdt;
 use dynamo_core::quorum::{Quorum, QuorumOverrides, ReplicaCount};
 use dynamo_core::version::{Content, Dot, KeyState, Seen};
 
@@ -13,6 +15,8 @@ use crate::invariants;
 use crate::keys::KeyIx;
 use crate::ledger::{Status, Write};
 use crate::messages::{Ask, NodeIx, PutCommand, PutReply, Told};
+use crate::nemesis::Class;
+use crate::operations;
 use crate::rng::Rng;
 use crate::shared::{Event, Shared};
 
@@ -32,6 +36,8 @@ enum Kind {
     Delete,
     Blind,
     Expiring,
+    /// An operation on a value of a data type.
+    Typed,
 }
 
 /// One client.
@@ -111,6 +117,47 @@ impl Client {
     }
 
     fn begin(&mut self, sh: &mut Shared) {
+        let (kind, key) = if self.me < sh.knobs.clients {
+            self.draw(sh)
+        } else {
+            self.draw_other(sh)
+        };
+        // A clock that was set back refuses writes where the last one wins, until it has caught up.
+        let refused = sh.keys.get(key).conflict == Conflict::Lww
+            && sh
+                .knobs
+                .classes
+                .iter()
+                .any(|class| [Class::ClockStep, Class::ClockDrift].contains(class));
+        self.running = Some(Running {
+            kind,
+            key,
+            begun_us: sh.now_us,
+            must_succeed: self.live && !refused,
+            attempts: 0,
+            promised: sh.ledger.key(key).promised.clone(),
+            write: None,
+            unknown: false,
+        });
+        if kind == Kind::Blind || (kind == Kind::Typed && self.rng.coin()) {
+            self.write(None, Seen::new(), Seen::new(), sh);
+        } else {
+            self.ask(sh);
+        }
+    }
+
+    /// What to do with a key of another bucket than the plain ones.
+    fn draw_other(&mut self, sh: &Shared) -> (Kind, KeyIx) {
+        let key = sh.keys.others[self.rng.index(sh.keys.others.len())];
+        let kind = if sh.keys.get(key).conflict.data_type().is_some() {
+            [Kind::Typed, Kind::Typed, Kind::Typed, Kind::Read][self.rng.index(4)]
+        } else {
+            [Kind::Register, Kind::Blind, Kind::Delete, Kind::Read][self.rng.index(4)]
+        };
+        (kind, key)
+    }
+
+    fn draw(&mut self, sh: &Shared) -> (Kind, KeyIx) {
         let mix = sh.knobs.mix;
         let shares = [
             (Kind::Cart, mix.cart),
@@ -130,26 +177,12 @@ impl Client {
             pick -= share;
         }
         let hot = self.rng.per_mille(sh.knobs.hot);
-        let key = if hot {
+        let number = if hot {
             0
         } else {
-            self.rng.below(u64::from(sh.knobs.keys)) as KeyIx
+            self.rng.below(u64::from(sh.knobs.keys)) as usize
         };
-        self.running = Some(Running {
-            kind,
-            key,
-            begun_us: sh.now_us,
-            must_succeed: self.live,
-            attempts: 0,
-            promised: sh.ledger.key(key).promised.clone(),
-            write: None,
-            unknown: false,
-        });
-        if kind == Kind::Blind {
-            self.write(None, Seen::new(), Seen::new(), sh);
-        } else {
-            self.ask(sh);
-        }
+        (kind, sh.keys.plain[number])
     }
 
     /// Sends the request that the operation stands at to some node.
@@ -222,11 +255,18 @@ impl Client {
         let state = state.unwrap_or_default();
         sh.stats.siblings_max = sh.stats.siblings_max.max(state.siblings().len() as u64);
         let truth = sh.ledger.truly_seen(key, &state);
+        let context = match sh.keys.get(key).conflict.data_type() {
+            Some(data_type) => crdt::read(data_type, &state, 0)
+                .ok()
+                .flatten()
+                .map_or_else(|| state.context_seen(), |read| read.context),
+            None => state.context_seen(),
+        };
         let nothing = state.siblings().values().all(|sibling| sibling.value().is_none());
         if kind == Kind::Read || (kind == Kind::Delete && nothing && self.rng.coin()) {
             self.end(true, sh);
         } else {
-            self.write(Some(&state), state.context_seen(), truth, sh);
+            self.write(Some(&state), context, truth, sh);
         }
     }
 
@@ -236,7 +276,14 @@ impl Client {
         let number = sh.ledger.next();
         let nothing =
             read.is_none_or(|state| state.siblings().values().all(|sibling| sibling.value().is_none()));
+        let operation = sh
+            .keys
+            .get(running.key)
+            .conflict
+            .data_type()
+            .map(|data_type| operations::draw(&mut self.rng, data_type, number, read.is_some()));
         let value = match running.kind {
+            Kind::Typed => None,
             Kind::Delete if !nothing => None,
             Kind::Cart => Some(cart(read, number)),
             _ => Some(one_tag(number)),
@@ -251,6 +298,7 @@ impl Client {
         sh.ledger.begin(Write {
             key: running.key,
             value: value.clone(),
+            operation: operation.clone(),
             past,
             dots: Vec::new(),
             status: Status::Unknown,
@@ -264,6 +312,7 @@ impl Client {
             key: running.key,
             write: number,
             content: value.map_or(Content::Tombstone, Content::Value),
+            operation,
             context,
             op_id,
             expires_at_ms,

@@ -1,5 +1,6 @@
 //! The keys of a run: all are known from the beginning, and named by an index everywhere in the simulator.
 
+use dynamo_core::bucket::Conflict;
 use dynamo_core::listing::Position;
 use dynamo_core::types::{KeyHash, PartitionId};
 
@@ -15,28 +16,44 @@ pub struct KeyInfo {
     pub position: Position,
     /// Where it belongs.
     pub partition: PartitionId,
+    /// What becomes of concurrent writes in its bucket.
+    pub conflict: Conflict,
 }
 
 /// All keys of a run, in the order of positions: an index compares like the position it stands for.
 #[derive(Clone, Debug)]
 pub struct Keys {
     list: Vec<KeyInfo>,
+    /// Those of a bucket that keeps siblings.
+    pub plain: Vec<KeyIx>,
+    /// Those of all other buckets.
+    pub others: Vec<KeyIx>,
 }
 
 impl Keys {
-    /// That many keys, for a ring of `partitions`.
-    pub fn new(count: u32, partitions: u32) -> Self {
+    /// That many keys that keep siblings, and one for each of `others`, for a ring of `partitions`.
+    pub fn new(count: u32, others: &[Conflict], partitions: u32) -> Self {
         let shift = 64 - partitions.max(2).ilog2();
-        let mut list: Vec<KeyInfo> = (0..count)
-            .filter_map(|number| Position::new("sim", format!("key-{number}").as_bytes()).ok())
-            .map(|position| KeyInfo {
-                hash: position.hash(),
-                partition: PartitionId((position.hash().0 >> shift) as u32),
-                position,
+        let plain = (0..count).map(|number| ("sim".to_owned(), number, Conflict::Siblings));
+        let others = (0..)
+            .zip(others)
+            .map(|(number, conflict)| (format!("{conflict:?}").to_lowercase(), number, *conflict));
+        let mut list: Vec<KeyInfo> = plain
+            .chain(others)
+            .filter_map(|(bucket, number, conflict)| {
+                let position = Position::new(&bucket, format!("key-{number}").as_bytes()).ok()?;
+                Some(KeyInfo {
+                    hash: position.hash(),
+                    partition: PartitionId((position.hash().0 >> shift) as u32),
+                    position,
+                    conflict,
+                })
             })
             .collect();
         list.sort_by(|one, other| one.position.cmp(&other.position));
-        Self { list }
+        let indexes = 0..list.len() as KeyIx;
+        let (plain, others) = indexes.partition(|key| list[*key as usize].conflict == Conflict::Siblings);
+        Self { list, plain, others }
     }
 
     /// A key.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use dynamo_core::bucket::Conflict;
 use dynamo_core::coordinator::ReadRepair;
 
 use crate::mistakes::Mistake;
@@ -62,6 +63,12 @@ pub struct Knobs {
     pub clients: usize,
     /// Keys.
     pub keys: u32,
+    /// One more key for each: of a data type, or where the last write wins.
+    pub others: Vec<Conflict>,
+    /// Clients of those keys.
+    pub other_clients: usize,
+    /// Actors that a record's history may name before it is shortened.
+    pub actors_max: usize,
     /// Of a thousand operations, so many go to the first key.
     pub hot: u64,
     /// What clients do.
@@ -92,6 +99,12 @@ pub struct Knobs {
     pub sync_us: u64,
     /// Every state is encoded and decoded on its way.
     pub through_codec: bool,
+    /// Rare paths are made common.
+    pub buggify: bool,
+    /// An administrator mints so many rings, each with the owners of the one before.
+    pub rings: usize,
+    /// There was one more member before the run began; see [`Fault::Ghost`](crate::nemesis::Fault::Ghost).
+    pub ghost: bool,
     /// Anti-entropy runs.
     pub anti_entropy: bool,
     /// What is done wrong on purpose.
@@ -101,6 +114,37 @@ pub struct Knobs {
 impl Knobs {
     /// All that a seed decides.
     pub fn of_seed(seed: u64) -> Self {
+        let plain = Self::plain(seed);
+        let mut rng = Rng::new(seed, "buckets");
+        if rng.coin() {
+            return plain;
+        }
+        let kinds = [
+            Conflict::Lww,
+            Conflict::Counter,
+            Conflict::Set,
+            Conflict::Map,
+            Conflict::Flag,
+            Conflict::Register,
+        ];
+        Self {
+            others: (0..rng.between(1, 8))
+                .map(|_| kinds[rng.index(kinds.len())])
+                .collect(),
+            other_clients: rng.between(1, 5) as usize,
+            actors_max: if rng.coin() {
+                rng.between(1, 6) as usize
+            } else {
+                50
+            },
+            buggify: rng.coin(),
+            rings: rng.index(4),
+            ..plain
+        }
+    }
+
+    /// The same without what came later: buckets of other kinds, rare paths, new rings.
+    pub fn plain(seed: u64) -> Self {
         let mut rng = Rng::new(seed, "knobs");
         let n = [1, 2, 3, 3, 3, 3, 4, 5][rng.index(8)];
         let nodes = rng.between(u64::from(n).max(3), 9.min(u64::from(n) + 4)) as usize;
@@ -149,6 +193,9 @@ impl Knobs {
             ][rng.index(4)],
             clients: rng.between(2, 10) as usize,
             keys: rng.between(1, 30) as u32,
+            others: Vec::new(),
+            other_clients: 0,
+            actors_max: 50,
             hot: if rng.coin() { rng.below(700) } else { 0 },
             mix,
             think_ms: rng.between(20, 120),
@@ -173,6 +220,9 @@ impl Knobs {
             grace_ms: [2500, 4000, 8000][rng.index(3)],
             sync_us: [100, 500, 2000, 10_000][rng.index(4)],
             through_codec: rng.index(16) == 0,
+            buggify: false,
+            rings: 0,
+            ghost: false,
             anti_entropy: true,
             mistake: None,
         }
@@ -210,6 +260,11 @@ impl fmt::Display for Knobs {
             f,
             "  {} clients, {} keys, hot {}/1000, {:?}, think {} ms, time-out {} ms, calls {} ms",
             self.clients, self.keys, self.hot, self.mix, self.think_ms, self.timeout_ms, self.call_timeout_ms
+        )?;
+        writeln!(
+            f,
+            "  {} clients of {:?}, histories of {} actors, buggify {}, {} new rings, ghost {}",
+            self.other_clients, self.others, self.actors_max, self.buggify, self.rings, self.ghost
         )?;
         writeln!(
             f,

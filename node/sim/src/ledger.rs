@@ -7,8 +7,9 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use dynamo_core::crdt::Operation;
 use dynamo_core::types::OpId;
-use dynamo_core::version::{Dot, KeyState, Seen};
+use dynamo_core::version::{Dot, KeyState, Seen, Stamp};
 
 use crate::keys::KeyIx;
 use crate::messages::NodeIx;
@@ -29,8 +30,10 @@ pub enum Status {
 pub struct Write {
     /// Of which key.
     pub key: KeyIx,
-    /// What it wrote; `None`: a tombstone.
+    /// What it wrote; `None`: a tombstone, or an operation.
     pub value: Option<Bytes>,
+    /// What it did to a value of a data type.
+    pub operation: Option<Operation>,
     /// What its client had been shown when it wrote: names of writes.
     pub past: Seen,
     /// The names that coordinators gave it.
@@ -47,11 +50,22 @@ pub struct Write {
     pub expires_at_ms: Option<u64>,
 }
 
+/// A name in a bucket that does not keep siblings: there a coordinator also supersedes what its client has not seen.
+#[derive(Clone, Debug)]
+pub struct Built {
+    /// By the coordinator's clock.
+    pub stamp: Stamp,
+    /// All that the name supersedes.
+    pub upon: Seen,
+}
+
 /// All writes of one key.
 #[derive(Clone, Debug, Default)]
 pub struct KeyLedger {
     /// Who a name belongs to, and the nodes that have ever synced it, as bits.
     pub dots: BTreeMap<Dot, (u32, u32)>,
+    /// Of a bucket that does not keep siblings.
+    pub built: BTreeMap<Dot, Built>,
     /// Writes, in the order of their begin.
     pub writes: Vec<u32>,
     /// Names of writes that any read of R primaries must know from now on.
@@ -106,9 +120,30 @@ impl Ledger {
         }
     }
 
+    /// A coordinator has said what a name supersedes; and with that, all that these had superseded.
+    pub fn built(&mut self, number: u32, dot: Dot, mut built: Built) {
+        let known = &mut self.keys[self.writes[number as usize].key as usize].built;
+        let earlier: Vec<Dot> = known
+            .keys()
+            .filter(|dot| built.upon.contains(dot))
+            .copied()
+            .collect();
+        for dot in earlier {
+            built.upon.union(&known[&dot].upon);
+        }
+        known.entry(dot).or_insert(built);
+    }
+
     /// A node has synced a state of a key.
     pub fn synced(&mut self, key: KeyIx, state: &KeyState, node: NodeIx) {
-        let dots = &mut self.keys[key as usize].dots;
+        let KeyLedger { dots, built, .. } = &mut self.keys[key as usize];
+        if !built.is_empty() {
+            // A value holds all that it was built upon.
+            for (_, (_, nodes)) in dots.iter_mut().filter(|(dot, _)| state.seen().contains(dot)) {
+                *nodes |= 1 << node;
+            }
+            return;
+        }
         for dot in state.siblings().keys() {
             if let Some((_, nodes)) = dots.get_mut(dot) {
                 *nodes |= 1 << node;
@@ -152,17 +187,34 @@ impl Ledger {
         let mut seen = Seen::new();
         for dot in state.siblings().keys() {
             seen.insert(*dot);
-            if let Some(write) = self.owner(key, dot) {
+            if let Some(write) = self.owner(key, dot).filter(|write| write.operation.is_none()) {
                 seen.union(&write.past);
+            }
+            if let Some(built) = self.keys[key as usize].built.get(dot) {
+                seen.union(&built.upon);
             }
         }
         seen
+    }
+
+    /// True if whoever gave `later` its name knew `earlier`, or its client did; an operation on a value of a data type
+    /// supersedes only the former.
+    pub fn supersedes(&self, key: KeyIx, later: &Dot, earlier: &Dot) -> bool {
+        let built = self.keys[key as usize].built.get(later);
+        self.owner(key, later)
+            .is_some_and(|later| later.operation.is_none() && later.past.contains(earlier))
+            || built.is_some_and(|built| built.upon.contains(earlier))
     }
 
     /// A state was removed everywhere, rightly or not.
     pub fn removed(&mut self, key: KeyIx, state: &KeyState) {
         let gone = self.truly_seen(key, state);
         self.keys[key as usize].reaped.union(&gone);
+    }
+
+    /// A state was shortened everywhere: what it forgot must not be needed any more.
+    pub fn forgotten(&mut self, key: KeyIx, gone: &Seen) {
+        self.keys[key as usize].reaped.union(gone);
     }
 
     /// True if a state shows the write or something that truly superseded it, or such a thing was reaped.
@@ -174,9 +226,10 @@ impl Ledger {
         let Some(state) = state else { return false };
         state.siblings().keys().any(|sibling| {
             write.dots.contains(sibling)
-                || self
-                    .owner(write.key, sibling)
-                    .is_some_and(|later| write.dots.iter().any(|dot| later.past.contains(dot)))
+                || write
+                    .dots
+                    .iter()
+                    .any(|dot| self.supersedes(write.key, sibling, dot))
         })
     }
 }

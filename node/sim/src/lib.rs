@@ -16,6 +16,7 @@
 //! Modules in reading order: [`knobs`], [`nemesis`], [`world`], [`node`], [`clients`], [`ledger`], [`invariants`].
 
 pub mod atlas;
+pub mod buggify;
 pub mod clients;
 pub mod clock;
 pub mod disk;
@@ -25,9 +26,11 @@ pub mod knobs;
 pub mod ledger;
 pub mod messages;
 pub mod mistakes;
+pub mod model;
 pub mod nemesis;
 pub mod network;
 pub mod node;
+pub mod operations;
 pub mod queue;
 pub mod rng;
 pub mod shared;

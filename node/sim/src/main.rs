@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
+use dynamo_sim::buggify::{Fired, Site};
 use dynamo_sim::nemesis::plan;
 use dynamo_sim::shrink::shrink;
 use dynamo_sim::{Knobs, Mistake, Options, Report, run};
@@ -114,7 +115,7 @@ fn many(seeds: std::ops::Range<u64>, limit: Option<Duration>, arguments: &Argume
     println!("seeds from {}", seeds.start);
     let begin = Instant::now();
     let (mut runs, mut operations, mut events, mut faults, mut acked) = (0u64, 0u64, 0u64, 0u64, 0u64);
-    let (mut bad, mut simulated_ms) = (0u64, 0u64);
+    let (mut bad, mut simulated_ms, mut fired) = (0u64, 0u64, Fired::default());
     for seed in seeds {
         if limit.is_some_and(|limit| begin.elapsed() >= limit) {
             break;
@@ -127,6 +128,9 @@ fn many(seeds: std::ops::Range<u64>, limit: Option<Duration>, arguments: &Argume
         events += report.events;
         faults += report.stats.faults;
         simulated_ms += report.simulated_ms;
+        for (sum, times) in fired.iter_mut().zip(report.fired) {
+            *sum += times;
+        }
         if let Some(first) = report.violations.first() {
             bad += 1;
             println!(
@@ -146,6 +150,14 @@ fn many(seeds: std::ops::Range<u64>, limit: Option<Duration>, arguments: &Argume
         simulated_ms as f64 / 3_600_000.0,
         operations as f64 / seconds,
         events as f64 / seconds
+    );
+    let never: Vec<Site> = Site::ALL
+        .into_iter()
+        .filter(|site| fired[*site as usize] == 0)
+        .collect();
+    println!(
+        "rare paths: {}, never taken: {never:?}",
+        fired.iter().sum::<u64>()
     );
     bad == 0
 }

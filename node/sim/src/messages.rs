@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use dynamo_core::coordinator::{FailureKind, WriteOutcome};
+use dynamo_core::crdt::Operation;
 use dynamo_core::entropy::{KeyPage, PullResult, PushResult};
 use dynamo_core::listing::Position;
 use dynamo_core::membership::{Answer, Delta, Digest};
@@ -30,6 +31,8 @@ pub struct PutCommand {
     pub write: u32,
     /// The new value, or a tombstone.
     pub content: Content,
+    /// In a bucket of a data type: what to do, in place of the content.
+    pub operation: Option<Operation>,
     /// What the client has seen.
     pub context: Seen,
     /// For retries.
@@ -54,6 +57,9 @@ pub struct PutReply {
     /// The reply's context.
     pub context: Seen,
 }
+
+/// What records with long histories become, by position.
+pub type Shortened = Rc<BTreeMap<Bytes, KeyState>>;
 
 /// A request between nodes.
 #[derive(Clone, Debug)]
@@ -120,7 +126,7 @@ pub enum Request {
     /// The third.
     Prepare(Round, PartitionId, Vec<Proposal>),
     /// The removal.
-    Commit(Round, PartitionId, Vec<Proposal>),
+    Commit(Round, PartitionId, Vec<Proposal>, Shortened),
 }
 
 /// What a record's owner has for a puller.
@@ -290,7 +296,7 @@ impl Request {
             Self::Prepare(round, partition, keys) => {
                 [13, round.id ^ u64::from(partition.0), keys.len() as u64]
             }
-            Self::Commit(round, partition, keys) => {
+            Self::Commit(round, partition, keys, _) => {
                 [14, round.id ^ u64::from(partition.0), keys.len() as u64]
             }
         }

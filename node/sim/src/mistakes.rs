@@ -35,13 +35,21 @@ pub enum Mistake {
     OverwriteInsteadOfMerge,
     /// An empty fallback's answer fills a quorum as a primary's does.
     EmptyFallbackIsPrimary,
+    /// Names are counted from what the record knows, as classic version vectors are: no incarnations, no epochs.
+    PlainCounters,
+    /// Merging looks at siblings alone, not at what the other side has seen.
+    IgnoreSeenInMerge,
+    /// Whoever answers at an address, or speaks from one, is taken for the member that had it.
+    AddressIsIdentity,
+    /// What a former owner sends is merged like any member's.
+    GhostAdmitted,
     /// An unclean stop is taken for a clean one: epochs are given again.
     UncleanStopKeepsIncarnation,
 }
 
 impl Mistake {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 20] = [
         Self::MergedContextReply,
         Self::AckBeforeSync,
         Self::HintCountedTwice,
@@ -58,6 +66,10 @@ impl Mistake {
         Self::OverwriteInsteadOfMerge,
         Self::EmptyFallbackIsPrimary,
         Self::UncleanStopKeepsIncarnation,
+        Self::PlainCounters,
+        Self::IgnoreSeenInMerge,
+        Self::AddressIsIdentity,
+        Self::GhostAdmitted,
     ];
 
     /// The mistake of that name, as `Debug` writes it.

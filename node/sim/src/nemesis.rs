@@ -82,6 +82,16 @@ pub enum Fault {
     ClockStep(NodeIx, i64),
     /// The rate from the next start on.
     ClockDrift(NodeIx, u64),
+    /// An administrator has the node mint a ring of a larger epoch, with the same owners.
+    NewRing(NodeIx),
+    /// Two nodes have exchanged addresses, and nobody has heard yet.
+    Swap(NodeIx, NodeIx, u64),
+    /// At the node's address there is one of another cluster, which writes to whoever talks to it; the node itself has
+    /// moved, and nobody has heard yet.
+    Stranger(NodeIx, u64),
+    /// A member that was removed before the run comes back: with the ring that listed it, and as its data and hints what
+    /// the first node held so many milliseconds ago.
+    Ghost(u64),
 }
 
 /// When what happens, in milliseconds.
@@ -119,6 +129,25 @@ pub fn plan(knobs: &Knobs) -> Plan {
         let class = knobs.classes[rng.index(knobs.classes.len())];
         plan.push((at_ms, draw(class, knobs, &mut rng)));
         at_ms += 1 + rng.exponential(knobs.fault_gap_ms);
+    }
+    let mut rng = Rng::new(knobs.seed, "rings");
+    for _ in 0..knobs.rings {
+        let at_ms = rng.below(knobs.safety_ms);
+        plan.push((at_ms, Fault::NewRing(rng.index(knobs.nodes))));
+        if rng.coin() {
+            let (one, other, ms) = (
+                rng.index(knobs.nodes),
+                rng.index(knobs.nodes),
+                rng.between(50, 2000),
+            );
+            plan.push((at_ms, Fault::Swap(one, other, ms)));
+        }
+        if rng.coin() {
+            plan.push((
+                at_ms,
+                Fault::Stranger(rng.index(knobs.nodes), rng.between(50, 2000)),
+            ));
+        }
     }
     plan
 }

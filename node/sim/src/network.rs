@@ -28,6 +28,8 @@ pub struct Network {
     cuts: Vec<Vec<u32>>,
     /// Messages to and from a node wait until then.
     clogged_until_us: Vec<u64>,
+    /// Who is found at the address that a node is known by; `None`: somebody of another cluster.
+    pub at: Vec<Option<usize>>,
     rng: Rng,
     /// Messages sent and lost.
     pub sent: u64,
@@ -45,6 +47,7 @@ impl Network {
             quality,
             cuts: vec![vec![0; nodes]; nodes],
             clogged_until_us: vec![0; nodes],
+            at: (0..nodes).map(Some).collect(),
             rng,
             sent: 0,
             lost: 0,
@@ -87,6 +90,7 @@ impl Network {
             row.fill(0);
         }
         self.clogged_until_us.fill(0);
+        self.at = (0..self.at.len()).map(Some).collect();
     }
 
     /// Holds all messages of a node back; they arrive in a burst.

@@ -1,11 +1,13 @@
 //! What all parts of a world share: time, the queue of events, the network, the ledger and the trace.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use dynamo_core::ring::{Placement, Ring};
 use dynamo_core::types::{Incarnation, MemberId, PartitionId, Zone};
 
+use crate::buggify::Buggify;
 use crate::keys::{KeyIx, Keys};
 use crate::knobs::Knobs;
 use crate::ledger::Ledger;
@@ -138,8 +140,14 @@ pub struct Stats {
     pub recovered: u64,
     /// Records removed for good.
     pub reaped: u64,
+    /// Records whose history was shortened, on each replica.
+    pub shortened: u64,
     /// Unreadable records that were fetched anew.
     pub refetched: u64,
+    /// Writes that were refused since their key had too many siblings.
+    pub capped: u64,
+    /// Messages that were refused: of another cluster, for another member, from a former one.
+    pub refused: u64,
     /// Simulated milliseconds until all replicas were equal.
     pub quiet_after_ms: u64,
     /// Most siblings of a record that a read returned.
@@ -166,7 +174,13 @@ pub struct Shared {
     pub ring: Arc<Ring>,
     /// Where everything belongs.
     pub placement: Rc<Placement>,
-    /// Member ids by index.
+    /// The ring before it, which has one more member; only with a ghost.
+    pub former: Option<Arc<Ring>>,
+    /// The map of owners of each epoch, as its hash: for the invariants.
+    pub rings: BTreeMap<u64, u64>,
+    /// Rare paths.
+    pub buggify: Buggify,
+    /// Member ids by index; the ghost's comes last.
     pub members: Vec<MemberId>,
     /// Zones by index.
     pub zones: Vec<Zone>,
@@ -186,7 +200,7 @@ pub struct Shared {
 impl Shared {
     /// A shared state at the beginning of a run.
     pub fn new(knobs: Knobs, ring: Arc<Ring>) -> Self {
-        let keys = Rc::new(Keys::new(knobs.keys, knobs.partitions));
+        let keys = Rc::new(Keys::new(knobs.keys, &knobs.others, knobs.partitions));
         let placement = Rc::new(Placement::new(Arc::clone(&ring)));
         let preference = (0..ring.partitions())
             .map(|partition| {
@@ -198,9 +212,16 @@ impl Shared {
         Self {
             now_us: 0,
             queue: Queue::new(Rng::new(seed, "order")),
-            net: Network::new(knobs.nodes, knobs.quality, Rng::new(seed, "network")),
+            net: Network::new(
+                knobs.nodes + usize::from(knobs.ghost),
+                knobs.quality,
+                Rng::new(seed, "network"),
+            ),
             trace: Trace::default(),
-            ledger: Ledger::new(knobs.keys as usize),
+            ledger: Ledger::new(knobs.keys as usize + knobs.others.len()),
+            former: None,
+            rings: BTreeMap::from([(ring.epoch(), ring.hash())]),
+            buggify: Buggify::new(seed, knobs.buggify),
             members: ring.members().iter().map(|member| member.id.clone()).collect(),
             zones: ring.members().iter().map(|member| member.zone.clone()).collect(),
             knobs,
@@ -214,6 +235,17 @@ impl Shared {
             stats: Stats::default(),
             next: 0,
         }
+    }
+
+    /// Takes note of a ring before the present one, and of its member that is gone.
+    pub fn know_former(&mut self, former: Option<Ring>) {
+        let Some(former) = former else { return };
+        self.rings.insert(former.epoch(), former.hash());
+        for member in former.members().iter().skip(self.members.len()) {
+            self.members.push(member.id.clone());
+            self.zones.push(member.zone.clone());
+        }
+        self.former = Some(Arc::new(former));
     }
 
     /// A number that was never given before.
@@ -250,13 +282,13 @@ impl Shared {
         self.preference_of(key).0.contains(&node)
     }
 
-    /// Sends a request or a reply; the network decides what becomes of it.
-    pub fn send(&mut self, from: NodeIx, incarnation: Incarnation, to: NodeIx, call: CallId, body: Body) {
+    /// Sends a request or a reply of a life that uses the ring of an epoch; the network decides what becomes of it.
+    pub fn send(&mut self, from: NodeIx, life: (Incarnation, u64), to: NodeIx, call: CallId, body: Body) {
+        let (incarnation, epoch) = life;
         let once = matches!(
             body,
             Body::Request(Request::Coordinate(_)) | Body::Reply(Reply::Broken { .. })
         );
-        let epoch = self.ring.epoch();
         let arrivals = self.net.send(from, to, self.now_us, once);
         let envelope = Envelope {
             from,

@@ -14,8 +14,10 @@ use dynamo_core::ring::{Member, Ring};
 use dynamo_core::types::{ClusterId, MemberId, Zone};
 
 use crate::atlas;
+use crate::buggify::Fired;
 use crate::clients::Client;
 use crate::disk::{Batch, Disk, Place, Value};
+use crate::invariants::i12_memory_is_bounded;
 use crate::knobs::{Durability, Knobs};
 use crate::messages::{Body, Envelope, NodeIx, Reply};
 use crate::nemesis::{Fault, Plan};
@@ -25,6 +27,7 @@ use crate::rng::Rng;
 use crate::shared::{Event, Shared, Stats, Violation};
 use crate::trace::Sink;
 
+const CLUSTER: ClusterId = ClusterId([7; 16]);
 /// Everything must be equal within so many simulated milliseconds.
 const QUIET_WITHIN_MS: u64 = 120_000;
 const QUIET_CHECK_MS: u64 = 500;
@@ -33,6 +36,7 @@ const COPY_MS: u64 = 1000;
 /// Detectors learn what is broken; then operations must succeed.
 const LIVENESS_GRACE_MS: u64 = 1500;
 
+mod addresses;
 mod faults;
 mod quiet;
 
@@ -70,6 +74,8 @@ pub struct Report {
     pub simulated_ms: u64,
     /// Hints that are on some disk when it ends.
     pub hints_left: usize,
+    /// How often each rare path was taken.
+    pub fired: Fired,
 }
 
 /// A cluster with its clients and its faults.
@@ -102,20 +108,24 @@ impl World {
     /// A cluster that has just been bootstrapped.
     pub fn new(knobs: Knobs, plan: Plan) -> Self {
         let seed = knobs.seed;
-        let ring = Arc::new(ring(&knobs));
-        let mut sh = Shared::new(knobs, ring);
+        let (ring, former) = ring(&knobs);
+        let mut sh = Shared::new(knobs, Arc::new(ring));
+        sh.know_former(former);
         let mut nodes: Vec<Node> = (0..sh.knobs.nodes).map(Node::new).collect();
         for node in &mut nodes {
             node.start(&mut sh);
         }
         introduce(&mut nodes);
-        let clients = (0..sh.knobs.clients)
+        let clients = (0..sh.knobs.clients + sh.knobs.other_clients)
             .map(|client| Client::new(client, &mut sh))
             .collect();
         for (index, (at_ms, _)) in plan.iter().enumerate() {
             sh.queue.push(at_ms * 1000, Event::Fault(index));
         }
-        if plan.iter().any(|(_, fault)| matches!(fault, Fault::OldDisk(..))) {
+        if plan
+            .iter()
+            .any(|(_, fault)| matches!(fault, Fault::OldDisk(..) | Fault::Ghost(_)))
+        {
             sh.queue.push(COPY_MS * 1000, Event::Copy);
         }
         let count = nodes.len();
@@ -145,6 +155,7 @@ impl World {
             self.perform(event);
         }
         Report {
+            fired: self.sh.buggify.fired,
             violations: self.sh.violations,
             chain: self.sh.trace.chain(),
             events: self.sh.trace.events(),
@@ -224,8 +235,14 @@ impl World {
     }
 
     fn arrive(&mut self, envelope: Box<Envelope>) {
-        let (from, to, call) = (envelope.from, envelope.to, envelope.call);
+        let (from, call) = (envelope.from, envelope.call);
         let now_us = self.sh.now_us;
+        let to = match (&envelope.body, self.sh.net.at[envelope.to]) {
+            (Body::Request(_), None) => return self.stranger(&envelope),
+            (Body::Request(_), Some(found)) => found,
+            // Replies come along the connection of the request.
+            (Body::Reply(_), _) => envelope.to,
+        };
         let node = &mut self.nodes[to];
         if node.paused_until_us > now_us && node.process.is_some() {
             self.sh.queue.push(node.paused_until_us, Event::Arrive(envelope));
@@ -253,7 +270,8 @@ impl World {
             // The machine says that nobody listens; one without power says nothing.
             None if !dark && matches!(envelope.body, Body::Request(_)) => {
                 let nobody = Body::Reply(Reply::Broken { sent: false });
-                self.sh.send(to, envelope.incarnation, from, call, nobody);
+                let life = (envelope.incarnation, 0);
+                self.sh.send(to, life, from, call, nobody);
             }
             None => {}
         }
@@ -267,6 +285,7 @@ impl World {
         {
             self.nodes[node].unwhole = false;
         }
+        i12_memory_is_bounded::check(&mut self.sh, &self.nodes[node]);
         let exit = self.nodes[node].process.as_ref().and_then(|process| process.exit);
         let Some(exit) = exit else { return };
         let now_us = self.sh.now_us;
@@ -306,7 +325,7 @@ impl World {
                 .collect();
             for call in calls {
                 let broken = Body::Reply(Reply::Broken { sent: true });
-                self.sh.send(gone, incarnation, other, call, broken);
+                self.sh.send(gone, (incarnation, 0), other, call, broken);
             }
         }
     }
@@ -317,6 +336,7 @@ impl World {
             Phase::Safety => {
                 self.heal();
                 self.break_minority();
+                self.sh.buggify.stop();
                 (Phase::Settling, LIVENESS_GRACE_MS)
             }
             Phase::Settling => {
@@ -381,12 +401,13 @@ impl World {
         if knobs.read_repair == ReadRepair::Blocking {
             most = most.min(knobs.r - 1);
         }
+        let count = self.sh.knobs.nodes;
         let unwhole = self.nodes.iter().any(|node| !atlas::is_whole(node));
         if unwhole || most == 0 {
             return;
         }
         for _ in 0..self.rng.below(u64::from(most) + 1) {
-            let node = self.rng.index(self.nodes.len());
+            let node = self.rng.index(count);
             if self.broken.contains(&node) {
                 continue;
             }
@@ -401,9 +422,7 @@ impl World {
                 _ => self.each_cut(Fault::OneWay(node, false, 0), |sh, from, to| sh.net.cut(from, to)),
             }
         }
-        let healthy: Vec<NodeIx> = (0..self.nodes.len())
-            .filter(|node| !self.broken.contains(node))
-            .collect();
+        let healthy: Vec<NodeIx> = (0..count).filter(|node| !self.broken.contains(node)).collect();
         for client in &mut self.clients {
             client.nodes.clone_from(&healthy);
         }
@@ -431,8 +450,9 @@ fn introduce(nodes: &mut [Node]) {
     }
 }
 
-fn ring(knobs: &Knobs) -> Ring {
-    let members = (0..knobs.nodes)
+/// The ring of the run, and the one before it if a ghost is to come back.
+fn ring(knobs: &Knobs) -> (Ring, Option<Ring>) {
+    let mut members: Vec<Member> = (0..knobs.nodes + usize::from(knobs.ghost))
         .filter_map(|node| {
             Some(Member {
                 id: MemberId::new(format!("n{node}")).ok()?,
@@ -441,8 +461,16 @@ fn ring(knobs: &Knobs) -> Ring {
             })
         })
         .collect();
-    match Ring::bootstrap(ClusterId([7; 16]), members, knobs.partitions, knobs.n) {
+    let first = match Ring::bootstrap(CLUSTER, members.clone(), knobs.partitions, knobs.n) {
         Ok(ring) => ring,
         Err(error) => unreachable!("knobs make a ring: {error}"),
+    };
+    if !knobs.ghost {
+        return (first, None);
+    }
+    members.truncate(knobs.nodes);
+    match first.with_members(members) {
+        Ok(ring) => (ring, Some(first)),
+        Err(error) => unreachable!("a ring without the ghost: {error}"),
     }
 }

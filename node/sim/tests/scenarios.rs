@@ -1,13 +1,13 @@
 //! The data-plane scenarios of the reliability page (c1), by number, as scripted plans of faults. Each ends with the
 //! oracle: nothing acknowledged is lost, all replicas are equal, no hint is left.
 //!
-//! Not here: 18 to 20 (ring changes), 23 (a ghost with an old ring) and 24 (another cluster's node), which need them.
+//! Not here: 18 to 20, which need ring changes that move data.
 
 use dynamo_core::coordinator::ReadRepair;
 use dynamo_sim::knobs::{Durability, Mix};
 use dynamo_sim::nemesis::{Class, Fault, Plan};
 use dynamo_sim::network::Quality;
-use dynamo_sim::{Knobs, Options, Report, run};
+use dynamo_sim::{Knobs, Mistake, Options, Report, run};
 
 /// Five nodes in three zones, N = 3, R = W = 2, a quick network, every kind of client.
 fn cluster(seed: u64) -> Knobs {
@@ -47,7 +47,7 @@ fn cluster(seed: u64) -> Knobs {
         grace_ms: 2500,
         sync_us: 500,
         classes: vec![Class::Kill, Class::Pause],
-        ..Knobs::of_seed(seed)
+        ..Knobs::plain(seed)
     }
 }
 
@@ -335,6 +335,64 @@ fn c1_22_clocks() {
         (good.stats, good.events, good.simulated_ms),
         (wrong.stats, wrong.events, wrong.simulated_ms)
     );
+}
+
+/// A removed member comes back with its old ring, old data and hints for everybody, among them values that were deleted
+/// and reaped meanwhile.
+#[test]
+fn c1_23_ghost() {
+    let knobs = Knobs {
+        mix: Mix {
+            cart: 0,
+            register: 2,
+            delete: 4,
+            blind: 0,
+            read: 1,
+            expiring: 0,
+        },
+        keys: 40,
+        hot: 0,
+        think_ms: 150,
+        safety_ms: 20_000,
+        ghost: true,
+        ..cluster(23)
+    };
+    let plan = vec![(12_000, Fault::Ghost(9000))];
+    let report = holds(&knobs, &plan);
+    assert!(
+        report.stats.reaped > 3 && report.stats.refused > 0,
+        "{:?}",
+        report.stats
+    );
+    let mistaken = Knobs {
+        mistake: Some(Mistake::GhostAdmitted),
+        ..knobs
+    };
+    let report = run(&mistaken, &plan, Options::default());
+    let rules: Vec<&str> = report.violations.iter().map(|one| one.invariant).collect();
+    assert_eq!(rules, ["I7"], "{:?}", report.violations);
+}
+
+/// Addresses are used again: by two members that swap theirs, and by another cluster's node, which even writes.
+#[test]
+fn c1_24_addresses_are_used_again() {
+    let plan = vec![
+        (1000, Fault::Swap(0, 1, 2000)),
+        (3500, Fault::Stranger(2, 2000)),
+        (5000, Fault::Swap(3, 4, 1000)),
+        (6000, Fault::Kill(1, 500)),
+    ];
+    let report = holds(&cluster(24), &plan);
+    assert!(
+        report.stats.refused > 20 && report.stats.sloppy > 0,
+        "{:?}",
+        report.stats
+    );
+    let mistaken = Knobs {
+        mistake: Some(Mistake::AddressIsIdentity),
+        ..cluster(24)
+    };
+    assert_ne!(run(&mistaken, &plan, Options::default()).violations, []);
 }
 
 /// Siblings of a hot key are bounded for clients that only add; merging is never refused.

@@ -1,5 +1,6 @@
 //! The fixed set of seeds, that a seed is a reproduction, and the seeds by which bugs were found.
 
+use dynamo_sim::invariants::i14_a_seed_is_a_reproduction;
 use dynamo_sim::nemesis::plan;
 use dynamo_sim::{Knobs, Options, Report, run};
 
@@ -40,13 +41,22 @@ fn a_seed_is_a_reproduction() {
     for seed in 1..41 {
         let knobs = Knobs::of_seed(seed);
         let (first, second) = (of_seed(seed), of_seed(seed));
-        assert_eq!(first, second, "seed {seed}");
+        assert_eq!(
+            i14_a_seed_is_a_reproduction::check(&first, &second),
+            Ok(()),
+            "seed {seed}"
+        );
         let sink: Box<dyn FnMut(&str)> = Box::new(|line| assert!(!line.is_empty()));
         let options = Options {
             sink: Some(sink),
             until_ms: None,
         };
-        assert_eq!(run(&knobs, &plan(&knobs), options), first, "seed {seed}, traced");
+        let traced = run(&knobs, &plan(&knobs), options);
+        assert_eq!(
+            i14_a_seed_is_a_reproduction::check(&first, &traced),
+            Ok(()),
+            "seed {seed}, traced"
+        );
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use dynamo_core::{
+    membership::may_send_data,
     types::MemberId,
     version::{KeyState, STATE_FORMAT_VERSION},
 };
@@ -64,15 +65,22 @@ impl PeerService {
         self.node.faults().before_reply(sender).await;
     }
 
-    /// Serves a message about data: a node that stops or waits for its ring serves none.
+    /// Serves a message about data: a node that stops or waits for its ring serves none, and nobody is served whom the
+    /// ring does not list. Such a member was removed: its old data must not come back.
     async fn data<T>(
         &self,
         header: Option<&Header>,
         answer: impl Future<Output = Result<T, Failure>>,
     ) -> Result<Response<T>, Status> {
         self.check(header)?;
-        self.node.placed()?;
+        let placed = self.node.placed()?;
         let sender = header.map_or("", |header| header.member_id.as_str());
+        let epoch = header.map_or(0, |header| header.ring_epoch);
+        let member = MemberId::new(sender).map_err(|error| Failure::invalid(error.to_string()))?;
+        if !may_send_data(placed.placement().ring(), &member, epoch) {
+            let message = format!("{sender} is not a member of this cluster's ring");
+            return Err(Failure::new(Reason::NotAMember, message).into());
+        }
         self.node.faults().on_arrival(sender).await;
         let answer = answer.await;
         self.node.faults().before_reply(sender).await;
@@ -113,9 +121,14 @@ impl Peer for PeerService {
         let request = request.into_inner();
         let mine = self.check(request.header.as_ref())?;
         self.through(request.header.as_ref()).await;
+        // Who begins with nothing would know this node only by its own word, and vouch for it afterwards.
+        let asker_is_empty = request
+            .digest
+            .as_ref()
+            .is_some_and(|digest| digest.ring.is_none());
         let mut response = GossipResponse {
             header: Some(mine),
-            fresh: self.node.is_fresh(),
+            fresh: self.node.is_fresh() || (asker_is_empty && self.node.is_unconfirmed()),
             ..GossipResponse::default()
         };
         let from = request.header.map(|header| header.member_id).unwrap_or_default();

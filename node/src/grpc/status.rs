@@ -43,6 +43,8 @@ pub(crate) enum Reason {
     ForeignCluster,
     /// FAILED_PRECONDITION: a message for another member.
     WrongRecipient,
+    /// FAILED_PRECONDITION: a message about data from a member that the ring does not list.
+    NotAMember,
     /// FAILED_PRECONDITION: no protocol version in common.
     UnsupportedProtocol,
     /// ALREADY_EXISTS: this node belongs to another cluster, or to this one with another first ring.
@@ -58,7 +60,7 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
-    const ALL: [Self; 20] = [
+    const ALL: [Self; 21] = [
         Self::KeyNotFound,
         Self::InvalidArgument,
         Self::InvalidContext,
@@ -73,6 +75,7 @@ impl Reason {
         Self::NotReady,
         Self::ForeignCluster,
         Self::WrongRecipient,
+        Self::NotAMember,
         Self::UnsupportedProtocol,
         Self::AlreadyBootstrapped,
         Self::AlreadyAssigned,
@@ -92,6 +95,7 @@ impl Reason {
             }
             Self::ForeignCluster
             | Self::WrongRecipient
+            | Self::NotAMember
             | Self::UnsupportedProtocol
             | Self::AlreadyAssigned
             | Self::NoRing => Code::FailedPrecondition,
@@ -118,6 +122,7 @@ impl Reason {
             Self::NotReady => "NOT_READY",
             Self::ForeignCluster => "FOREIGN_CLUSTER",
             Self::WrongRecipient => "WRONG_RECIPIENT",
+            Self::NotAMember => "NOT_A_MEMBER",
             Self::UnsupportedProtocol => "UNSUPPORTED_PROTOCOL",
             Self::AlreadyBootstrapped => "ALREADY_BOOTSTRAPPED",
             Self::AlreadyAssigned => "ALREADY_ASSIGNED",

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -66,6 +66,8 @@ pub(crate) struct Node {
     /// A peer has in this process; for a fresh one this gates nothing.
     confirmed: AtomicBool,
     confirmed_by_peer: AtomicBool,
+    /// Rounds of gossip since the start, answered or not.
+    gossip_rounds: AtomicU64,
     end: Notify,
     faults: Faults,
     asked: Asked,
@@ -127,6 +129,7 @@ impl Node {
             fresh,
             confirmed: AtomicBool::new(fresh),
             confirmed_by_peer: AtomicBool::new(false),
+            gossip_rounds: AtomicU64::new(0),
             end: Notify::new(),
             faults: faults.clone(),
             asked: Asked::default(),

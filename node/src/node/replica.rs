@@ -29,8 +29,10 @@ use crate::{
     },
 };
 
-/// A start waits at most so long for a peer's word before it answers reads.
+/// A start waits at most so long for a peer's word before it answers reads,
 const CONFIRM_MS_MAX: u64 = 3000;
+/// once it has asked so often: a process that stood still has not waited.
+const CONFIRM_ROUNDS_MIN: u64 = 3;
 
 impl Node {
     pub(crate) fn hints(&self) -> &HintStore {
@@ -266,11 +268,21 @@ impl Node {
         let alone = self
             .ring_in_use()
             .is_some_and(|placed| placed.placement().ring().members().len() == 1);
-        if alone || clock::monotonic_ms() - self.started_ms > CONFIRM_MS_MAX {
+        if alone || self.has_waited() {
             self.confirmed.store(true, Ordering::Relaxed);
             return false;
         }
         true
+    }
+
+    fn has_waited(&self) -> bool {
+        clock::monotonic_ms() - self.started_ms > CONFIRM_MS_MAX
+            && self.gossip_rounds.load(Ordering::Relaxed) >= CONFIRM_ROUNDS_MIN
+    }
+
+    /// A round of gossip is over.
+    pub(crate) fn gossiped(&self) {
+        self.gossip_rounds.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Whether this store began empty and no peer has compared it yet: it cannot vouch for others.
@@ -281,8 +293,7 @@ impl Node {
     /// A peer has told what it remembers of this member. The word of one that is fresh itself counts only after a while:
     /// then nobody else seems to be there, as when a cluster begins.
     pub(crate) async fn heard_from_peer(&self, peer_is_fresh: bool) {
-        let waited = clock::monotonic_ms() - self.started_ms > CONFIRM_MS_MAX;
-        if (peer_is_fresh && !waited) || self.confirmed_by_peer.load(Ordering::Relaxed) {
+        if (peer_is_fresh && !self.has_waited()) || self.confirmed_by_peer.load(Ordering::Relaxed) {
             return;
         }
         match self.writer.meta(durable::confirmed(), true).await {

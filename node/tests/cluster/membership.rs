@@ -211,14 +211,16 @@ async fn m_a_node_of_another_cluster_is_refused() {
         dynamo_proto::peer::peer_client::PeerClient::connect(format!("http://{}", first.node(0).peer))
             .await
             .unwrap();
-    let header = |cluster: &[u8], recipient: &str| {
+    let header_of = |sender: &str, cluster: &[u8], recipient: &str| {
         Some(dynamo_proto::peer::Header {
             cluster_id: Bytes::copy_from_slice(cluster),
-            member_id: "node-7".into(),
+            member_id: sender.into(),
+            ring_epoch: 1,
             recipient: recipient.into(),
             ..dynamo_proto::peer::Header::default()
         })
     };
+    let header = |cluster: &[u8], recipient: &str| header_of("node-0", cluster, recipient);
     let read = |header| dynamo_proto::peer::ReadRequest {
         fallback: false,
         header,
@@ -230,6 +232,12 @@ async fn m_a_node_of_another_cluster_is_refused() {
     let status = peer.read(read(header(&CLUSTER, "node-5"))).await.unwrap_err();
     assert_eq!(why(&status), (Code::FailedPrecondition, "WRONG_RECIPIENT".into()));
     peer.read(read(header(&CLUSTER, "node-0"))).await.unwrap();
+    // A former member, or one that was never admitted.
+    let status = peer
+        .read(read(header_of("node-7", &CLUSTER, "node-0")))
+        .await
+        .unwrap_err();
+    assert_eq!(why(&status), (Code::FailedPrecondition, "NOT_A_MEMBER".into()));
     // It has gossiped with its only seed by now, or does so within a second; it learns nothing from it.
     until("the foreign node has tried its seed", || async {
         second

@@ -10,7 +10,7 @@
 //! Modules in reading order: [`entry`], what a member says about itself; [`log`], the rings so far; [`policies`],
 //! settings that travel along; [`message`], what two nodes tell each other; [`view`], all that one node knows, with
 //! the ring; [`history`], how a volume put back in time shows; [`gossip`], whom to talk to; [`detector`], who answers,
-//! and how fast. Paper: §4.8.
+//! and how fast; [`admission`], whose data are taken. Paper: §4.8.
 //!
 //! Membership changes only by an administrator's word, which mints a ring of a larger epoch; gossip carries it. A
 //! crash changes nothing here (§4.8.1).
@@ -33,6 +33,9 @@ pub mod gossip;
 
 pub mod detector;
 
+pub mod admission;
+
+pub use admission::may_send_data;
 pub use detector::{Detector, Silence};
 pub use entry::{EntryError, MemberEntry};
 pub use gossip::{Gossip, Target};

@@ -460,7 +460,12 @@ impl View {
 
     fn hear_of(&mut self, entry: MemberEntry, changes: &mut Changes) {
         let known = self.entries.get(&entry.member).map(MemberEntry::order);
-        if known.is_some_and(|known| known >= entry.order()) {
+        if let Some(known) = known.filter(|known| *known >= entry.order()) {
+            // Of two lives that began from the same one the other may be the true one: its node has to hear of it, also
+            // from those who met the false one first.
+            if rivals(known.0, entry.incarnation) {
+                self.keep_displaced(entry);
+            }
             return;
         }
         if known.is_none() && !self.make_room(&entry.member) {

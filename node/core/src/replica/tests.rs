@@ -334,14 +334,15 @@ fn entries_are_read_as_they_were_written() {
 #[test]
 fn the_last_write_wins_on_all_replicas() {
     let now = |ms: u64| Stamp::from_ms(ms);
-    let lww = |node: &mut Node, value, stamp| {
+    let lww_at = |node: &mut Node, value, stamp, wall_ms| {
         let update = Update { stamp, ..put(value) };
         let (state, entry) = (node.state.clone(), node.entry);
-        let done = coordinate_lww(state.as_ref(), entry.as_ref(), &mut node.minter, update, 1_000)?;
+        let done = coordinate_lww(state.as_ref(), entry.as_ref(), &mut node.minter, update, wall_ms)?;
         node.state = Some(done.state.clone());
         node.entry = done.entry.or(entry);
         Ok::<_, UpdateRefused>(done)
     };
+    let lww = |node: &mut Node, value, stamp| lww_at(node, value, stamp, 1_000);
     let winner = |node: &Node| {
         let (_, sibling) = node.state.as_ref()?.lww_winner(1_000)?;
         sibling.value().cloned()
@@ -377,7 +378,7 @@ fn the_last_write_wins_on_all_replicas() {
     lww(&mut a, "swordfish", now(920)).unwrap();
     assert_eq!(a.state.as_ref().unwrap().siblings().len(), 1);
     let future = now(1_000 + STAMP_AHEAD_MS_MAX);
-    lww(&mut b, "tomorrow", future).unwrap();
+    lww(&mut b, "soon", future).unwrap();
     assert_eq!(
         lww(&mut a, "too late", Stamp::from_ms(1_001 + STAMP_AHEAD_MS_MAX)).map(|done| done.dot),
         Err(UpdateRefused::StampAhead {
@@ -385,7 +386,17 @@ fn the_last_write_wins_on_all_replicas() {
         })
     );
     a.take_in(b.state.as_ref().unwrap());
-    lww(&mut a, "today", now(1_000)).unwrap();
+    let passed = lww(&mut a, "today", now(1_000)).unwrap();
+    assert_eq!(
+        passed.delta.siblings()[&passed.dot].stamp,
+        future.next(),
+        "a clock that is a little behind hides no write"
+    );
+    assert_eq!(winner(&a), Some(Bytes::from_static(b"today")));
+    assert_eq!(a.state.as_ref().unwrap().siblings().len(), 1);
+    lww_at(&mut b, "tomorrow", now(90_000_000), 90_000_000).unwrap();
+    a.take_in(b.state.as_ref().unwrap());
+    lww(&mut a, "still today", now(1_000)).unwrap();
     assert_eq!(
         winner(&a),
         Some(Bytes::from_static(b"tomorrow")),
@@ -414,6 +425,21 @@ fn a_later_tombstone_wins_and_a_retry_is_found() {
     )
     .unwrap();
     assert!(again.replayed && again.dot == first.dot);
+    // A write of another client came between the two, by way of another node.
+    let between = Update {
+        stamp: Stamp::from_ms(7),
+        ..put("y")
+    };
+    let mut other = Minter::new(Incarnation { generation: 1, id: 3 }, 0);
+    let between = coordinate_lww(None, None, &mut other, between, 10).unwrap();
+    let merged = merge(Some(first.state.clone()), &between.state).state;
+    let again = coordinate_lww(Some(&merged), entry.as_ref(), &mut node.minter, attempt(9), 10).unwrap();
+    assert!(again.replayed);
+    assert_eq!(
+        merge(Some(merged), &again.delta).state.lww_winner(10).unwrap().0,
+        between.dot,
+        "the first attempt is not the last write"
+    );
     let delete = Update {
         content: Content::Tombstone,
         stamp: Stamp::from_ms(9),

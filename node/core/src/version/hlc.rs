@@ -1,6 +1,6 @@
 //! Wall-clock stamps that never run backwards: a hybrid logical clock.
 
-/// How far ahead of the local clock another node's stamp may lie and still advance it, in milliseconds.
+/// How far ahead of the local clock a stamp may lie and still be passed by a later write's, in milliseconds.
 pub const STAMP_AHEAD_MS_MAX: u64 = 5_000;
 
 const LOGICAL_BITS: u32 = 16;
@@ -27,6 +27,12 @@ impl Stamp {
         self.0 >> LOGICAL_BITS
     }
 
+    /// The one after it.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+
     /// True if a coordinator may give this stamp to a fresh write at `wall_ms`: it lies at most
     /// [`STAMP_AHEAD_MS_MAX`] ahead. Merges take any stamp.
     pub fn is_plausible(self, wall_ms: u64) -> bool {
@@ -42,16 +48,8 @@ impl Hlc {
 
     /// The next stamp at the wall-clock time `now_ms`: larger than all before, even if the wall clock went back.
     pub fn tick(&mut self, now_ms: u64) -> Stamp {
-        self.last = Stamp::from_ms(now_ms).max(Stamp(self.last.0.saturating_add(1)));
+        self.last = Stamp::from_ms(now_ms).max(self.last.next());
         self.last
-    }
-
-    /// Takes note of another node's stamp, so that later stamps here are larger. One that lies more than
-    /// [`STAMP_AHEAD_MS_MAX`] ahead of `now_ms` comes from a wrong clock and changes nothing.
-    pub fn observe(&mut self, stamp: Stamp, now_ms: u64) {
-        if stamp.is_plausible(now_ms) {
-            self.last = self.last.max(stamp);
-        }
     }
 }
 
@@ -83,20 +81,8 @@ mod tests {
     }
 
     #[test]
-    fn observed_stamps_are_passed_unless_they_come_from_a_wrong_clock() {
-        let mut clock = Hlc::default();
-        clock.observe(Stamp::from_ms(1_000 + STAMP_AHEAD_MS_MAX), 1_000);
-        assert!(clock.tick(1_000) > Stamp::from_ms(1_000 + STAMP_AHEAD_MS_MAX));
-
-        let mut clock = Hlc::default();
-        clock.observe(Stamp::from_ms(1_001 + STAMP_AHEAD_MS_MAX), 1_000);
-        assert_eq!(clock.tick(1_000), Stamp::from_ms(1_000));
-    }
-
-    #[test]
     fn the_end_of_time_is_not_an_overflow() {
         let mut clock = Hlc::new(Stamp(u64::MAX));
-        clock.observe(Stamp(u64::MAX), u64::MAX);
         assert_eq!(clock.tick(u64::MAX), Stamp(u64::MAX));
     }
 }

@@ -7,7 +7,7 @@ use dynamo_core::membership::entry::{ADDRESS_BYTES_MAX, COUNTER_MAX};
 use dynamo_core::membership::log::LOG_ENTRIES_MAX;
 use dynamo_core::membership::message::DELTA_ENTRIES_MAX;
 use dynamo_core::membership::view::MEMBERS_MAX;
-use dynamo_core::membership::{Delta, EntryError, MemberEntry, Refusal, View};
+use dynamo_core::membership::{Delta, EntryError, MemberEntry, Refusal, SelfHistory, View};
 use dynamo_core::types::{ClusterId, Incarnation, MemberId};
 
 use super::support::{CLUSTER, Random, delta, entry, exchange, id, ring, ring_of, view};
@@ -105,6 +105,31 @@ fn newer_means_incarnation_then_version() {
             "{heard:?} after {known:?}"
         );
         assert_eq!(view.get(&id(1)), Some(if taken { &heard } else { &known }));
+    }
+}
+
+/// Two volumes were emptied at once, and met each other before they met anybody who remembers: when they do, each can
+/// tell the other.
+#[test]
+fn of_two_lives_the_one_that_is_heard_of_later_is_told_too() {
+    let life = |id, synced| MemberEntry {
+        incarnation: Incarnation { generation: 1, id },
+        synced,
+        ..entry(1)
+    };
+    let (old, emptied) = (life(5, 78), life(9, 1));
+    for order in [[&old, &emptied], [&emptied, &old]] {
+        let mut witness = view(0);
+        for entry in order {
+            witness.merge(delta(vec![entry.clone()]));
+        }
+        let history = SelfHistory {
+            previous: None,
+            recovered: 0,
+        };
+        let view = View::new(CLUSTER, emptied.clone(), None).with_history(history);
+        let told = witness.answer(&view.digest()).delta.members;
+        assert!(told.contains(&old), "{order:?}: {told:?}");
     }
 }
 

@@ -12,7 +12,7 @@ pub fn check(sh: &mut Shared, key: KeyIx, state: &KeyState, whose: &str) {
     for (dot, sibling) in state.siblings() {
         let what = match sh.ledger.owner(key, dot) {
             None => format!("{whose} of key {key} holds {dot}, which no write bears"),
-            Some(write) if write.value.as_ref() != sibling.value() => {
+            Some(write) if write.operation.is_none() && write.value.as_ref() != sibling.value() => {
                 format!("{whose} of key {key} holds another value under {dot} than was written")
             }
             Some(write) if write.status == Status::NotApplied => {

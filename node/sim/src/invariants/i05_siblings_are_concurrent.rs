@@ -1,6 +1,7 @@
 //! I5: of two siblings neither was written with knowledge of the other. Paper: §4.4.
 
-use dynamo_core::version::KeyState;
+use dynamo_core::bucket::Conflict;
+use dynamo_core::version::{Dot, KeyState};
 
 use crate::keys::KeyIx;
 use crate::shared::Shared;
@@ -8,14 +9,23 @@ use crate::shared::Shared;
 /// Asks the ledger about every pair.
 pub fn check(sh: &mut Shared, key: KeyIx, state: &KeyState, whose: &str) {
     let mut found = None;
+    let lww = sh.keys.get(key).conflict == Conflict::Lww;
+    // What a blind write of the last-write-wins kind has superseded, its recognised retry need not repeat: for a moment
+    // both are there, and the same one wins.
+    let supersedes = |later: &Dot, earlier: &Dot| {
+        if lww {
+            sh.ledger
+                .owner(key, later)
+                .is_some_and(|write| write.past.contains(earlier))
+        } else {
+            sh.ledger.supersedes(key, later, earlier)
+        }
+    };
     for later in state.siblings().keys() {
-        let Some(write) = sh.ledger.owner(key, later) else {
-            continue;
-        };
         let earlier = state
             .siblings()
             .keys()
-            .find(|dot| *dot != later && write.past.contains(dot));
+            .find(|dot| *dot != later && supersedes(later, dot));
         if let Some(earlier) = earlier {
             found = Some((*earlier, *later));
         }
@@ -32,8 +42,12 @@ pub fn check(sh: &mut Shared, key: KeyIx, state: &KeyState, whose: &str) {
 }
 
 /// A write and its retry, both with the operation's id, are one value to readers (row D47).
-fn repeated(sh: &Shared, key: KeyIx, state: &KeyState) -> Option<dynamo_core::version::Dot> {
+fn repeated(sh: &Shared, key: KeyIx, state: &KeyState) -> Option<Dot> {
     let number = |dot| sh.ledger.key(key).dots.get(dot).map(|(number, _)| *number);
+    if sh.keys.get(key).conflict.data_type().is_some() {
+        // There values merge, and what is shown adds up (I16).
+        return None;
+    }
     let live = state.live(0);
     live.iter().enumerate().find_map(|(index, (dot, _))| {
         let write = sh.ledger.owner(key, dot).filter(|write| write.op_id.is_some())?;

@@ -1,4 +1,4 @@
-//! What must hold, one file for each rule; the names are those of the design (I1 to I15). Paper sections stand in each.
+//! What must hold, one file for each rule; the names are those of the design (I1 to I17). Paper sections stand in each.
 //!
 //! [`on_read`] and [`on_ack`] are asked while a run goes on, [`at_end`] once everything is quiet.
 
@@ -10,9 +10,17 @@ pub mod i05_siblings_are_concurrent;
 pub mod i06_ack_means_synced;
 pub mod i07_deleted_stays_deleted;
 pub mod i08_hints_are_delivered;
+pub mod i09_released_on_a_synced_word;
+pub mod i10_rings_only_grow;
+pub mod i11_nothing_late;
+pub mod i12_memory_is_bounded;
 pub mod i13_tree_is_the_fold;
+pub mod i14_a_seed_is_a_reproduction;
 pub mod i15_reads_meet_writes;
+pub mod i16_data_types_add_up;
+pub mod i17_last_write_wins;
 
+use dynamo_core::bucket::Conflict;
 use dynamo_core::coordinator::WriteOutcome;
 use dynamo_core::version::{Dot, KeyState, Seen};
 
@@ -34,6 +42,7 @@ pub fn on_ack(sh: &mut Shared, number: u32, dot: Dot, outcome: &WriteOutcome, co
     i03_names_are_unique::check(sh);
     i04_context_covers_what_was_seen::check_put(sh, number, dot, context);
     i06_ack_means_synced::check(sh, number, dot, outcome);
+    i16_data_types_add_up::check_put(sh, number, dot, context);
 }
 
 /// Everything is quiet.
@@ -67,4 +76,10 @@ fn on_state(sh: &mut Shared, key: KeyIx, state: &KeyState, whose: &str) {
     i02_nothing_invented::check(sh, key, state, whose);
     i05_siblings_are_concurrent::check(sh, key, state, whose);
     i07_deleted_stays_deleted::check(sh, key, state, whose);
+    let conflict = sh.keys.get(key).conflict;
+    if let Some(data_type) = conflict.data_type() {
+        i16_data_types_add_up::check(sh, key, data_type, state, whose);
+    } else if conflict == Conflict::Lww {
+        i17_last_write_wins::check(sh, key, state, whose);
+    }
 }

@@ -13,6 +13,7 @@ use dynamo_core::version::KeyState;
 
 use super::{Exit, Live, boot};
 use crate::disk::{Place, Value};
+use crate::invariants::{i09_released_on_a_synced_word, i10_rings_only_grow};
 use crate::keys::KeyIx;
 use crate::messages::{NodeIx, Reply, Request};
 use crate::mistakes::Mistake;
@@ -23,7 +24,7 @@ const JOINING_MS: u64 = 200;
 const PROBE_MS: u64 = 250;
 const HINTS_MS: u64 = 500;
 /// Hints under way at once.
-const HINTS_IN_FLIGHT: usize = 16;
+pub const HINTS_IN_FLIGHT: usize = 16;
 
 impl Live<'_> {
     /// One exchange of news with a peer or seed.
@@ -45,6 +46,7 @@ impl Live<'_> {
             let digest = Box::new(self.p.view.digest());
             let timeout_ms = self.sh.knobs.call_timeout_ms;
             self.call(peer, timeout_ms, Request::Digest(digest), move |live, result| {
+                live.p.gossip_rounds += 1;
                 let Ok(Reply::Gossip(answer, empty)) = result else {
                     return;
                 };
@@ -60,6 +62,9 @@ impl Live<'_> {
                 }
             });
         }
+        if peer.is_none_or(|peer| peer == self.me) {
+            self.p.gossip_rounds += 1;
+        }
         let pause_ms = if self.serving() && self.p.confirmed {
             GOSSIP_MS
         } else {
@@ -70,7 +75,14 @@ impl Live<'_> {
 
     /// Takes what gossip brought, keeps it, and begins another life if peers remember a later one.
     pub fn take_news(&mut self, delta: Delta) {
+        let before = self.p.view.ring().cloned();
         let changes = self.p.view.merge(delta);
+        i10_rings_only_grow::check(
+            self.sh,
+            self.me,
+            before.as_deref(),
+            self.p.view.ring().map(AsRef::as_ref),
+        );
         if changes == Changes::default() {
             return;
         }
@@ -139,7 +151,8 @@ impl Live<'_> {
         );
     }
 
-    fn keep_view(&mut self) {
+    /// Writes what is known of the others.
+    pub fn keep_view(&mut self) {
         let bytes = self.p.view.encode();
         self.enqueue(
             0,
@@ -165,9 +178,11 @@ impl Live<'_> {
 
     /// Delivers hints to owners that answer; all hints are looked at each time, also those from before a restart.
     pub fn hints_round(&mut self) {
+        let listed = self.listed();
         let mut due: Vec<(NodeIx, KeyIx, Rc<KeyState>)> = Vec::new();
         for (place, value) in self.hints.iter() {
             if let (Place::Hint(owner, key), Value::State(state)) = (*place, value)
+                && listed
                 && !self.p.delivering.contains(&(owner, key))
                 && self.p.detector.reachable(&self.sh.members[owner])
                 && self.p.delivering.len() + due.len() < HINTS_IN_FLIGHT
@@ -240,6 +255,8 @@ impl Live<'_> {
                     && *state == *delivered
                 {
                     live.sh.stats.hints_delivered += 1;
+                    let me = live.me;
+                    i09_released_on_a_synced_word::check(live.sh, me, owner, key, &state);
                     group.set(place, None);
                 }
                 Ok(())

@@ -19,13 +19,13 @@ use crate::mistakes::Mistake;
 use crate::shared::{Event, Shared, Timer};
 
 const INCARNATION: &str = "incarnation";
-const STARTS: &str = "starts";
+pub(crate) const STARTS: &str = "starts";
 const CLEAN: &str = "clean-stop";
 /// Where the view is kept.
 pub const VIEW: &str = "view";
 pub(super) const RECOVERY: &str = "recovery";
 /// A peer has had the chance to expose the store.
-pub(super) const CONFIRMED: &str = "confirmed";
+pub(crate) const CONFIRMED: &str = "confirmed";
 /// The life before, and how much of it was found, until a peer has compared that.
 pub const PAST: &str = "past";
 /// The store before this one was set aside.
@@ -33,7 +33,7 @@ const ASIDE: &str = "aside";
 const EPOCH_FIRST: u64 = 1;
 
 /// Records of the table of quiet times.
-const QUIET_ENTRIES: usize = 10_000;
+pub const QUIET_ENTRIES: usize = 10_000;
 
 impl Node {
     /// Starts a process on what the disks hold.
@@ -136,6 +136,7 @@ impl Node {
             exit: None,
             fresh: empty || !was_confirmed,
             confirmed: !Self::known_before(sh),
+            gossip_rounds: 0,
             started_ms: now_ms,
             whole_again: was_suspect && whole,
         });
@@ -263,7 +264,7 @@ impl Node {
         (!recovery.is_whole()).then_some(recovery)
     }
 
-    fn entry(&self, sh: &Shared, incarnation: Incarnation, starts: u64) -> MemberEntry {
+    pub(crate) fn entry(&self, sh: &Shared, incarnation: Incarnation, starts: u64) -> MemberEntry {
         let address = format!("n{}:7701", self.me);
         MemberEntry {
             member: sh.members[self.me].clone(),
@@ -301,13 +302,13 @@ pub fn restart_later(sh: &mut Shared, node: usize, after_ms: u64) {
     sh.queue.push(at_us, Event::Restart(node));
 }
 
-pub(super) fn incarnation_bytes(incarnation: Incarnation) -> Bytes {
+pub(crate) fn incarnation_bytes(incarnation: Incarnation) -> Bytes {
     let mut bytes = incarnation.generation.to_be_bytes().to_vec();
     bytes.extend_from_slice(&incarnation.id.to_be_bytes());
     bytes.into()
 }
 
-pub(super) fn incarnation_place() -> Place {
+pub(crate) fn incarnation_place() -> Place {
     Place::Meta(INCARNATION)
 }
 
@@ -318,7 +319,7 @@ fn incarnation_of(bytes: &[u8]) -> Incarnation {
     }
 }
 
-fn number_bytes(number: u64) -> Bytes {
+pub(crate) fn number_bytes(number: u64) -> Bytes {
     Bytes::copy_from_slice(&number.to_be_bytes())
 }
 

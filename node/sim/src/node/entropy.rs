@@ -14,6 +14,7 @@ use dynamo_core::types::PartitionId;
 use dynamo_core::version::KeyState;
 
 use super::{CallResult, Live, boot};
+use crate::buggify::Site;
 use crate::disk::{DiskError, Place, Value};
 use crate::keys::KeyIx;
 use crate::messages::{NodeIx, Pulled, Reply, Request};
@@ -22,7 +23,7 @@ use crate::shared::Timer;
 
 const ROUND_MS: u64 = 50;
 /// Exchanges that one node runs at once.
-const EXCHANGES_MAX: usize = 3;
+pub const EXCHANGES_MAX: usize = 3;
 /// Keys that one round folds into trees.
 const FOLD_KEYS: usize = 16;
 /// Records in one message.
@@ -143,9 +144,10 @@ impl Live<'_> {
     }
 
     fn pull(&mut self, id: u64, peer: NodeIx, partition: PartitionId, positions: &[Position]) {
+        let records_max = self.records_max();
         let keys: Vec<(KeyIx, Option<Rc<KeyState>>)> = positions
             .iter()
-            .take(RECORDS_MAX)
+            .take(records_max)
             .filter_map(|position| self.sh.keys.find(position))
             .map(|key| {
                 let mine = self.disk.peek(Place::Data(key));
@@ -197,10 +199,18 @@ impl Live<'_> {
         }
     }
 
+    fn records_max(&mut self) -> usize {
+        if self.sh.buggify.fires(Site::OneRecord) {
+            1
+        } else {
+            RECORDS_MAX
+        }
+    }
+
     fn push(&mut self, id: u64, peer: NodeIx, positions: &[Position]) {
         let mut results: Vec<Option<PushResult>> = Vec::new();
         let mut records = Vec::new();
-        for position in positions.iter().take(RECORDS_MAX) {
+        for position in positions.iter().take(self.records_max()) {
             let key = self.sh.keys.find(position);
             let state = key.and_then(|key| Some((key, self.exchanged_state(key)?)));
             results.push(state.is_none().then_some(PushResult::Gone));
@@ -297,6 +307,11 @@ impl Live<'_> {
             keys: Vec::new(),
             more: false,
         };
+        let keys_max = if self.sh.buggify.fires(Site::OneKeyPage) {
+            1
+        } else {
+            KEYS_PER_MESSAGE
+        };
         for leaf in leaves {
             for key in keys.in_range(&shape.leaf_range(partition, *leaf)) {
                 let position = &keys.get(key).position;
@@ -313,7 +328,7 @@ impl Live<'_> {
                     self.exchanged_state(key)
                 };
                 let Some(state) = state else { continue };
-                if page.keys.len() == KEYS_PER_MESSAGE {
+                if page.keys.len() == keys_max {
                     page.more = true;
                     return Ok(page);
                 }

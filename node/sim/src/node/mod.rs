@@ -17,6 +17,7 @@ use dynamo_core::replica::Minter;
 use dynamo_core::types::Incarnation;
 use dynamo_core::version::{Hlc, KeyState};
 
+use crate::buggify::Site;
 use crate::clock::Clock;
 use crate::disk::{Disk, DiskError, Place};
 use crate::keys::KeyIx;
@@ -117,6 +118,8 @@ pub struct Process {
     pub fresh: bool,
     /// A peer has had the chance to say that it remembers more of this member than its disk does.
     pub confirmed: bool,
+    /// Rounds of gossip since then, answered or not.
+    pub gossip_rounds: u64,
     /// When it started, by its own clock.
     pub started_ms: u64,
     /// What a disk fault took is back.
@@ -132,8 +135,12 @@ pub enum Exit {
     SetAside,
 }
 
-/// A start waits at most so long for a peer's word before it answers reads.
+/// A timer that is late is so by that.
+const LATE_MS: u64 = 400;
+/// A start waits at most so long for a peer's word before it answers reads,
 const CONFIRM_MS_MAX: u64 = 3000;
+/// once it has asked so often: a process that stood still has not waited.
+const CONFIRM_ROUNDS_MIN: u64 = 3;
 
 /// A call that waits for its answer.
 pub struct Call {
@@ -204,7 +211,12 @@ impl Live<'_> {
 
     /// Sets a timer.
     pub fn timer(&mut self, after_ms: u64, timer: Timer) {
-        let at_us = self.clock.after(self.sh.now_us, after_ms);
+        // Not gossip: a start waits for its peers' word for so long only.
+        let background = matches!(timer, Timer::Hints | Timer::Entropy | Timer::Reap);
+        let late = background && self.sh.buggify.fires(Site::LateTimer);
+        let at_us = self
+            .clock
+            .after(self.sh.now_us, if late { after_ms + LATE_MS } else { after_ms });
         let (node, boot) = (self.me, self.p.boot);
         self.sh.queue.push(at_us, Event::Timer { node, boot, timer });
     }
@@ -214,11 +226,25 @@ impl Live<'_> {
     /// Not before a peer has had the chance to expose an old disk: what it acknowledged until then would be set aside with
     /// it.
     pub fn serving(&self) -> bool {
-        self.p.view.ring().is_some() && !self.unconfirmed()
+        self.listed() && !self.unconfirmed()
     }
 
-    fn unconfirmed(&self) -> bool {
-        !self.p.confirmed && self.now_ms() - self.p.started_ms <= CONFIRM_MS_MAX
+    /// The ring that it knows lists it.
+    pub fn listed(&self) -> bool {
+        let me = &self.sh.members[self.me];
+        self.p.view.ring().is_some_and(|ring| ring.index_of(me).is_some())
+    }
+
+    /// The epoch of the ring that it knows; 0: none.
+    pub fn epoch(&self) -> u64 {
+        self.p.view.ring().map_or(0, |ring| ring.epoch())
+    }
+
+    /// No peer has had the chance to expose its store, and it is too early to give up waiting.
+    pub fn unconfirmed(&self) -> bool {
+        let waited =
+            self.now_ms() - self.p.started_ms > CONFIRM_MS_MAX && self.p.gossip_rounds >= CONFIRM_ROUNDS_MIN;
+        !self.p.confirmed && !waited
     }
 
     /// True if what this node lacks of a partition may have been acknowledged by it once.
@@ -244,6 +270,12 @@ impl Live<'_> {
         } else {
             timeout_ms
         };
+        let gossip = matches!(request, Request::Digest(_) | Request::Delta(_));
+        let timeout_ms = if adaptive && !gossip && self.sh.buggify.fires(Site::EarlyTimeout) {
+            timeout_ms / 8 + 1
+        } else {
+            timeout_ms
+        };
         let call = self.sh.fresh();
         let started_ms = self.now_ms();
         let entry = Call {
@@ -259,7 +291,8 @@ impl Live<'_> {
         self.sh
             .trace
             .line(now_us, || format!("n{me} -> n{peer} call {call} {request:?}"));
-        self.sh.send(me, incarnation, peer, call, Body::Request(request));
+        let life = (incarnation, self.epoch());
+        self.sh.send(me, life, peer, call, Body::Request(request));
     }
 
     /// An answer has come, or none in time.
@@ -315,7 +348,8 @@ impl Live<'_> {
         self.sh
             .trace
             .line(now_us, || format!("n{me} -> n{to} reply {call} {reply:?}"));
-        self.sh.send(me, incarnation, to, call, Body::Reply(reply));
+        let life = (incarnation, self.epoch());
+        self.sh.send(me, life, to, call, Body::Reply(reply));
     }
 
     /// The key's preference list, with what this node knows of it.

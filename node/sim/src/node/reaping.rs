@@ -11,13 +11,14 @@ use dynamo_core::reap::{
     Replica, Round, Standing, Target, agree, clear, commit, prepare,
 };
 use dynamo_core::types::{MemberId, PartitionId};
-use dynamo_core::version::KeyState;
+use dynamo_core::version::{Actor, KeyState, truncated};
 
 use super::Live;
 use super::writer::Group;
+use crate::buggify::Site;
 use crate::disk::{Place, Value};
 use crate::keys::KeyIx;
-use crate::messages::{Reply, Request};
+use crate::messages::{Reply, Request, Shortened};
 use crate::mistakes::Mistake;
 use crate::shared::Timer;
 
@@ -29,6 +30,7 @@ pub struct RunningReap {
     machine: ReapCoordinator,
     partition: PartitionId,
     id: u64,
+    shortened: Shortened,
 }
 
 impl Live<'_> {
@@ -46,11 +48,11 @@ impl Live<'_> {
         if self.p.reap.is_some() {
             return;
         }
-        let Some((partition, proposals)) = self.wanted() else {
+        let Some((partition, proposals, shortened)) = self.wanted() else {
             return;
         };
         let mistake = self.sh.knobs.mistake == Some(Mistake::ReapWithoutAskingAbsent);
-        let members = self.sh.members.iter();
+        let members = self.sh.members.iter().take(self.sh.knobs.nodes);
         let parties = ReapParties {
             me: self.sh.members[self.me].clone(),
             primaries: self.sh.preference[partition.0 as usize]
@@ -66,7 +68,7 @@ impl Live<'_> {
         };
         let id = self.sh.rng.bits();
         let round = Round {
-            epoch: self.sh.ring.epoch(),
+            epoch: self.epoch(),
             id,
         };
         let machine = ReapCoordinator::new(round, parties, proposals);
@@ -74,8 +76,14 @@ impl Live<'_> {
             machine,
             partition,
             id,
+            shortened: Rc::new(shortened),
         });
-        let timeout_ms = self.sh.knobs.call_timeout_ms * 10;
+        let abandoned = self.sh.buggify.fires(Site::AbandonedReap);
+        let timeout_ms = if abandoned {
+            self.sh.knobs.call_timeout_ms / 8
+        } else {
+            self.sh.knobs.call_timeout_ms * 10
+        };
         self.timer(timeout_ms, Timer::ReapDeadline(id));
         self.drive_reap(ReapEvent::Start);
     }
@@ -88,8 +96,17 @@ impl Live<'_> {
     }
 
     /// The first partition that this node leads and that has something to remove.
-    fn wanted(&mut self) -> Option<(PartitionId, Vec<Proposal>)> {
+    fn wanted(&mut self) -> Option<(PartitionId, Vec<Proposal>, BTreeMap<Bytes, KeyState>)> {
         let (now_ms, wall_ms) = (self.now_ms(), self.wall_ms());
+        let alive: BTreeSet<u64> = self
+            .p
+            .view
+            .members()
+            .map(|member| member.incarnation.id)
+            .collect();
+        let retired = |actor: Actor| !alive.contains(&actor.incarnation);
+        let actors_max = self.sh.knobs.actors_max;
+        let mut shortened = BTreeMap::new();
         let mut wanted: BTreeMap<PartitionId, Vec<Proposal>> = BTreeMap::new();
         for key in self.sh.keys.all() {
             let info = self.sh.keys.get(key);
@@ -100,25 +117,36 @@ impl Live<'_> {
                 continue;
             };
             let quiet_ms = self.p.quiet.quiet_ms(info.position.as_bytes(), now_ms);
-            if !state.is_reapable(wall_ms) || quiet_ms < self.sh.knobs.grace_ms {
+            if quiet_ms < self.sh.knobs.grace_ms {
                 continue;
             }
+            let position = info.position.as_bytes().clone();
+            let target = if state.is_reapable(wall_ms) {
+                Target::Absent
+            } else if let Some(shorter) = truncated(state, actors_max, &retired) {
+                let digest = shorter.digest();
+                shortened.insert(position.clone(), shorter);
+                Target::Truncated(digest)
+            } else {
+                continue;
+            };
             wanted.entry(info.partition).or_default().push(Proposal {
-                position: info.position.as_bytes().clone(),
+                position,
                 digest: state.digest(),
-                target: Target::Absent,
+                target,
             });
         }
         let count = wanted.len();
         let (partition, mut proposals) = wanted.into_iter().nth(self.sh.rng.index(count.max(1)))?;
         proposals.truncate(ROUND_KEYS);
-        Some((partition, proposals))
+        Some((partition, proposals, shortened))
     }
 
     fn drive_reap(&mut self, event: ReapEvent) {
         let Some(reap) = &mut self.p.reap else { return };
         let effects = reap.machine.step(event);
         let (round, partition, id) = (reap.machine.round(), reap.partition, reap.id);
+        let shortened = Rc::clone(&reap.shortened);
         for effect in effects {
             match effect {
                 ReapEffect::Agree { member, proposals } => {
@@ -163,11 +191,11 @@ impl Live<'_> {
                 }
                 ReapEffect::Commit { member, proposals } => {
                     if self.is_me(&member) {
-                        self.commit_marks(round, proposals, move |live, positions| {
+                        self.commit_marks(round, proposals, &shortened, move |live, positions| {
                             live.drive_if(id, ReapEvent::Committed { member, positions });
                         });
                     } else {
-                        let request = Request::Commit(round, partition, proposals);
+                        let request = Request::Commit(round, partition, proposals, Rc::clone(&shortened));
                         self.ask_reap(id, member, request, |member, reply| ReapEvent::Committed {
                             member,
                             positions: match reply {
@@ -215,7 +243,7 @@ impl Live<'_> {
 
     fn standing(&self, partition: PartitionId) -> Standing {
         Standing {
-            epoch: self.sh.ring.epoch(),
+            epoch: self.epoch(),
             transition: false,
             suspect: self.suspect(partition),
         }
@@ -311,8 +339,10 @@ impl Live<'_> {
         &mut self,
         round: Round,
         proposals: Vec<Proposal>,
+        shortened: &Shortened,
         then: impl FnOnce(&mut Live<'_>, BTreeSet<Bytes>) + 'static,
     ) {
+        let shortened = Rc::clone(shortened);
         let positions = Rc::new(RefCell::new(BTreeSet::new()));
         let done = Rc::clone(&positions);
         self.enqueue(
@@ -326,10 +356,15 @@ impl Live<'_> {
                     let Some(replica) = live.replica(group, key) else {
                         continue;
                     };
-                    if commit(round, &replica) == Ok(Removal::Delete) {
-                        live.remove(group, key);
-                        positions.borrow_mut().insert(proposal.position);
+                    match commit(round, &replica) {
+                        Ok(Removal::Delete) => live.remove(group, key),
+                        Ok(Removal::Replace(digest)) => match shortened.get(&proposal.position) {
+                            Some(state) if state.digest() == digest => live.shorten(group, key, state),
+                            _ => continue,
+                        },
+                        Err(_) => continue,
                     }
+                    positions.borrow_mut().insert(proposal.position);
                 }
                 Ok(())
             },
@@ -352,6 +387,20 @@ impl Live<'_> {
         self.sh.trace.line(now_us, || format!("n{me} removes key {key}"));
         group.set(Place::Data(key), None);
         group.set(Place::Epoch(key), None);
+        group.set(Place::Mark(key), None);
+    }
+
+    /// A record forgets writers that are gone. Its epoch entry stays.
+    fn shorten(&mut self, group: &mut Group, key: KeyIx, state: &KeyState) {
+        if let Ok(Some(old)) = self.state_in_group(group, Place::Data(key)) {
+            self.sh.ledger.forgotten(key, &old.seen().without(state.seen()));
+        }
+        let (me, now_us) = (self.me, self.sh.now_us);
+        self.sh.trace.line(now_us, || {
+            format!("n{me} shortens key {key} to {:?}", state.seen())
+        });
+        self.sh.stats.shortened += 1;
+        group.set(Place::Data(key), Some(Value::State(Rc::new(state.clone()))));
         group.set(Place::Mark(key), None);
     }
 
@@ -392,7 +441,7 @@ impl Live<'_> {
                 let position = self.sh.keys.get(*key).position.as_bytes();
                 let age_ms = self.p.quiet.quiet_ms(position, now_ms);
                 self.mark_of(*key)
-                    .is_some_and(|mark| mark.is_stale(self.sh.ring.epoch(), age_ms, life_max_ms))
+                    .is_some_and(|mark| mark.is_stale(self.epoch(), age_ms, life_max_ms))
             })
             .collect();
         for key in stale {

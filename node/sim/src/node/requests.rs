@@ -2,16 +2,21 @@
 
 use std::rc::Rc;
 
+use dynamo_core::bucket::Conflict;
 use dynamo_core::coordinator::{
     Ack, FailureKind, GetCoordinator, GetEffect, GetEvent, GetResult, PutCoordinator, PutEffect, PutEvent,
     ReplicaFailure, ReplicaRead, WriteOutcome, WriteState,
 };
+use dynamo_core::crdt::TypedUpdate;
 use dynamo_core::replica::{Coordinated, Update};
 use dynamo_core::types::MemberId;
 use dynamo_core::version::{Context, Dot, KeyState, Seen};
 
+use super::writer::Intent;
 use super::{CallResult, Live};
+use crate::invariants::{i11_nothing_late, i17_last_write_wins};
 use crate::keys::KeyIx;
+use crate::ledger::Built;
 use crate::messages::{Ask, CallId, NodeIx, PutCommand, PutReply, Reply, Request, Told};
 use crate::mistakes::Mistake;
 use crate::shared::Timer;
@@ -52,6 +57,8 @@ pub struct Forward {
     ends_ms: u64,
 }
 
+/// As nodes are configured by default.
+const VALUE_BYTES_MAX: usize = 1 << 20;
 const BROKEN: ReplicaFailure = ReplicaFailure {
     sent: true,
     kind: FailureKind::Storage,
@@ -218,18 +225,31 @@ impl Live<'_> {
         };
         let forget = self.sh.knobs.mistake == Some(Mistake::ForgetOpIds);
         let wall_ms = self.clock.wall_ms(self.sh.now_us);
-        let update = Update {
-            content: put.command.content.clone(),
-            context: put.command.context.clone(),
-            op_id: put.command.op_id.filter(|_| !forget),
-            stamp: self.p.hlc.tick(wall_ms),
-            expires_at_ms: put.command.expires_at_ms,
+        let (context, op_id) = (put.command.context.clone(), put.command.op_id.filter(|_| !forget));
+        let stamp = self.p.hlc.tick(wall_ms);
+        let intent = match &put.command.operation {
+            Some(operation) => Intent::Typed(TypedUpdate {
+                operation: operation.clone(),
+                context: Some(context),
+                op_id,
+                stamp,
+                expires_at_ms: None,
+                wall_ms,
+                value_bytes_max: VALUE_BYTES_MAX,
+            }),
+            None => Intent::Plain(Update {
+                content: put.command.content.clone(),
+                context,
+                op_id,
+                stamp,
+                expires_at_ms: put.command.expires_at_ms,
+            }),
         };
         let (key, write, sync) = (put.command.key, put.command.write, put.command.quorum.dw > 0);
         let hint_for = hint_for.map(|owner| self.sh.index_of(owner));
         self.coordinate(
             key,
-            update,
+            intent,
             hint_for,
             sync,
             move |live, coordinated| live.prepared(request, write, coordinated),
@@ -244,6 +264,7 @@ impl Live<'_> {
             dot, delta, state, ..
         } = coordinated;
         self.sh.ledger.named(write, dot);
+        self.note_built(write, dot, &delta);
         let (me, now_us) = (self.me, self.sh.now_us);
         self.sh
             .trace
@@ -255,6 +276,27 @@ impl Live<'_> {
         put.prepared = Some((dot, delta));
         put.merged = Some(state.context_seen());
         self.drive_put(request, PutEvent::LocalPrepared);
+    }
+
+    /// What the name supersedes, where that is more than its client has seen.
+    fn note_built(&mut self, write: u32, dot: Dot, delta: &KeyState) {
+        let conflict = self.sh.keys.get(self.sh.ledger.write(write).key).conflict;
+        // A retry that was recognised has been noted before.
+        let Some(sibling) = delta.siblings().get(&dot) else {
+            return;
+        };
+        if conflict == Conflict::Siblings {
+            return;
+        }
+        let own: Seen = std::iter::once(dot).collect();
+        let built = Built {
+            stamp: sibling.stamp,
+            upon: delta.seen().without(&own),
+        };
+        self.sh.ledger.built(write, dot, built);
+        if conflict == Conflict::Lww {
+            i17_last_write_wins::check_named(self.sh, write, dot);
+        }
     }
 
     fn send_delta(&mut self, request: u64, member: MemberId, hint_for: Option<&MemberId>) {
@@ -317,9 +359,13 @@ impl Live<'_> {
         let applied = outcome.state == WriteState::Applied;
         self.sh.ledger.write_mut(put.command.write).applied |= applied;
         let dot = put.prepared.as_ref().map(|(dot, _)| *dot).filter(|_| applied);
-        let mut context = match dot {
-            Some(dot) => Context::of_reply(&put.command.context, dot).seen,
-            None => put.command.context.clone(),
+        let typed = put.command.operation.is_some();
+        let mut context = match &put.prepared {
+            Some((dot, delta)) if applied && typed => {
+                dynamo_core::crdt::reply_context(&put.command.context, *dot, delta)
+            }
+            Some((dot, _)) if applied => Context::of_reply(&put.command.context, *dot).seen,
+            _ => put.command.context.clone(),
         };
         if self.sh.knobs.mistake == Some(Mistake::MergedContextReply)
             && let Some(merged) = &put.merged
@@ -333,7 +379,7 @@ impl Live<'_> {
             dot,
             context,
         };
-        self.check_deadline(late_ms);
+        i11_nothing_late::check(self.sh, self.me, late_ms);
         self.answer_put(asker, reply);
     }
 
@@ -441,19 +487,8 @@ impl Live<'_> {
             GetResult::Absent(state) => Told::Absent(state.map(Rc::new)),
             GetResult::Unavailable { .. } => Told::Unavailable,
         };
-        self.check_deadline(late_ms);
+        i11_nothing_late::check(self.sh, self.me, late_ms);
         self.sh.tell(client, op, told);
-    }
-
-    /// Invariant I11: nothing is answered after its deadline. A process that stood still may be late by that.
-    fn check_deadline(&mut self, late_ms: u64) {
-        let pauses = self.sh.knobs.classes.contains(&crate::nemesis::Class::Pause);
-        if late_ms > 2 && !pauses {
-            self.sh.violated(
-                "I11",
-                format!("n{} answered {late_ms} ms after the deadline", self.me),
-            );
-        }
     }
 
     fn get_candidates(&self, key: KeyIx) -> dynamo_core::coordinator::Candidates {

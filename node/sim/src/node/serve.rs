@@ -3,9 +3,11 @@
 use std::rc::Rc;
 
 use dynamo_core::coordinator::FailureKind;
+use dynamo_core::membership::may_send_data;
 
 use super::Live;
 use crate::messages::{Body, Envelope, NodeIx, Reply, Request};
+use crate::mistakes::Mistake;
 
 impl Live<'_> {
     /// A message arrives.
@@ -15,19 +17,36 @@ impl Live<'_> {
             call,
             body,
             cluster,
+            epoch,
+            to,
             ..
         } = envelope;
         match body {
             Body::Reply(reply) => self.answered(call, Some(reply)),
-            // Another cluster's: refused before anything is looked at.
-            Body::Request(_) if cluster != 0 => self.reply(from, call, Reply::NotServing),
+            Body::Request(request) if self.refuses(from, to, (cluster, epoch), &request) => {
+                self.sh.stats.refused += 1;
+                self.reply(from, call, Reply::NotServing);
+            }
             Body::Request(request) => self.serve(from, call, request),
         }
     }
 
+    /// Another cluster's, meant for another member, or of a former member that wants more than news: refused before
+    /// anything is looked at.
+    fn refuses(&self, from: NodeIx, to: NodeIx, (cluster, epoch): (u8, u64), request: &Request) -> bool {
+        let mistake = self.sh.knobs.mistake;
+        let misdirected = cluster != 0 || to != self.me;
+        let ghost = self
+            .p
+            .view
+            .ring()
+            .is_some_and(|ring| !may_send_data(ring, &self.sh.members[from], epoch));
+        (misdirected && mistake != Some(Mistake::AddressIsIdentity))
+            || (ghost && !is_membership(request) && mistake != Some(Mistake::GhostAdmitted))
+    }
+
     fn serve(&mut self, from: NodeIx, call: u64, request: Request) {
-        let membership = matches!(request, Request::Digest(_) | Request::Delta(_) | Request::Probe);
-        if !membership && !self.serving() {
+        if !is_membership(&request) && !self.serving() {
             self.reply(from, call, Reply::NotServing);
             return;
         }
@@ -35,11 +54,10 @@ impl Live<'_> {
             Request::Probe => self.reply(from, call, Reply::Done),
             Request::Digest(digest) => {
                 let answer = self.p.view.answer(&digest);
-                self.reply(
-                    from,
-                    call,
-                    Reply::Gossip(Box::new(answer), self.p.fresh && !self.p.confirmed),
-                );
+                let fresh = self.p.fresh && !self.p.confirmed;
+                // Who begins with nothing would know this node only by its own word, and vouch for it afterwards.
+                let unheard = self.unconfirmed() && digest.ring.is_none();
+                self.reply(from, call, Reply::Gossip(Box::new(answer), fresh || unheard));
             }
             Request::Delta(delta) => {
                 self.take_news(*delta);
@@ -129,8 +147,8 @@ impl Live<'_> {
                     live.reply(from, call, Reply::Opinions(opinions));
                 });
             }
-            Request::Commit(round, _, proposals) => {
-                self.commit_marks(round, proposals, move |live, positions| {
+            Request::Commit(round, _, proposals, shortened) => {
+                self.commit_marks(round, proposals, &shortened, move |live, positions| {
                     live.reply(from, call, Reply::Committed(positions));
                 });
             }
@@ -162,4 +180,8 @@ impl Live<'_> {
             });
         }
     }
+}
+
+fn is_membership(request: &Request) -> bool {
+    matches!(request, Request::Digest(_) | Request::Delta(_) | Request::Probe)
 }

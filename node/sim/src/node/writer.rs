@@ -5,13 +5,18 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
+use dynamo_core::bucket::Conflict;
 use dynamo_core::coordinator::{Ack, FailureKind, ReplicaFailure};
+use dynamo_core::crdt::{self, TypedUpdate};
 use dynamo_core::reap::visible_to_exchange;
 use dynamo_core::replica::{self, EpochEntry, Minter, Update};
-use dynamo_core::version::KeyState;
+use dynamo_core::types::Incarnation;
+use dynamo_core::version::{Actor, KeyState, Seen};
 
 use super::{Exit, Live};
+use crate::buggify::Site;
 use crate::disk::{Batch, DiskError, Place, Value};
+use crate::invariants::i17_last_write_wins;
 use crate::keys::KeyIx;
 use crate::knobs::Durability;
 use crate::messages::NodeIx;
@@ -20,6 +25,8 @@ use crate::shared::Timer;
 
 /// Operations of one group at most.
 const GROUP_MAX: usize = 64;
+/// Operations that wait at most; the real shell's number.
+pub const QUEUE_MAX: usize = 4096;
 /// Siblings beyond which a write that adds one is refused.
 pub const SIBLINGS_MAX: usize = 100;
 
@@ -28,6 +35,14 @@ pub type Done = Box<dyn FnOnce(&mut Live<'_>, Result<Ack, ReplicaFailure>)>;
 
 /// A change that waits for its turn. It reads and writes through the [`Group`].
 pub type Prepare = Box<dyn FnOnce(&mut Live<'_>, &mut Group) -> Result<(), ReplicaFailure>>;
+
+/// What a client's write does to the record.
+pub enum Intent {
+    /// A value or a tombstone.
+    Plain(Update),
+    /// An operation on a value of a data type.
+    Typed(TypedUpdate),
+}
 
 type Announcement = Box<dyn FnOnce(&mut Live<'_>)>;
 
@@ -67,6 +82,11 @@ impl Writer {
         Some(Batch {
             changes: group.changes.into_iter().collect(),
         })
+    }
+
+    /// Operations that wait for their group.
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
     }
 
     /// Nothing waits.
@@ -157,7 +177,7 @@ impl Live<'_> {
     pub fn coordinate(
         &mut self,
         key: KeyIx,
-        update: Update,
+        intent: Intent,
         hint_for: Option<NodeIx>,
         sync: bool,
         prepared: impl FnOnce(&mut Live<'_>, replica::Coordinated) + 'static,
@@ -168,7 +188,7 @@ impl Live<'_> {
             writer,
             sync,
             move |live, group| {
-                let coordinated = live.give_dot(group, key, update, hint_for)?;
+                let coordinated = live.give_dot(group, key, intent, hint_for)?;
                 group.announce(move |live| prepared(live, coordinated));
                 Ok(())
             },
@@ -180,18 +200,18 @@ impl Live<'_> {
         &mut self,
         group: &mut Group,
         key: KeyIx,
-        update: Update,
+        intent: Intent,
         hint_for: Option<NodeIx>,
     ) -> Result<replica::Coordinated, ReplicaFailure> {
         self.admit(hint_for)?;
         let place = hint_for.map_or(Place::Data(key), |owner| Place::Hint(owner, key));
         if let Some(owner) = hint_for {
-            self.within_budget(owner, key)?;
+            self.within_budget(group, owner, key)?;
         }
         let stored = self
             .state_in_group(group, place)
             .map_err(|error| self.unreadable(key, error))?;
-        let entry = match self.in_group(group, Place::Epoch(key)) {
+        let mut entry = match self.in_group(group, Place::Epoch(key)) {
             Ok(Some(Value::Epoch(entry))) => Some(entry),
             _ => None,
         };
@@ -200,9 +220,39 @@ impl Live<'_> {
             sent: false,
             kind: FailureKind::Overloaded,
         };
-        let coordinated =
-            replica::coordinate(stored, entry.as_ref(), &mut self.p.minter, update, SIBLINGS_MAX)
-                .map_err(|_| refused)?;
+        let mut plain = None;
+        if self.sh.knobs.mistake == Some(Mistake::PlainCounters) {
+            let (minter, known) = plain_counter(self.me, stored);
+            plain = Some(minter);
+            entry = Some(known);
+        }
+        let (entry, minter) = (entry.as_ref(), plain.as_mut().unwrap_or(&mut self.p.minter));
+        let conflict = self.sh.keys.get(key).conflict;
+        let wall_ms = self.clock.wall_ms(self.sh.now_us);
+        let coordinated = match (intent, conflict.data_type()) {
+            (Intent::Plain(update), _) if conflict == Conflict::Lww => {
+                let done = replica::coordinate_lww(stored, entry, minter, update, wall_ms);
+                if let Ok(done) = &done
+                    && !done.replayed
+                {
+                    i17_last_write_wins::check_hidden(self.sh, stored, &done.delta, wall_ms);
+                }
+                done.map_err(|_| refused)?
+            }
+            (Intent::Plain(update), _) => replica::coordinate(stored, entry, minter, update, SIBLINGS_MAX)
+                .map_err(|_| {
+                    self.sh.stats.capped += 1;
+                    refused
+                })?,
+            (Intent::Typed(update), Some(data_type)) => {
+                crdt::coordinate(data_type, stored, entry, minter, update).map_err(|why| {
+                    self.sh
+                        .violated("I16", format!("key {key} refuses an operation: {why}"));
+                    refused
+                })?
+            }
+            (Intent::Typed(_), None) => return Err(refused),
+        };
         self.touch(key);
         group.brought.push((key, Rc::new(coordinated.delta.clone())));
         if let Some(entry) = coordinated.entry {
@@ -241,6 +291,15 @@ impl Live<'_> {
         self.touch(key);
         self.clear_mark(group, key);
         group.brought.push((key, Rc::clone(state)));
+        if self.sh.knobs.mistake == Some(Mistake::IgnoreSeenInMerge) {
+            let both = stored.iter().chain([state]).flat_map(|state| state.siblings());
+            let mut union = KeyState::new();
+            for (dot, sibling) in both {
+                union.merge(&KeyState::from_write(&Seen::new(), *dot, sibling.clone()));
+            }
+            group.set(place, Some(Value::State(Rc::new(union))));
+            return Ok(());
+        }
         let overwrite = self.sh.knobs.mistake == Some(Mistake::OverwriteInsteadOfMerge);
         let mut merged = stored
             .as_deref()
@@ -261,7 +320,7 @@ impl Live<'_> {
         state: &Rc<KeyState>,
     ) -> Result<(), ReplicaFailure> {
         self.admit(Some(owner))?;
-        self.within_budget(owner, key)?;
+        self.within_budget(group, owner, key)?;
         let place = Place::Hint(owner, key);
         let stored = self
             .state_in_group(group, place)
@@ -275,10 +334,15 @@ impl Live<'_> {
         Ok(())
     }
 
-    fn within_budget(&mut self, owner: NodeIx, key: KeyIx) -> Result<(), ReplicaFailure> {
+    fn within_budget(&mut self, group: &Group, owner: NodeIx, key: KeyIx) -> Result<(), ReplicaFailure> {
         let place = Place::Hint(owner, key);
-        let held = self.hints.iter().count();
-        if held < self.sh.knobs.hints_max || self.hints.peek(place).is_some() {
+        let coming = group
+            .changes
+            .iter()
+            .filter(|(place, value)| value.is_some() && self.hints.peek(**place).is_none());
+        let held = self.hints.iter().count() + coming.count();
+        let spent = self.sh.buggify.fires(Site::SpentHintBudget);
+        if (held < self.sh.knobs.hints_max && !spent) || self.hints.peek(place).is_some() {
             return Ok(());
         }
         self.sh.stats.hints_declined += 1;
@@ -288,12 +352,20 @@ impl Live<'_> {
         })
     }
 
-    fn admit(&self, hint_for: Option<NodeIx>) -> Result<(), ReplicaFailure> {
-        let full = if hint_for.is_some() {
-            self.hints.full
+    fn admit(&mut self, hint_for: Option<NodeIx>) -> Result<(), ReplicaFailure> {
+        let index = usize::from(hint_for.is_some());
+        let queue_max = if self.sh.buggify.fires(Site::FullQueue) {
+            1
         } else {
-            self.disk.full
+            QUEUE_MAX
         };
+        let crowded = self.p.writers[index].queue.len() >= queue_max;
+        let full = crowded
+            || if hint_for.is_some() {
+                self.hints.full
+            } else {
+                self.disk.full
+            };
         if full {
             return Err(ReplicaFailure {
                 sent: false,
@@ -329,7 +401,12 @@ impl Live<'_> {
         if self.p.writers[index].under_way.is_some() || self.p.writers[index].queue.is_empty() {
             return;
         }
-        let waiting = self.p.writers[index].queue.len().min(GROUP_MAX);
+        let most = if self.sh.buggify.fires(Site::TinyGroup) {
+            1
+        } else {
+            GROUP_MAX
+        };
+        let waiting = self.p.writers[index].queue.len().min(most);
         let operations: Vec<Operation> = self.p.writers[index].queue.drain(..waiting).collect();
         let mut group = Group {
             sync: self.sh.knobs.durability == Durability::Every || index == 1,
@@ -504,4 +581,16 @@ impl Live<'_> {
             }
         }
     }
+}
+
+/// The mistake: a node's name is for ever the same, and it counts on from what the record knows of it.
+fn plain_counter(me: NodeIx, stored: Option<&KeyState>) -> (Minter, EpochEntry) {
+    let id = me as u64 + 1;
+    let actor = Actor {
+        incarnation: id,
+        epoch: 1,
+    };
+    let counter = stored.map_or(0, |stored| stored.seen().counter_max(actor));
+    let minter = Minter::new(Incarnation { generation: 1, id }, 1);
+    (minter, EpochEntry { actor, counter })
 }

@@ -9,7 +9,7 @@ use crate::nemesis::Fault;
 use crate::shared::{Event, Shared};
 
 impl World {
-    fn undo_later(&mut self, index: usize, after_ms: u64) {
+    pub(super) fn undo_later(&mut self, index: usize, after_ms: u64) {
         let at_us = self.sh.now_us + after_ms * 1000;
         self.sh.queue.push(at_us, Event::Undo(index));
     }
@@ -73,6 +73,13 @@ impl World {
                     .saturating_add(ms)
                     .clamp(-400_000_000_000, 400_000_000_000);
             }
+            Fault::NewRing(node) => self.new_ring(node),
+            Fault::Swap(one, other, ms) => self.swap(index, one, other, ms),
+            Fault::Stranger(node, ms) => {
+                self.sh.net.at[node] = None;
+                self.undo_later(index, ms);
+            }
+            Fault::Ghost(back_ms) => self.ghost(back_ms),
             Fault::ClockDrift(node, rate) => {
                 // A running process would see its monotonic clock jump.
                 if self.nodes[node].process.is_none() {
@@ -96,7 +103,7 @@ impl World {
         let Some(key) = atlas::nth_record(&self.nodes[node].disk, random) else {
             return;
         };
-        if atlas::may_corrupt(&self.sh, &self.nodes, node, key) {
+        if atlas::may_corrupt(&self.sh, self.members(), node, key) {
             self.nodes[node].disk.corrupt(Place::Data(key));
             let now_us = self.sh.now_us;
             self.sh
@@ -111,7 +118,7 @@ impl World {
         if self.nodes[node].down_by.is_some() {
             return;
         }
-        if !atlas::may_empty(&self.sh, &self.nodes, node) {
+        if !atlas::may_empty(&self.sh, self.members(), node) {
             self.sh.stats.spared += 1;
             return;
         }
@@ -135,7 +142,7 @@ impl World {
         let Some((_, disk, hints)) = copy.cloned() else {
             return;
         };
-        if self.nodes[node].down_by.is_some() || !atlas::may_put_back(&self.sh, &self.nodes, node, &disk) {
+        if self.nodes[node].down_by.is_some() || !atlas::may_put_back(&self.sh, self.members(), node, &disk) {
             self.sh.stats.spared += 1;
             return;
         }
@@ -176,6 +183,11 @@ impl World {
                 self.nodes[node].hints.full = false;
             }
             Fault::ReadError(node, _) => self.nodes[node].disk.read_errors = false,
+            Fault::Swap(one, other, _) => {
+                self.sh.net.at[one] = Some(one);
+                self.sh.net.at[other] = Some(other);
+            }
+            Fault::Stranger(node, _) => self.sh.net.at[node] = Some(node),
             _ => {}
         }
         for node in 0..self.nodes.len() {

@@ -2,7 +2,7 @@
 
 use super::{Phase, QUIET_WITHIN_MS, World};
 use crate::disk::Place;
-use crate::invariants;
+use crate::invariants::{self, i10_rings_only_grow};
 use crate::messages::NodeIx;
 use crate::node::writer::Writer;
 
@@ -12,7 +12,8 @@ impl World {
         match self.unquiet() {
             None => {
                 self.sh.stats.quiet_after_ms = waited_ms;
-                invariants::at_end(&mut self.sh, &self.nodes, !self.excused);
+                let members = &self.nodes[..self.sh.knobs.nodes];
+                invariants::at_end(&mut self.sh, members, !self.excused);
                 self.phase = Phase::Done;
             }
             Some(what) if waited_ms > QUIET_WITHIN_MS => {
@@ -31,7 +32,7 @@ impl World {
         if let Some(client) = self.clients.iter().find(|client| !client.idle()) {
             return Some(format!("a client waits, idle {}", client.idle()));
         }
-        for node in &self.nodes {
+        for node in self.members() {
             let me = node.me;
             let Some(process) = &node.process else {
                 return Some(format!("n{me} is down"));
@@ -52,7 +53,7 @@ impl World {
                 return Some(format!("n{me} folds or writes"));
             }
         }
-        self.unequal()
+        i10_rings_only_grow::behind(self.members()).or_else(|| self.unequal())
     }
 
     fn unequal(&self) -> Option<String> {
