@@ -63,9 +63,13 @@ pub(crate) struct Node {
     quiet: Arc<Mutex<QuietTable>>,
     /// No peer had ever confirmed the store before this start.
     fresh: bool,
+    /// See [`Storage::may_be_old`].
+    may_be_old: bool,
     /// A peer has in this process; for a fresh one this gates nothing.
     confirmed: AtomicBool,
     confirmed_by_peer: AtomicBool,
+    /// The store has been found to be an old copy, and is to be set aside.
+    outdated: AtomicBool,
     end: Notify,
     faults: Faults,
     asked: Asked,
@@ -93,6 +97,8 @@ pub(crate) struct Storage {
     pub(crate) quiet: Arc<Mutex<QuietTable>>,
     /// No peer has ever confirmed the store.
     pub(crate) fresh: bool,
+    /// It may be an old copy of a volume: it was confirmed once, or goes on with the life that it last had.
+    pub(crate) may_be_old: bool,
     pub(crate) faults: Faults,
 }
 
@@ -116,6 +122,7 @@ impl Node {
             recovery,
             quiet,
             fresh,
+            may_be_old,
             faults,
         } = storage;
         let node = Self {
@@ -125,8 +132,10 @@ impl Node {
             recovery: Mutex::new(recovery),
             quiet,
             fresh,
+            may_be_old,
             confirmed: AtomicBool::new(fresh),
             confirmed_by_peer: AtomicBool::new(false),
+            outdated: AtomicBool::new(false),
             end: Notify::new(),
             faults: faults.clone(),
             asked: Asked::default(),

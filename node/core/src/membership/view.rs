@@ -300,6 +300,13 @@ impl View {
         delta.members = known.cloned().collect();
         if wanted.ring {
             delta.ring = self.ring.as_ref().map(|ring| ring.encode());
+            // Whoever gets a ring begins to serve: had it another life that this node knows of, it must hear of it first.
+            let rivals = self.displaced.values().filter(|entry| {
+                let present = self.entries.get(&entry.member);
+                present.is_some_and(|present| rivals(present.incarnation, entry.incarnation))
+            });
+            delta.members.splice(0..0, rivals.cloned());
+            delta.members.truncate(DELTA_ENTRIES_MAX);
         }
         delta.log = self.log.select(&wanted.log);
         if wanted.policies {
@@ -460,7 +467,11 @@ impl View {
 
     fn hear_of(&mut self, entry: MemberEntry, changes: &mut Changes) {
         let known = self.entries.get(&entry.member).map(MemberEntry::order);
-        if known.is_some_and(|known| known >= entry.order()) {
+        if let Some((incarnation, _)) = known.filter(|known| *known >= entry.order()) {
+            if rivals(incarnation, entry.incarnation) {
+                // Random ids do not order them: the one with the smaller id may be the life before a disk was emptied.
+                self.keep_displaced(entry);
+            }
             return;
         }
         if known.is_none() && !self.make_room(&entry.member) {
