@@ -137,6 +137,8 @@ pub fn start(store: &dyn Store, random_id: u64) -> Result<Started, DurableError>
     let recovered = store.sequence();
     let identity = read(store, "identity", meta::IDENTITY, read_identity)?;
     let last = last_life(store)?;
+    let confirmed = opaque(store, meta::CONFIRMED, "reading whether peers know this store")?.is_some();
+    let suspect = opaque(store, meta::SUSPECT, "reading the suspect record")?;
     let (incarnation, next_epoch, life) = match last {
         None => (
             Incarnation {
@@ -149,13 +151,17 @@ pub fn start(store: &dyn Store, random_id: u64) -> Result<Started, DurableError>
         Some(last) => match clean_stop(store, last)? {
             Ok(next_epoch) => (last.incarnation, next_epoch, Life::Kept),
             Err(because) => {
-                let Renewal { incarnation } = supersede(last.incarnation, 0, random_id);
+                let mut incarnation = supersede(last.incarnation, 0, random_id).incarnation;
+                if !confirmed && suspect.is_none() {
+                    // A store that began empty and that no peer has compared has one generation: were it counted as two,
+                    // what peers remember of the member before it was emptied could look like the older life.
+                    incarnation.generation = last.incarnation.generation;
+                }
                 (incarnation, EPOCH_FIRST, Life::Renewed { because })
             }
         },
     };
     let starts = last.map_or(0, |last| last.starts) + 1;
-    let confirmed = opaque(store, meta::CONFIRMED, "reading whether peers know this store")?.is_some();
     let past = read(store, "past", meta::PAST, |reader| {
         Ok((read_incarnation(reader)?, reader.varint()?))
     })?;
@@ -174,7 +180,7 @@ pub fn start(store: &dyn Store, random_id: u64) -> Result<Started, DurableError>
         previous,
         recovered,
         fresh: !confirmed,
-        suspect: opaque(store, meta::SUSPECT, "reading the suspect record")?,
+        suspect,
         view: opaque(store, meta::VIEW, "reading the gossip view")?,
         seeds: opaque(store, meta::SEEDS, "reading the seeds")?,
     };

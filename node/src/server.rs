@@ -205,6 +205,7 @@ fn open_storage(config: &Config) -> anyhow::Result<Opened> {
         recovery: recovery(&started, config),
         quiet,
         fresh: started.fresh,
+        may_be_old: !started.fresh || started.life == durable::Life::Kept,
         faults,
     };
     Ok(Opened {

@@ -28,6 +28,10 @@ pub(crate) async fn deliver(node: &Arc<Node>) -> bool {
     };
     let mut all = true;
     for owner in node.hints().owners().into_keys() {
+        // Those for itself wait until it is clear which store they are to be merged into.
+        if owner == *placed.me() && node.is_doubtful() {
+            continue;
+        }
         let listed = placed.placement().ring().index_of(&owner).is_some();
         if !listed || node.peers().reachable(&owner) {
             all &= deliver_to(node, &placed, &owner).await;

@@ -259,7 +259,12 @@ async fn write(node: &Arc<Node>, request: WriteRequest) -> Result<WriteResponse,
     })?;
     let primary = node.ring_in_use().is_none_or(|placed| placed.is_primary(&key));
     let committed = if request.hint_for.is_empty() || primary {
-        node.writer().merge(&key, state, request.sync).await?
+        let doubtful = node.is_doubtful().then(|| state.clone());
+        let committed = node.writer().merge(&key, state, request.sync).await?;
+        match doubtful {
+            Some(state) => node.keep_for_itself(&key, state, committed).await?,
+            None => committed,
+        }
     } else {
         let owner = MemberId::new(request.hint_for).map_err(|error| Failure::invalid(error.to_string()))?;
         let kept = node.hints().hint(&owner, &key, state, request.sync).await;

@@ -63,11 +63,15 @@ pub(crate) struct Node {
     quiet: Arc<Mutex<QuietTable>>,
     /// No peer had ever confirmed the store before this start.
     fresh: bool,
+    /// See [`Storage::may_be_old`].
+    may_be_old: bool,
     /// A peer has in this process; for a fresh one this gates nothing.
     confirmed: AtomicBool,
     confirmed_by_peer: AtomicBool,
     /// Rounds of gossip since the start, answered or not.
     gossip_rounds: AtomicU64,
+    /// The store has been found to be an old copy, and is to be set aside.
+    outdated: AtomicBool,
     end: Notify,
     faults: Faults,
     asked: Asked,
@@ -95,6 +99,8 @@ pub(crate) struct Storage {
     pub(crate) quiet: Arc<Mutex<QuietTable>>,
     /// No peer has ever confirmed the store.
     pub(crate) fresh: bool,
+    /// It may be an old copy of a volume: it was confirmed once, or goes on with the life that it last had.
+    pub(crate) may_be_old: bool,
     pub(crate) faults: Faults,
 }
 
@@ -118,6 +124,7 @@ impl Node {
             recovery,
             quiet,
             fresh,
+            may_be_old,
             faults,
         } = storage;
         let node = Self {
@@ -127,9 +134,11 @@ impl Node {
             recovery: Mutex::new(recovery),
             quiet,
             fresh,
+            may_be_old,
             confirmed: AtomicBool::new(fresh),
             confirmed_by_peer: AtomicBool::new(false),
             gossip_rounds: AtomicU64::new(0),
+            outdated: AtomicBool::new(false),
             end: Notify::new(),
             faults: faults.clone(),
             asked: Asked::default(),

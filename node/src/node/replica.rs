@@ -21,11 +21,12 @@ use crate::{
     clock, durable,
     storage::{
         DataKey, HintStore, ScanLimit, StoreError,
+        hints::HintError,
         keys::HashRange,
         records::{self, CachedState, Records},
         set_aside,
         trees::{PartitionTrees, leaf_keys},
-        writer::WriteError,
+        writer::{Committed, WriteError},
     },
 };
 
@@ -265,10 +266,7 @@ impl Node {
         if self.confirmed.load(Ordering::Relaxed) {
             return false;
         }
-        let alone = self
-            .ring_in_use()
-            .is_some_and(|placed| placed.placement().ring().members().len() == 1);
-        if alone || self.has_waited() {
+        if self.is_alone() || self.has_waited() {
             self.confirmed.store(true, Ordering::Relaxed);
             return false;
         }
@@ -285,15 +283,51 @@ impl Node {
         self.gossip_rounds.fetch_add(1, Ordering::Relaxed);
     }
 
+    fn is_alone(&self) -> bool {
+        self.ring_in_use()
+            .is_some_and(|placed| placed.placement().ring().members().len() == 1)
+    }
+
+    /// True as long as no peer has compared the store since this start: it may yet be found to be an old copy, and be set
+    /// aside.
+    pub(crate) fn is_doubtful(&self) -> bool {
+        self.may_be_old && !self.confirmed_by_peer.load(Ordering::Relaxed) && !self.is_alone()
+    }
+
+    /// Ends a write that this node's own data took: while the store is doubtful, the write is also kept as a hint for the
+    /// node itself. So it outlives the store, should that be set aside. Where hints have no room it is taken all the same.
+    pub(crate) async fn keep_for_itself(
+        &self,
+        key: &DataKey,
+        delta: KeyState,
+        committed: Committed,
+    ) -> Result<Committed, WriteError> {
+        let Some(placed) = self.ring_in_use().filter(|_| self.is_doubtful()) else {
+            return Ok(committed);
+        };
+        match self.hints.hint(placed.me(), key, delta, committed.durable).await {
+            Ok(kept) => Ok(Committed {
+                durable: committed.durable && kept.durable,
+            }),
+            Err(HintError::Write(error @ WriteError::Storage(_))) => Err(error),
+            Err(error) => {
+                tracing::warn!(key_hash = %key.hash(), %error, "a write is kept only by a store that no peer has compared yet");
+                Ok(committed)
+            }
+        }
+    }
+
     /// Whether this store began empty and no peer has compared it yet: it cannot vouch for others.
     pub(crate) fn is_fresh(&self) -> bool {
         self.fresh && !self.confirmed_by_peer.load(Ordering::Relaxed)
     }
 
     /// A peer has told what it remembers of this member. The word of one that is fresh itself counts only after a while:
-    /// then nobody else seems to be there, as when a cluster begins.
+    /// then nobody else seems to be there, as when a cluster begins. A node that waits for its ring cannot tell.
     pub(crate) async fn heard_from_peer(&self, peer_is_fresh: bool) {
-        if (peer_is_fresh && !self.has_waited()) || self.confirmed_by_peer.load(Ordering::Relaxed) {
+        let settled = [&self.confirmed_by_peer, &self.outdated];
+        let waits = self.ring_in_use().is_none() || (peer_is_fresh && !self.has_waited());
+        if waits || settled.iter().any(|flag| flag.load(Ordering::Relaxed)) {
             return;
         }
         match self.writer.meta(durable::confirmed(), true).await {
@@ -316,6 +350,7 @@ impl Node {
             self.begin_recovery().await;
             return;
         }
+        self.outdated.store(true, Ordering::Relaxed);
         let reason = format!("peers remember more of this member ({remembered}) than its disk does");
         tracing::error!(%remembered, "the disk was put back in time; setting its data aside");
         match set_aside::request(&self.config.data_dir, &reason) {

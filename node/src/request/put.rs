@@ -213,10 +213,10 @@ impl Write {
         let (key, sync) = (self.command.key.clone(), self.command.quorum.dw > 0);
         let (node, arrivals) = (Arc::clone(&self.node), self.arrivals_in.clone());
         tokio::spawn(async move {
-            let prepared = match hint_for {
+            let prepared = match &hint_for {
                 None => node.writer().coordinate(&key, intent, sync).await,
                 Some(owner) => {
-                    let kept = node.hints().coordinate(&owner, &key, intent, sync).await;
+                    let kept = node.hints().coordinate(owner, &key, intent, sync).await;
                     kept.map_err(HintError::into_write)
                 }
             };
@@ -228,9 +228,14 @@ impl Write {
                         Context::of_reply(&covered, prepared.dot).seen
                     };
                     let delta = prepared.delta.encode();
+                    let doubtful = (hint_for.is_none() && node.is_doubtful()).then(|| prepared.delta.clone());
                     // A request that is gone no longer listens; the write goes on.
                     let _ = arrivals.send(Arrival::Prepared { context, delta }).await;
-                    prepared.committed().await.map(|committed| Ack {
+                    let committed = match (prepared.committed().await, doubtful) {
+                        (Ok(committed), Some(delta)) => node.keep_for_itself(&key, delta, committed).await,
+                        (committed, _) => committed,
+                    };
+                    committed.map(|committed| Ack {
                         durable: committed.durable,
                     })
                 }

@@ -256,3 +256,42 @@ async fn z3_an_old_copy_of_a_volume_is_set_aside_and_no_deleted_value_comes_back
         );
     }
 }
+
+/// What a store takes before any peer has told it that it is an old copy outlives it, be it acknowledged by this node alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_only_an_old_copy_of_a_volume_took_is_not_set_aside_with_it() {
+    let mut cluster = Cluster::start(Shape::quick(3, 3)).await;
+    cluster.stop_node(2).await;
+    let old = cluster.snapshot(2);
+    cluster.start_node(2).await;
+    // Peers remember one start more than the copy will have.
+    cluster.restart_node(2).await;
+    cluster.all_valid().await;
+    for index in [2, 0, 1] {
+        cluster.stop_node(index).await;
+    }
+    cluster.put_back(2, old);
+    cluster.start_node(2).await;
+    let alone = v1::PutRequest {
+        w: count(1),
+        ..put("alone", "value", &Bytes::new())
+    };
+    until("the node takes a write with nobody to ask", || async {
+        cluster.kv(2).put(alone.clone()).await.is_ok()
+    })
+    .await;
+    cluster.start_node(0).await;
+    cluster.start_node(1).await;
+    cluster.ended(2).await;
+    cluster.start_node(2).await;
+    until("everybody has the write, and nobody a hint", || async {
+        let mut there = true;
+        for index in 0..3 {
+            there &= cluster.local_values(index, "alone").await == ["value"];
+            there &= cluster.hint_count(index).await == 0;
+        }
+        there
+    })
+    .await;
+    assert!(cluster.dir(2).join("set-aside-1").is_dir(), "it was an old copy");
+}

@@ -300,6 +300,13 @@ impl View {
         delta.members = known.cloned().collect();
         if wanted.ring {
             delta.ring = self.ring.as_ref().map(|ring| ring.encode());
+            // Whoever gets a ring begins to serve: had it another life that this node knows of, it must hear of it first.
+            let rivals = self.displaced.values().filter(|entry| {
+                let present = self.entries.get(&entry.member);
+                present.is_some_and(|present| rivals(present.incarnation, entry.incarnation))
+            });
+            delta.members.splice(0..0, rivals.cloned());
+            delta.members.truncate(DELTA_ENTRIES_MAX);
         }
         delta.log = self.log.select(&wanted.log);
         if wanted.policies {

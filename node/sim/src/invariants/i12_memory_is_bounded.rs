@@ -3,14 +3,14 @@
 
 use crate::node::background::HINTS_IN_FLIGHT;
 use crate::node::entropy::EXCHANGES_MAX;
-use crate::node::writer::QUEUE_MAX;
+use crate::node::writer::{QUEUE_MAX, Writer};
 use crate::node::{Node, boot};
 use crate::shared::Shared;
 
 /// Looks at one node after an event.
 pub fn check(sh: &mut Shared, node: &Node) {
     let Some(process) = &node.process else { return };
-    let queued = process.writers.iter().map(|writer| writer.waiting()).max();
+    let queued = process.writers.iter().map(Writer::waiting).max();
     let amounts = [
         ("operations wait for the disk", queued.unwrap_or(0), QUEUE_MAX),
         (
