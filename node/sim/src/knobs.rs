@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use dynamo_core::admission::Limits;
 use dynamo_core::bucket::Conflict;
 use dynamo_core::coordinator::ReadRepair;
 
@@ -101,6 +102,8 @@ pub struct Knobs {
     pub through_codec: bool,
     /// Rare paths are made common.
     pub buggify: bool,
+    /// What background work may do; `None`: all it wants.
+    pub admission: Option<Limits>,
     /// An administrator mints so many rings, each with the owners of the one before.
     pub rings: usize,
     /// There was one more member before the run began; see [`Fault::Ghost`](crate::nemesis::Fault::Ghost).
@@ -139,6 +142,11 @@ impl Knobs {
             },
             buggify: rng.coin(),
             rings: rng.index(4),
+            admission: rng.coin().then(|| Limits {
+                operations_per_s_max: [20, 100, 1000][rng.index(3)],
+                operations_per_s_min: rng.between(5, 20),
+                p99_target_us: rng.between(5, 50) * 1000,
+            }),
             ..plain
         }
     }
@@ -221,6 +229,7 @@ impl Knobs {
             sync_us: [100, 500, 2000, 10_000][rng.index(4)],
             through_codec: rng.index(16) == 0,
             buggify: false,
+            admission: None,
             rings: 0,
             ghost: false,
             anti_entropy: true,
@@ -278,8 +287,8 @@ impl fmt::Display for Knobs {
         )?;
         write!(
             f,
-            "  hints {}, exchange {} ms, grace {} ms, mistake {:?}",
-            self.hints_max, self.exchange_interval_ms, self.grace_ms, self.mistake
+            "  hints {}, exchange {} ms, grace {} ms, admission {:?}, mistake {:?}",
+            self.hints_max, self.exchange_interval_ms, self.grace_ms, self.admission, self.mistake
         )
     }
 }

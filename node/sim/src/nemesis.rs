@@ -2,6 +2,8 @@
 //!
 //! Drawn "swarm" style: each seed has some classes of faults and not others, so that rare mixtures come up.
 
+use dynamo_core::admission::Task;
+
 use crate::knobs::Knobs;
 use crate::messages::NodeIx;
 use crate::rng::Rng;
@@ -89,6 +91,8 @@ pub enum Fault {
     /// At the node's address there is one of another cluster, which writes to whoever talks to it; the node itself has
     /// moved, and nobody has heard yet.
     Stranger(NodeIx, u64),
+    /// An administrator pauses a background task.
+    PauseTask(NodeIx, Task, u64),
     /// A member that was removed before the run comes back: with the ring that listed it, and as its data and hints what
     /// the first node held so many milliseconds ago.
     Ghost(u64),
@@ -147,6 +151,13 @@ pub fn plan(knobs: &Knobs) -> Plan {
                 at_ms,
                 Fault::Stranger(rng.index(knobs.nodes), rng.between(50, 2000)),
             ));
+        }
+    }
+    if knobs.admission.is_some() {
+        for _ in 0..rng.index(4) {
+            let task = Task::ALL[rng.index(Task::ALL.len())];
+            let pause = Fault::PauseTask(rng.index(knobs.nodes), task, rng.between(500, 5000));
+            plan.push((rng.below(knobs.safety_ms), pause));
         }
     }
     plan

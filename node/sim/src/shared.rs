@@ -148,6 +148,10 @@ pub struct Stats {
     pub capped: u64,
     /// Messages that were refused: of another cluster, for another member, from a former one.
     pub refused: u64,
+    /// Their keys, as bits; the first 64 only.
+    pub capped_keys: u64,
+    /// Turns that background work was not given.
+    pub yielded: u64,
     /// Simulated milliseconds until all replicas were equal.
     pub quiet_after_ms: u64,
     /// Most siblings of a record that a read returned.

@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 
+use dynamo_core::admission::Task;
 use dynamo_core::coordinator::ReadRepair;
 use dynamo_core::ring::{Member, Ring};
 use dynamo_core::types::{ClusterId, MemberId, Zone};
@@ -390,6 +391,12 @@ impl World {
             node.paused_until_us = 0;
             node.down_by = None;
             node.dark = false;
+            let process = node.process.as_mut();
+            if let Some(admission) = process.and_then(|process| process.admission.as_mut()) {
+                for task in Task::ALL {
+                    admission.pause(task, false);
+                }
+            }
             node.start(&mut self.sh);
         }
     }

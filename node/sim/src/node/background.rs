@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
+use dynamo_core::admission::Task;
 use dynamo_core::coordinator::{Ack, FailureKind, ReplicaFailure};
 use dynamo_core::handoff::hint_targets;
 use dynamo_core::membership::{Changes, Delta, Target};
@@ -191,9 +192,12 @@ impl Live<'_> {
             }
         }
         for (owner, key, state) in due {
+            if !self.has_turn(Task::Hints, 1) {
+                break;
+            }
             self.deliver(owner, key, &state);
         }
-        self.timer(HINTS_MS, Timer::Hints);
+        self.next_round(HINTS_MS, Timer::Hints);
     }
 
     fn deliver(&mut self, owner: NodeIx, key: KeyIx, state: &Rc<KeyState>) {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use dynamo_core::admission::Admission;
 use dynamo_core::entropy::{Schedule, Trees};
 use dynamo_core::membership::{Detector, Gossip, MemberEntry, SelfHistory, View};
 use dynamo_core::reap::QuietTable;
@@ -131,6 +132,8 @@ impl Node {
             recovery,
             quiet: QuietTable::new(now_ms, QUIET_ENTRIES),
             reap: None,
+            admission: sh.knobs.admission.map(Admission::new),
+            wait_ms: None,
             delivering: BTreeSet::new(),
             refetching: BTreeSet::new(),
             exit: None,

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use dynamo_core::admission::Task;
 use dynamo_core::coordinator::FailureKind;
 use dynamo_core::entropy::exchange::KEYS_PER_MESSAGE;
 use dynamo_core::entropy::{
@@ -42,13 +43,19 @@ pub struct RunningExchange {
 impl Live<'_> {
     /// Folds a page into a tree, begins what is due.
     pub fn entropy_round(&mut self) {
-        self.timer(ROUND_MS, Timer::Entropy);
+        self.entropy_work();
+        self.next_round(ROUND_MS, Timer::Entropy);
+    }
+
+    fn entropy_work(&mut self) {
         self.fold();
         if !self.serving() || self.p.exchanges.len() >= EXCHANGES_MAX {
             return;
         }
-        self.begin_recovery();
-        if !self.sh.knobs.anti_entropy {
+        if self.p.recovery.is_some() && self.has_turn(Task::Recovery, 1) {
+            self.begin_recovery();
+        }
+        if !self.sh.knobs.anti_entropy || !self.has_turn(Task::Exchange, 1) {
             return;
         }
         let now_ms = self.now_ms();
@@ -357,6 +364,9 @@ impl Live<'_> {
     }
 
     fn fold(&mut self) {
+        if self.p.trees.next_rebuild().is_none() || !self.has_turn(Task::Rebuild, 1) {
+            return;
+        }
         let Some((partition, after)) = self.p.trees.next_rebuild() else {
             return;
         };

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use dynamo_core::admission::{Admission, Task};
 use dynamo_core::coordinator::FailureKind::{TimedOut, Unreachable};
 use dynamo_core::coordinator::{Candidate, Candidates, ReplicaFailure};
 use dynamo_core::entropy::{Schedule, Trees};
@@ -108,6 +109,10 @@ pub struct Process {
     pub quiet: QuietTable,
     /// The round of reaping that it runs.
     pub reap: Option<RunningReap>,
+    /// What background work may do.
+    pub admission: Option<Admission>,
+    /// When a task of the present round is to ask for its turn again.
+    pub wait_ms: Option<u64>,
     /// Hints under way.
     pub delivering: BTreeSet<(NodeIx, KeyIx)>,
     /// Unreadable records that are being fetched.
@@ -254,6 +259,35 @@ impl Live<'_> {
         }
         let recovery = self.p.recovery.as_ref();
         self.unconfirmed() || recovery.is_some_and(|recovery| !recovery.answers_reads(partition))
+    }
+
+    /// Whether a background task has its turn for so many operations; if not, its next round comes when it was told to.
+    pub fn has_turn(&mut self, task: Task, operations: u64) -> bool {
+        let now_ms = self.now_ms();
+        let Some(admission) = &mut self.p.admission else {
+            return true;
+        };
+        let Err(wait_ms) = admission.take(task, operations, 0, now_ms) else {
+            return true;
+        };
+        self.p.wait_ms = Some(self.p.wait_ms.map_or(wait_ms, |other_ms| other_ms.min(wait_ms)));
+        self.sh.stats.yielded += 1;
+        false
+    }
+
+    /// Sets the timer of the next round: sooner than usual if somebody waits for his turn.
+    pub fn next_round(&mut self, usual_ms: u64, timer: Timer) {
+        let wait_ms = self.p.wait_ms.take().unwrap_or(usual_ms);
+        self.timer(usual_ms.min(wait_ms), timer);
+    }
+
+    /// A client's request that may last so long ends before its deadline.
+    pub fn foreground(&mut self, patience_ms: u64, ends_ms: u64) {
+        let now_ms = self.now_ms();
+        if let Some(admission) = &mut self.p.admission {
+            let took_ms = (now_ms + patience_ms).saturating_sub(ends_ms);
+            admission.sample(took_ms * 1000, now_ms);
+        }
     }
 
     /// Calls a peer; `then` gets the answer or, in time, the failure.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use bytes::Bytes;
+use dynamo_core::admission::Task;
 use dynamo_core::listing::Position;
 use dynamo_core::reap::{
     Holdings, Mark, Opinion, Proposal, ReapCoordinator, ReapEffect, ReapEvent, ReapParties, Refusal, Removal,
@@ -36,8 +37,15 @@ pub struct RunningReap {
 impl Live<'_> {
     /// Begins a round, if there is something to remove.
     pub fn reap_round(&mut self) {
-        self.timer(ROUND_MS, Timer::Reap);
+        self.reap_work();
+        self.next_round(ROUND_MS, Timer::Reap);
+    }
+
+    fn reap_work(&mut self) {
         if !self.serving() {
+            return;
+        }
+        if !self.has_turn(Task::Reap, 1) {
             return;
         }
         self.drop_stale_marks();

@@ -92,8 +92,27 @@ impl Live<'_> {
                 self.timer(within(timeout_ms), Timer::Deadline(request));
                 self.drive_get(request, GetEvent::Start);
             }
-            Ask::Put(command) => self.accept_put(*command, Asker::Client(client, op)),
+            Ask::Put(mut command) => {
+                command.context = self.context_on_the_way(command.key, command.context);
+                self.accept_put(*command, Asker::Client(client, op));
+            }
         }
+    }
+
+    /// A client's context, in some runs by way of its encoding.
+    fn context_on_the_way(&mut self, key: KeyIx, seen: Seen) -> Seen {
+        if !self.sh.knobs.through_codec {
+            return seen;
+        }
+        let (cluster, hash) = (self.sh.ring.cluster_id(), self.sh.keys.get(key).hash);
+        let context = Context { seen };
+        match Context::decode(&context.encode(cluster, hash), cluster, hash) {
+            Ok(decoded) if decoded == context => {}
+            other => self
+                .sh
+                .violated("I13", format!("{context:?} is decoded as {other:?}")),
+        }
+        context.seen
     }
 
     /// Coordinates a put if this node is one of the first N reachable of the key's list; else passes it on.
@@ -372,13 +391,15 @@ impl Live<'_> {
         {
             context.union(merged);
         }
-        let late_ms = self.now_ms().saturating_sub(put.ends_ms);
+        let (patience_ms, ends_ms) = (within(put.command.timeout_ms), put.ends_ms);
+        let late_ms = self.now_ms().saturating_sub(ends_ms);
         let reply = PutReply {
             not_applied: outcome.state == WriteState::NotApplied,
             outcome: Some(outcome),
             dot,
             context,
         };
+        self.foreground(patience_ms, ends_ms);
         i11_nothing_late::check(self.sh, self.me, late_ms);
         self.answer_put(asker, reply);
     }
@@ -481,12 +502,14 @@ impl Live<'_> {
             return;
         };
         let (client, op) = get.asker;
-        let late_ms = self.now_ms().saturating_sub(get.ends_ms);
+        let ends_ms = get.ends_ms;
+        let late_ms = self.now_ms().saturating_sub(ends_ms);
         let told = match result {
             GetResult::Found(state) => Told::Found(Rc::new(state)),
             GetResult::Absent(state) => Told::Absent(state.map(Rc::new)),
             GetResult::Unavailable { .. } => Told::Unavailable,
         };
+        self.foreground(within(self.sh.knobs.timeout_ms), ends_ms);
         i11_nothing_late::check(self.sh, self.me, late_ms);
         self.sh.tell(client, op, told);
     }

@@ -242,6 +242,7 @@ impl Live<'_> {
             (Intent::Plain(update), _) => replica::coordinate(stored, entry, minter, update, SIBLINGS_MAX)
                 .map_err(|_| {
                     self.sh.stats.capped += 1;
+                    self.sh.stats.capped_keys |= 1_u64.checked_shl(key).unwrap_or(0);
                     refused
                 })?,
             (Intent::Typed(update), Some(data_type)) => {

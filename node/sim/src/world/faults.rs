@@ -1,5 +1,7 @@
 //! Faults begin and end. What a fault destroys is asked of the atlas first.
 
+use dynamo_core::admission::Task;
+
 use super::{COPY_MS, Phase, World};
 use crate::atlas;
 use crate::disk::{Disk, Place};
@@ -79,6 +81,10 @@ impl World {
                 self.sh.net.at[node] = None;
                 self.undo_later(index, ms);
             }
+            Fault::PauseTask(node, task, ms) => {
+                self.pause_task(node, task, true);
+                self.undo_later(index, ms);
+            }
             Fault::Ghost(back_ms) => self.ghost(back_ms),
             Fault::ClockDrift(node, rate) => {
                 // A running process would see its monotonic clock jump.
@@ -86,6 +92,14 @@ impl World {
                     self.nodes[node].clock.rate = rate;
                 }
             }
+        }
+    }
+
+    /// A process that is started anew has forgotten it, as the real one has.
+    fn pause_task(&mut self, node: NodeIx, task: Task, paused: bool) {
+        let process = self.nodes[node].process.as_mut();
+        if let Some(admission) = process.and_then(|process| process.admission.as_mut()) {
+            admission.pause(task, paused);
         }
     }
 
@@ -188,6 +202,7 @@ impl World {
                 self.sh.net.at[other] = Some(other);
             }
             Fault::Stranger(node, _) => self.sh.net.at[node] = Some(node),
+            Fault::PauseTask(node, task, _) => self.pause_task(node, task, false),
             _ => {}
         }
         for node in 0..self.nodes.len() {
