@@ -261,7 +261,7 @@ impl HintStore {
     /// # Errors
     /// If it cannot say.
     pub async fn health(&self) -> Result<Health, StoreError> {
-        look(&self.store, READING, |store| store.health()).await
+        look(&self.store, READING, Store::health).await
     }
 
     /// Refuses further hints, writes and syncs those that wait, and leaves the mint to the node's other writer; see

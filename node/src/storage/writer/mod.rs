@@ -175,7 +175,7 @@ impl Writer {
                 .spawn(move || thread::run(thread, failed_in, ended_in))?;
             Runs::Apart(Mutex::new(Some(joined)))
         } else {
-            Runs::Here(Mutex::new(Here::new(thread, failed_in, ended_in)))
+            Runs::Here(Box::new(Mutex::new(Here::new(thread, failed_in, ended_in))))
         };
         let handle = Arc::new(Handle {
             shared,
@@ -446,7 +446,7 @@ enum Runs {
     /// A thread.
     Apart(Mutex<Option<JoinHandle<()>>>),
     /// Whoever submits it.
-    Here(Mutex<Here>),
+    Here(Box<Mutex<Here>>),
 }
 
 impl Handle {
