@@ -26,7 +26,7 @@ use crate::{
     grpc::{admin::AdminService, kv::KvService, peer::PeerService},
     host::{Host, Machine, Stores},
     membership::{Addresses, Membership},
-    net::incoming,
+    net::Bounded,
     node::{Node, Storage},
     storage::{
         HintStore, Store, StoreError, aside,
@@ -318,7 +318,8 @@ impl Running {
         self.spawn("peers", server().add_service(peer), listeners.peer);
         self.spawn("administrators", admins, listeners.admin);
 
-        let probes = http::serve(listeners.http, Arc::clone(node), self.shutdown.clone());
+        let http = self.bounded("probes and metrics", listeners.http);
+        let probes = http::serve(http, Arc::clone(node), self.shutdown.clone());
         self.tracker.spawn(async move {
             if let Err(error) = probes.await {
                 tracing::error!(%error, "the HTTP server ended");
@@ -330,8 +331,12 @@ impl Running {
         Ok(())
     }
 
+    fn bounded<L>(&self, name: &'static str, listener: L) -> Bounded<L> {
+        Bounded::new(listener, name, self.node.config().limits.connections_max)
+    }
+
     fn spawn(&self, name: &'static str, router: Router, listener: impl Listener<Addr = SocketAddr>) {
-        let incoming = incoming(listener, name, self.node.config().limits.connections_max);
+        let incoming = self.bounded(name, listener).incoming();
         let ended = router.serve_with_incoming_shutdown(incoming, self.shutdown.clone().cancelled_owned());
         self.tracker.spawn(async move {
             if let Err(error) = ended.await {
