@@ -19,8 +19,8 @@ use bytes::Bytes;
 use dynamo_node::{Config, End, Host, Simulated, Stores, storage::memory::MemoryStore};
 use dynamo_proto::{
     admin::{
-        BootstrapRequest, InspectRequest, JoinRequest, Member, PreferenceListRequest, StatusRequest,
-        StatusResponse, admin_client::AdminClient,
+        BootstrapRequest, InspectRequest, JoinRequest, Member, PeersRequest, PreferenceListRequest,
+        ReplicaState, StatusRequest, StatusResponse, admin_client::AdminClient,
     },
     v1::{self, key_value_client::KeyValueClient},
 };
@@ -43,7 +43,7 @@ const EPOCH_S: u64 = 1_700_000_000;
 /// Simulated time in which a condition must come true.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// Simulated time after which a run is stuck.
-const LONGEST: Duration = Duration::from_secs(300);
+const LONGEST: Duration = Duration::from_mins(5);
 
 /// What a cluster is to be.
 #[derive(Clone, Copy)]
@@ -199,7 +199,8 @@ async fn run_node(volume: Rc<Volume>, config: Config) -> turmoil::Result {
     }
     let end = running.stop().await?;
     volume.ends.borrow_mut().push(end);
-    Ok(())
+    // The end of a process takes all its tasks and sockets along; see [`Cluster::stopped`].
+    std::future::pending().await
 }
 
 /// Short times of background work.
@@ -218,6 +219,7 @@ pub(crate) fn id(index: usize) -> String {
     format!("node-{index}")
 }
 
+#[allow(clippy::unused_self, reason = "nodes are asked of their cluster")]
 impl Cluster {
     pub(crate) fn len(&self) -> usize {
         self.volumes.len()
@@ -253,19 +255,28 @@ impl Cluster {
         self.all_well().await;
     }
 
-    /// Waits until all nodes serve and see each other.
+    /// Waits until all nodes serve, and know and reach each other.
     pub(crate) async fn all_well(&self) {
         for index in 0..self.len() {
-            until(
-                &format!("{} serves and sees all others", id(index)),
-                || async move {
-                    self.status(index).await.is_ok_and(|status| {
-                        status.not_ready_reason.is_empty() && status.peers_down.is_empty()
-                    })
-                },
-            )
-            .await;
+            let what = format!("{} serves and reaches all others", id(index));
+            until(&what, || async { self.is_well(index).await.unwrap_or(false) }).await;
         }
+    }
+
+    async fn is_well(&self, index: usize) -> Result<bool, Status> {
+        let ready = self.status(index).await?.not_ready_reason.is_empty();
+        let request = within(Duration::from_secs(1), PeersRequest {});
+        let peers = self.admin(index).peers(request).await?.into_inner().peers;
+        let reached = peers
+            .iter()
+            .filter(|peer| peer.member_id != id(index) && peer.reachable && !peer.peer_address.is_empty());
+        Ok(ready && reached.count() == self.len() - 1)
+    }
+
+    /// Waits until connections that are made when they are first needed have been.
+    pub(crate) async fn settled(&self) {
+        self.all_well().await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
     }
 
     pub(crate) fn kv(&self, index: usize) -> KeyValueClient<Channel> {
@@ -277,29 +288,29 @@ impl Cluster {
     }
 
     pub(crate) async fn status(&self, index: usize) -> Result<StatusResponse, Status> {
-        let mut request = tonic::Request::new(StatusRequest {});
-        request.set_timeout(Duration::from_secs(1));
+        let request = within(Duration::from_secs(1), StatusRequest {});
         Ok(self.admin(index).status(request).await?.into_inner())
     }
 
-    /// Digests of a key's record on all primaries; equal ones once. None: one cannot be read or holds nothing.
-    pub(crate) async fn digests(&self, key: &str) -> std::collections::BTreeSet<Option<u64>> {
-        let request = InspectRequest {
-            bucket: String::new(),
-            key: Bytes::copy_from_slice(key.as_bytes()),
-        };
-        let inspected = self.admin(0).inspect(request).await.unwrap().into_inner();
-        let digest = |replica: dynamo_proto::admin::ReplicaState| {
-            (replica.error.is_empty() && replica.present).then_some(replica.digest)
-        };
-        inspected.replicas.into_iter().map(digest).collect()
-    }
-
-    /// Waits until all primaries hold the same record of a key.
+    /// Waits until all primaries hold the same record of a key, or none.
     pub(crate) async fn equal(&self, key: &str) {
         until(&format!("all primaries hold the same of {key}"), || async {
-            let digests = self.digests(key).await;
-            digests.len() == 1 && !digests.contains(&None)
+            let request = InspectRequest {
+                bucket: String::new(),
+                key: Bytes::copy_from_slice(key.as_bytes()),
+            };
+            let replicas = self
+                .admin(0)
+                .inspect(request)
+                .await
+                .unwrap()
+                .into_inner()
+                .replicas;
+            let equals = |replica: &ReplicaState| {
+                let first = &replicas[0];
+                replica.error.is_empty() && (replica.present, replica.digest) == (first.present, first.digest)
+            };
+            replicas.len() == 3 && replicas.iter().all(equals)
         })
         .await;
     }
@@ -350,18 +361,19 @@ impl Cluster {
         self.volumes[index].stop.notify_one();
     }
 
-    /// How a node's processes have ended so far.
-    pub(crate) fn ends(&self, index: usize) -> Vec<End> {
-        self.volumes[index].ends.take()
+    /// Whether it has stopped.
+    pub(crate) fn has_stopped(&self, index: usize) -> bool {
+        !self.volumes[index].ends.borrow().is_empty()
     }
 
     /// Waits until a node that was asked to stop has ended well.
     pub(crate) async fn stopped(&self, index: usize) {
         until(&format!("{} has stopped", id(index)), || async {
-            !self.volumes[index].ends.borrow().is_empty()
+            self.has_stopped(index)
         })
         .await;
-        assert_eq!(self.ends(index), [End::Stopped]);
+        assert_eq!(self.volumes[index].ends.take(), [End::Stopped]);
+        self.kill(index).await;
     }
 
     /// Ends a node's process at once.
@@ -458,7 +470,9 @@ pub(crate) fn channel(index: usize, port: u16) -> Channel {
     )
 }
 
-fn connect(endpoint: Endpoint) -> Channel {
+pub(crate) fn connect(endpoint: Endpoint) -> Channel {
+    // A host that is down is silent.
+    let endpoint = endpoint.connect_timeout(Duration::from_secs(1));
     endpoint.connect_with_connector_lazy(tower::service_fn(|uri: Uri| async move {
         let host = uri.host().unwrap_or_default();
         let stream = TcpStream::connect((host, uri.port_u16().unwrap_or_default())).await?;
@@ -513,7 +527,7 @@ impl axum::serve::Listener for Listener {
 thread_local! {
     /// Panics on this thread, which is the whole of a run.
     static PANICS: Cell<u32> = const { Cell::new(0) };
-    static CHANCE: Cell<u64> = const { Cell::new(0) };
+    static CHANCE: RefCell<Chance> = const { RefCell::new(Chance(0)) };
     static LAST: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
@@ -528,7 +542,7 @@ fn prepare(seed: u64) {
                 LAST.get()
             },
             wall: || Duration::from_secs(EPOCH_S) + turmoil::sim_elapsed().unwrap_or(LAST.get()),
-            random: chance,
+            random: || CHANCE.with_borrow_mut(Chance::next),
         });
         let report = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
@@ -537,15 +551,32 @@ fn prepare(seed: u64) {
         }));
     });
     PANICS.set(0);
-    CHANCE.set(seed);
+    CHANCE.set(Chance::new(seed, u64::MAX));
     LAST.set(Duration::ZERO);
 }
 
-/// 64 bits that the seed determines (splitmix64).
-pub(crate) fn chance() -> u64 {
-    let state = CHANCE.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
-    CHANCE.set(state);
-    let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
+/// Numbers that a seed determines (splitmix64).
+pub(crate) struct Chance(u64);
+
+impl Chance {
+    /// A sequence of its own for each name.
+    pub(crate) fn new(seed: u64, name: u64) -> Self {
+        let mut chance = Self(seed ^ (name << 32));
+        Self(chance.next())
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+
+    pub(crate) fn ms(&mut self, from: u64, to: u64) -> Duration {
+        Duration::from_millis(from + self.next() % (to - from))
+    }
 }

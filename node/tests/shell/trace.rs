@@ -1,7 +1,5 @@
-//! What happened in a run, in order and with its simulated time: all messages of the network and all that nodes logged.
-//!
-//! Of a message the connection and the kind count, and not its bytes: hyper puts a `date` of the real clock into each
-//! response.
+//! What happened in a run, in order: all messages of the network, with their bytes, all that nodes logged, and the ticks of the
+//! clock in between.
 
 use std::{
     fmt::Write as _,
@@ -33,16 +31,9 @@ impl Subscriber for Trace {
     }
 
     fn event(&self, event: &Event<'_>) {
-        let now = turmoil::sim_elapsed().unwrap_or_default();
-        let mut line = format!("{:.6} {}", now.as_secs_f64(), event.metadata().target());
+        let mut line = event.metadata().target().to_owned();
         event.record(&mut |field: &Field, value: &dyn std::fmt::Debug| {
-            let text = format!("{value:?}");
-            let shown = if field.name() == "protocol" {
-                text.split(" [").next().unwrap_or_default()
-            } else {
-                &text
-            };
-            let _ = write!(line, " {}={shown}", field.name());
+            let _ = write!(line, " {}={value:?}", field.name());
         });
         self.lines.lock().unwrap().push(line);
     }
