@@ -9,22 +9,48 @@ use tokio::time::Instant;
 
 use crate::faults;
 
+/// What a simulation puts in the place of clocks and chance.
+#[derive(Debug, Clone, Copy)]
+pub struct Simulated {
+    /// Time since any fixed moment; never goes back.
+    pub monotonic: fn() -> Duration,
+    /// Time since 1970.
+    pub wall: fn() -> Duration,
+    /// 64 random bits.
+    pub random: fn() -> u64,
+}
+
+static SIMULATED: OnceLock<Simulated> = OnceLock::new();
+
+/// Has every node of this process ask `simulated` from now on. Only the first call counts; it comes before any node starts.
+pub fn simulate(simulated: Simulated) {
+    SIMULATED.get_or_init(|| simulated);
+}
+
 /// Milliseconds since the process first asked, from a clock that never goes back. Orders causes and time-outs.
 pub(crate) fn monotonic_ms() -> u64 {
     static START: OnceLock<Instant> = OnceLock::new();
-    START.get_or_init(Instant::now).elapsed().as_millis() as u64
+    let elapsed = match SIMULATED.get() {
+        None => START.get_or_init(Instant::now).elapsed(),
+        Some(simulated) => (simulated.monotonic)(),
+    };
+    elapsed.as_millis() as u64
 }
 
 /// Milliseconds since 1970, from a clock that people and time servers move. Orders `lww` writes and expiry, nothing else.
 pub(crate) fn wall_ms() -> u64 {
-    let now_ms = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or(Duration::ZERO)
-        .as_millis() as u64;
-    faults::skewed(now_ms)
+    let since_1970 = match SIMULATED.get() {
+        None => SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or(Duration::ZERO),
+        Some(simulated) => (simulated.wall)(),
+    };
+    faults::skewed(since_1970.as_millis() as u64)
 }
 
 /// 64 random bits.
 pub(crate) fn random_u64() -> u64 {
-    rand::random()
+    SIMULATED
+        .get()
+        .map_or_else(rand::random, |simulated| (simulated.random)())
 }

@@ -7,9 +7,9 @@
 //!   kubelet ─▶ telemetry::http
 //! ```
 //!
-//! Modules in reading order: [`config`]; `clock`; `faults`, on demand; [`storage`] and [`durable`], what survives a restart; `membership`, who
-//! this node is and whom it knows; `node`, what the parts share; `peers`; `request`; `grpc`; `tasks`; `telemetry`; `server`,
-//! the order of start and stop.
+//! Modules in reading order: [`config`]; `clock`; `faults`, on demand; [`storage`] and [`durable`], what survives a restart; [`Host`], what it
+//! runs on; `membership`, who this node is and whom it knows; `node`, what the parts share; `peers`; `request`; `grpc`; `tasks`;
+//! `telemetry`; `server`, the order of start and stop.
 
 pub mod config;
 
@@ -39,8 +39,12 @@ mod telemetry;
 
 mod net;
 
+mod host;
+
 mod server;
 
+pub use clock::{Simulated, simulate};
 pub use config::{Config, Flags};
-pub use server::{End, Running, run, start};
+pub use host::{Host, Machine, Stores};
+pub use server::{End, Running, run, start, start_on};
 pub use telemetry::init_logging;

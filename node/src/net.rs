@@ -1,49 +1,47 @@
-//! Listening sockets with a bound on their connections.
+//! Connections, with a bound on their number and on their silence.
 
 use std::{
+    future::Future as _,
     io,
     net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
-use futures::Stream;
+use axum::serve::Listener;
+use futures::{Stream, stream::unfold};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Sleep, sleep},
 };
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
 
-/// Connections of one port. Beyond the bound a new one is closed at once: its client sees a reset and goes elsewhere,
-/// where waiting in the backlog would look like a slow node.
-pub(crate) struct Incoming {
-    listener: TcpListener,
+/// The least that a client says first, in bytes: as many as begin every HTTP/2 connection.
+const FIRST_BYTES: usize = 24;
+/// How long it may take to say that. Pings find dead connections only after it.
+const FIRST_BYTES_WAIT: Duration = Duration::from_secs(5);
+
+/// A port with a bound on its connections. Beyond it a new one is closed at once: its client sees a reset and goes
+/// elsewhere, where waiting in the backlog would look like a slow node.
+pub(crate) struct Bounded<L> {
+    listener: L,
     permits: Arc<Semaphore>,
     port_name: &'static str,
 }
 
 /// A connection that holds its place under the bound while it lives.
-pub(crate) struct Connection {
-    stream: TcpStream,
+pub(crate) struct Connection<S> {
+    stream: S,
+    /// Bytes still to come, and until when; none once they have.
+    first: Option<(usize, Pin<Box<Sleep>>)>,
     _permit: OwnedSemaphorePermit,
 }
 
-/// Binds `address`.
-///
-/// # Errors
-/// With the address and what to do about it.
-pub(crate) async fn bind(port_name: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| {
-        anyhow::anyhow!(
-            "cannot listen on {address} for {port_name}: {error}; choose another address or stop its user"
-        )
-    })
-}
-
-impl Incoming {
-    pub(crate) fn new(listener: TcpListener, port_name: &'static str, connections_max: usize) -> Self {
+impl<L> Bounded<L> {
+    pub(crate) fn new(listener: L, port_name: &'static str, connections_max: usize) -> Self {
         Self {
             listener,
             permits: Arc::new(Semaphore::new(connections_max)),
@@ -52,52 +50,68 @@ impl Incoming {
     }
 }
 
-impl Stream for Incoming {
-    type Item = io::Result<Connection>;
+impl<L: Listener<Addr = SocketAddr>> Bounded<L> {
+    /// As tonic wants it.
+    pub(crate) fn incoming(self) -> impl Stream<Item = io::Result<Connection<L::Io>>> {
+        unfold(self, |mut bounded| async move {
+            let (connection, _) = bounded.accept().await;
+            Some((Ok(connection), bounded))
+        })
+    }
+}
 
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+impl<L: Listener<Addr = SocketAddr>> Listener for Bounded<L> {
+    type Io = Connection<L::Io>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, SocketAddr) {
         loop {
-            match self.listener.poll_accept(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(error))),
-                Poll::Ready(Ok((stream, peer))) => {
-                    let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
-                        tracing::warn!(port = self.port_name, %peer, "refused a connection beyond the bound");
-                        continue;
-                    };
-                    // Small messages must not wait for the acknowledgement of earlier ones.
-                    if let Err(error) = stream.set_nodelay(true) {
-                        tracing::debug!(%error, "cannot set TCP_NODELAY");
-                    }
-                    return Poll::Ready(Some(Ok(Connection {
-                        stream,
-                        _permit: permit,
-                    })));
-                }
+            let (stream, peer) = self.listener.accept().await;
+            if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+                let first = Some((FIRST_BYTES, Box::pin(sleep(FIRST_BYTES_WAIT))));
+                let connection = Connection {
+                    stream,
+                    first,
+                    _permit: permit,
+                };
+                return (connection, peer);
             }
+            tracing::warn!(port = self.port_name, %peer, "refused a connection beyond the bound");
         }
     }
-}
 
-impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
-
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
     }
 }
 
-impl AsyncRead for Connection {
+impl<S> Connected for Connection<S> {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) {}
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let filled = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if let Some((to_come, until)) = &mut self.first {
+            *to_come = to_come.saturating_sub(buf.filled().len() - filled);
+            if *to_come == 0 {
+                self.first = None;
+            } else if read.is_pending() && until.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+        }
+        read
     }
 }
 
-impl AsyncWrite for Connection {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }

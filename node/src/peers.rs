@@ -41,6 +41,9 @@ pub(crate) const PROTOCOL_VERSIONS: (u32, u32) = (1, 1);
 /// A call that moves many records gets the time of so many others.
 const BULK_CALLS: u32 = 4;
 
+/// Makes the channel of an endpoint.
+pub(crate) type Connect = Box<dyn Fn(Endpoint) -> Channel + Send + Sync>;
+
 /// How a write to a replica is to be carried out.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Replication {
@@ -63,6 +66,7 @@ pub(crate) struct CallError {
 
 /// The other members, by name.
 pub(crate) struct Peers {
+    connect: Connect,
     channels: Mutex<BTreeMap<MemberId, Arc<Peer>>>,
     detector: Mutex<Detector>,
     faults: Faults,
@@ -77,8 +81,9 @@ struct Peer {
 }
 
 impl Peers {
-    pub(crate) fn new(config: &Config, faults: Faults) -> Self {
+    pub(crate) fn new(config: &Config, faults: Faults, connect: Connect) -> Self {
         Self {
+            connect,
             channels: Mutex::default(),
             faults,
             detector: Mutex::new(Detector::new(config.limits.peer_timeout_ms)),
@@ -389,7 +394,7 @@ impl Peers {
             .http2_keep_alive_interval(KEEPALIVE)
             .keep_alive_timeout(KEEPALIVE)
             .keep_alive_while_idle(true);
-        Ok(PeerClient::new(endpoint.connect_lazy())
+        Ok(PeerClient::new((self.connect)(endpoint))
             .max_decoding_message_size(self.message_bytes_max)
             .max_encoding_message_size(self.message_bytes_max))
     }

@@ -7,13 +7,13 @@
 use std::{future::Future, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use axum::serve::Listener;
 use dynamo_core::{reap::QuietTable, recovery::Recovery};
 use dynamo_proto::{
     DESCRIPTORS, admin::admin_server::AdminServer, peer::peer_server::PeerServer,
     v1::key_value_server::KeyValueServer,
 };
 use parking_lot::Mutex;
-use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::{Server, server::Router};
 use tonic_health::{ServingStatus, server::HealthReporter};
@@ -24,15 +24,14 @@ use crate::{
     durable::{self, DurableError, Started},
     faults::Faults,
     grpc::{admin::AdminService, kv::KvService, peer::PeerService},
+    host::{Host, Machine, Stores},
     membership::{Addresses, Membership},
-    net::{Incoming, bind},
+    net::Bounded,
     node::{Node, Storage},
     storage::{
-        HintStore, Store, StoreError,
-        buffered::BufferedStore,
+        HintStore, Store, StoreError, aside,
         follower::DataFollower,
-        rocks::{RocksOptions, RocksStore},
-        set_aside::{self, Part},
+        set_aside,
         trees::PartitionTrees,
         writer::{Durability, Failure, Mint, Writer, WriterOptions},
     },
@@ -46,10 +45,6 @@ const STREAMS_MAX: u32 = 1024;
 const HEADER_BYTES_MAX: u32 = 16 << 10;
 /// Name of the health service's entry for clients.
 const KV_SERVICE: &str = "dynamo.v1.KeyValue";
-/// RocksDB's block cache for hints, which are mostly read once, in order.
-const HINT_CACHE_BYTES: usize = 4 << 20;
-/// RocksDB's write buffers for hints.
-const HINT_BUFFER_BYTES: usize = 8 << 20;
 /// Records that may be removed and have been written lately, at most; about 150 bytes each.
 const QUIET_ENTRIES_MAX: usize = 200_000;
 /// How often the health service is brought up to date.
@@ -96,25 +91,32 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> anyhow::Resu
     }
 }
 
-/// Starts a node and returns once it listens.
+/// Starts a node on this computer and returns once it listens.
 ///
 /// # Errors
 /// If an address is taken or the data directory cannot be used.
 pub async fn start(config: Config) -> anyhow::Result<Running> {
-    std::fs::create_dir_all(&config.data_dir)
-        .with_context(|| format!("cannot create the data directory {}", config.data_dir.display()))?;
-    let client = bind("clients", config.listen.client).await?;
-    let peer = bind("peers", config.listen.peer).await?;
-    let admin = bind("administrators", config.listen.admin).await?;
-    let http = bind("probes and metrics", config.listen.http).await?;
+    start_on(Machine, config).await
+}
+
+/// Starts a node on a host of one's own.
+///
+/// # Errors
+/// As [`start`].
+pub async fn start_on<H: Host>(host: H, config: Config) -> anyhow::Result<Running> {
+    let client = listen(&host, "clients", config.listen.client).await?;
+    let peer = listen(&host, "peers", config.listen.peer).await?;
+    let admin = listen(&host, "administrators", config.listen.admin).await?;
+    let http = listen(&host, "probes and metrics", config.listen.http).await?;
     let addresses = Addresses {
         client: advertised(&config, &client)?,
         peer: advertised(&config, &peer)?,
         admin: advertised(&config, &admin)?,
     };
 
-    let opening = config.clone();
-    let opened = tokio::task::spawn_blocking(move || open_storage(&opening)).await??;
+    let (stores, opening) = (host.open(&config).await?, config.clone());
+    let blocks = stores.data.blocks();
+    let opened = aside(blocks, move || open_storage(stores, &opening)).await??;
     let Opened {
         storage,
         started,
@@ -123,7 +125,12 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     } = opened;
     let store = Arc::clone(&storage.store);
     let membership = Membership::new(&started, addresses, &config.seeds)?;
-    let node = Node::new(config, storage, membership)?;
+    let node = Node::new(
+        config,
+        storage,
+        membership,
+        Box::new(move |endpoint| host.connect(endpoint)),
+    )?;
 
     let running = Running {
         client: client.local_addr()?,
@@ -155,11 +162,10 @@ struct Opened {
     hints_failure: Failure,
 }
 
-/// Opens both stores, decides on the life of the data, and starts their writers. Blocks on the disk.
-fn open_storage(config: &Config) -> anyhow::Result<Opened> {
-    let data = open_part(&config.data_dir, Part::Data, config.limits.block_cache_bytes)?;
-    let hints = open_part(&config.data_dir, Part::Hints, HINT_CACHE_BYTES)?;
-    let started = durable::start(&data, clock::random_u64()).inspect_err(|error| {
+/// Decides on the life of the data, and starts the writers of both stores. Waits for the disk.
+fn open_storage(stores: Stores, config: &Config) -> anyhow::Result<Opened> {
+    let Stores { data, hints } = stores;
+    let started = durable::start(&*data, clock::random_u64()).inspect_err(|error| {
         if let DurableError::Store(error) = error {
             set_aside_if_damaged(&config.data_dir, error);
         }
@@ -183,8 +189,8 @@ fn open_storage(config: &Config) -> anyhow::Result<Opened> {
         )
     )]
     let faults = Faults::default();
-    let store = faults.wrap(buffered(data, config));
-    let hints = faults.wrap(buffered(hints, config));
+    let store = faults.wrap(data);
+    let hints = faults.wrap(hints);
     let trees = PartitionTrees::new();
     let quiet = Arc::new(Mutex::new(QuietTable::new(
         clock::monotonic_ms(),
@@ -236,27 +242,6 @@ fn recovery(started: &Started, config: &Config) -> Option<Recovery> {
     Some(decoded.unwrap_or_else(|_| Recovery::begin(now_ms, delay_ms)))
 }
 
-fn open_part(data_dir: &Path, part: Part, block_cache_bytes: usize) -> anyhow::Result<RocksStore> {
-    let mut options = RocksOptions {
-        block_cache_bytes,
-        ..RocksOptions::default()
-    };
-    if part == Part::Hints {
-        options.write_buffer_bytes = HINT_BUFFER_BYTES;
-    }
-    let (store, aside) = set_aside::open(data_dir, part, options)?;
-    if let Some(aside) = aside {
-        tracing::error!(
-            ?part,
-            path = %aside.path.display(),
-            because = aside.because,
-            carried = ?aside.carried,
-            "the store was set aside; going on with an empty one"
-        );
-    }
-    Ok(store)
-}
-
 fn writer_options(config: &Config) -> WriterOptions {
     let interval = Duration::from_millis(config.durability.interval_ms);
     let durability = match config.durability.mode {
@@ -271,21 +256,22 @@ fn writer_options(config: &Config) -> WriterOptions {
     }
 }
 
-fn buffered(store: RocksStore, config: &Config) -> Arc<dyn Store> {
-    match config.durability.mode {
-        DurabilityMode::Buffered => Arc::new(BufferedStore::new(store, config.durability.buffer_bytes_max)),
-        _ => Arc::new(store),
-    }
+struct Listeners<L> {
+    client: L,
+    peer: L,
+    admin: L,
+    http: L,
 }
 
-struct Listeners {
-    client: TcpListener,
-    peer: TcpListener,
-    admin: TcpListener,
-    http: TcpListener,
+async fn listen<H: Host>(host: &H, port_name: &str, address: SocketAddr) -> anyhow::Result<H::Listener> {
+    host.listen(address).await.map_err(|error| {
+        anyhow::anyhow!(
+            "cannot listen on {address} for {port_name}: {error}; choose another address or stop its user"
+        )
+    })
 }
 
-fn advertised(config: &Config, listener: &TcpListener) -> anyhow::Result<String> {
+fn advertised(config: &Config, listener: &impl Listener<Addr = SocketAddr>) -> anyhow::Result<String> {
     Ok(format!(
         "{}:{}",
         config.advertise_host,
@@ -294,7 +280,7 @@ fn advertised(config: &Config, listener: &TcpListener) -> anyhow::Result<String>
 }
 
 impl Running {
-    fn serve(&self, listeners: Listeners) -> anyhow::Result<()> {
+    fn serve<L: Listener<Addr = SocketAddr>>(&self, listeners: Listeners<L>) -> anyhow::Result<()> {
         let node = &self.node;
         let config = node.config();
         let client_bytes_max = config.client_message_bytes_max();
@@ -333,7 +319,8 @@ impl Running {
         self.spawn("peers", server().add_service(peer), listeners.peer);
         self.spawn("administrators", admins, listeners.admin);
 
-        let probes = http::serve(listeners.http, Arc::clone(node), self.shutdown.clone());
+        let http = self.bounded("probes and metrics", listeners.http);
+        let probes = http::serve(http, Arc::clone(node), self.shutdown.clone());
         self.tracker.spawn(async move {
             if let Err(error) = probes.await {
                 tracing::error!(%error, "the HTTP server ended");
@@ -345,8 +332,12 @@ impl Running {
         Ok(())
     }
 
-    fn spawn(&self, name: &'static str, router: Router, listener: TcpListener) {
-        let incoming = Incoming::new(listener, name, self.node.config().limits.connections_max);
+    fn bounded<L>(&self, name: &'static str, listener: L) -> Bounded<L> {
+        Bounded::new(listener, name, self.node.config().limits.connections_max)
+    }
+
+    fn spawn(&self, name: &'static str, router: Router, listener: impl Listener<Addr = SocketAddr>) {
+        let incoming = self.bounded(name, listener).incoming();
         let ended = router.serve_with_incoming_shutdown(incoming, self.shutdown.clone().cancelled_owned());
         self.tracker.spawn(async move {
             if let Err(error) = ended.await {
@@ -434,7 +425,7 @@ impl Running {
             Err(error) => return Ok(End::StorageFailed(error.to_string())),
         };
         let store = Arc::clone(&self.store);
-        tokio::task::spawn_blocking(move || durable::stop(store.as_ref(), &minter)).await??;
+        aside(store.blocks(), move || durable::stop(store.as_ref(), &minter)).await??;
         tracing::info!("stopped");
         Ok(End::Stopped)
     }

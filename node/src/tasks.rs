@@ -16,6 +16,7 @@ use crate::{
     grpc::gossip::{delta_from_proto, delta_to_proto, digest_to_proto, ring_version_from_proto},
     membership::GossipTarget,
     node::Node,
+    storage::look,
 };
 
 /// Time between gossip exchanges that this node begins.
@@ -62,19 +63,17 @@ pub(crate) async fn store_failed(node: &Arc<Node>) -> String {
     let mut checks = every(HEALTH_INTERVAL);
     loop {
         checks.tick().await;
-        let (store, hints) = (Arc::clone(node.store()), node.hints().clone());
-        let both = move || {
-            let (mut health, hints) = (store.health()?, hints.health()?);
-            health.background_errors += hints.background_errors;
-            Ok::<_, crate::storage::StoreError>(health)
-        };
-        match tokio::task::spawn_blocking(both).await {
-            Ok(Ok(health)) if health.failed() => {
-                return format!("{} background errors of the store", health.background_errors);
+        let data = look(node.store(), "asking for the store's condition", |store| {
+            store.health()
+        });
+        for health in [data.await, node.hints().health().await] {
+            match health {
+                Ok(health) if health.failed() => {
+                    return format!("{} background errors of the store", health.background_errors);
+                }
+                Ok(_) => {}
+                Err(error) => tracing::warn!(%error, "cannot ask the store for its condition"),
             }
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "cannot ask the store for its condition"),
-            Err(error) => tracing::warn!(%error, "cannot ask the store for its condition"),
         }
     }
 }

@@ -70,4 +70,8 @@ impl Store for FaultyStore {
     fn sequence(&self) -> u64 {
         self.store.sequence()
     }
+
+    fn blocks(&self) -> bool {
+        self.store.blocks()
+    }
 }

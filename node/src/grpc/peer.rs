@@ -21,7 +21,13 @@ use super::{
     kv, locate, reap,
     status::{Failure, Reason},
 };
-use crate::{node::Node, peers::PROTOCOL_VERSIONS, request::not_ready, storage::hints::HintError, tasks};
+use crate::{
+    node::Node,
+    peers::PROTOCOL_VERSIONS,
+    request::{not_ready, still_wanted},
+    storage::hints::HintError,
+    tasks,
+};
 
 /// The peer service.
 pub(crate) struct PeerService {
@@ -173,6 +179,7 @@ impl Peer for PeerService {
         &self,
         request: Request<CoordinateRequest>,
     ) -> Result<Response<CoordinateResponse>, Status> {
+        still_wanted().await;
         let mut request = request.into_inner();
         let header = request.header.take();
         let answer = async { Ok(kv::coordinate_forwarded(&self.node, request).await) };

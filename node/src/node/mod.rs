@@ -33,10 +33,10 @@ use crate::{
         status::{Failure, Reason},
     },
     membership::Membership,
-    peers::Peers,
+    peers::{Connect, Peers},
     request::{Served, not_ready},
     storage::{
-        DataKey, HintStore, ScanLimit, Store, StoreError, keys::HashRange, records, trees::PartitionTrees,
+        DataKey, HintStore, ScanLimit, Store, keys::HashRange, look, records, trees::PartitionTrees,
         writer::Writer,
     },
     telemetry::metrics::{Metrics, Operation, Snapshot},
@@ -115,7 +115,12 @@ pub(crate) struct Placed {
 }
 
 impl Node {
-    pub(crate) fn new(config: Config, storage: Storage, membership: Membership) -> anyhow::Result<Arc<Self>> {
+    pub(crate) fn new(
+        config: Config,
+        storage: Storage,
+        membership: Membership,
+        connect: Connect,
+    ) -> anyhow::Result<Arc<Self>> {
         let Storage {
             store,
             writer,
@@ -143,7 +148,7 @@ impl Node {
             faults: faults.clone(),
             asked: Asked::default(),
             refetches: Refetches::default(),
-            peers: Peers::new(&config, faults),
+            peers: Peers::new(&config, faults, connect),
             metrics: Metrics::new()?,
             hlc: Mutex::new(Hlc::default()),
             in_flight: Arc::new(Semaphore::new(config.limits.requests_in_flight_max)),
@@ -391,9 +396,8 @@ impl Node {
             entries: request.limit.clamp(1, PAGE_KEYS_MAX) as usize,
             bytes: SCAN_BYTES_MAX,
         };
-        let store = Arc::clone(&self.store);
-        let page = blocking("scanning records", move || {
-            records::scan(store.as_ref(), &range, limit)
+        let page = look(&self.store, "scanning records", move |store| {
+            records::scan(store, &range, limit)
         })
         .await
         .map_err(|error| Failure::new(Reason::Storage, error.to_string()))?;
@@ -539,16 +543,4 @@ impl Placed {
             quorum: *quorum,
         }
     }
-}
-
-async fn blocking<T: Send + 'static>(
-    attempted: &str,
-    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, StoreError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
-        Err(StoreError::Io {
-            attempted: attempted.to_owned(),
-            reason: format!("the task ended early: {error}"),
-        })
-    })
 }

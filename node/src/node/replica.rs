@@ -16,13 +16,14 @@ use dynamo_core::{
     version::{Actor, KeyState},
 };
 
-use super::{Node, Placed, SCAN_BYTES_MAX, blocking};
+use super::{Node, Placed, SCAN_BYTES_MAX};
 use crate::{
     clock, durable,
     storage::{
         DataKey, HintStore, ScanLimit, StoreError,
         hints::HintError,
         keys::HashRange,
+        look,
         records::{self, CachedState, Records},
         set_aside,
         trees::{PartitionTrees, leaf_keys},
@@ -98,8 +99,11 @@ impl Node {
         match records::read_cached(self.store.as_ref(), key)? {
             CachedState::Known(state) => Ok(state),
             CachedState::OnDisk => {
-                let (store, key) = (Arc::clone(&self.store), key.clone());
-                blocking("reading a record", move || records::read(store.as_ref(), &key)).await
+                let key = key.clone();
+                look(&self.store, "reading a record", move |store| {
+                    records::read(store, &key)
+                })
+                .await
             }
         }
     }
@@ -162,8 +166,8 @@ impl Node {
         after: Option<Position>,
     ) -> Result<KeyPage, StoreError> {
         let after = after.and_then(|after| DataKey::parse(after.as_bytes().clone()).ok());
-        let (store, shape) = (Arc::clone(&self.store), self.trees.shape());
-        blocking("listing the keys of a partition", move || {
+        let shape = self.trees.shape();
+        look(&self.store, "listing the keys of a partition", move |store| {
             let mut page = KeyPage {
                 keys: Vec::new(),
                 more: false,
@@ -181,7 +185,7 @@ impl Node {
                 let mut after = after.clone().filter(|after| range.contains(&after.hash().0));
                 // A page that shows no key at all could not be gone on from: the leaf is read until one is found.
                 loop {
-                    let found = leaf_keys(store.as_ref(), &range, after.as_ref(), limit)?;
+                    let found = leaf_keys(store, &range, after.as_ref(), limit)?;
                     page.keys
                         .extend(found.keys.into_iter().map(|(key, hash)| KeySummary {
                             position: key.position(),
@@ -219,8 +223,7 @@ impl Node {
             });
         };
         let hashes = placed.placement().ring().range(partition);
-        let store = Arc::clone(&self.store);
-        blocking("looking through a partition", move || {
+        look(&self.store, "looking through a partition", move |store| {
             let mut range = HashRange::all(&hashes);
             if let Some(after) = &after {
                 range = range.after(after);
@@ -229,7 +232,7 @@ impl Node {
                 entries,
                 bytes: SCAN_BYTES_MAX,
             };
-            records::scan(store.as_ref(), &range, limit)
+            records::scan(store, &range, limit)
         })
         .await
     }
@@ -455,9 +458,9 @@ impl Node {
     }
 
     async fn mark(&self, key: &DataKey) -> Result<Option<Mark>, StoreError> {
-        let (store, key) = (Arc::clone(&self.store), key.clone());
-        let mark = blocking("reading a mark", move || {
-            records::read_mark(store.as_ref(), &(&key).into())
+        let key = key.clone();
+        let mark = look(&self.store, "reading a mark", move |store| {
+            records::read_mark(store, &(&key).into())
         })
         .await?;
         // A mark that cannot be read keeps its record out of exchanges no longer than until the next write.

@@ -1,8 +1,9 @@
 //! Listings: partition after partition, merging pages of enough replicas that no acknowledged key is missed.
 //!
-//! A task fills a channel that holds two pages, so a slow client holds the listing up and memory stays bounded.
+//! A task fills a channel that holds two pages, so a slow client holds the listing up and memory stays bounded; one that does
+//! not read at all does not keep its place.
 
-use std::sync::Arc;
+use std::{future::ready, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use dynamo_core::{
@@ -12,16 +13,17 @@ use dynamo_core::{
     version::KeyState,
 };
 use dynamo_proto::{peer, v1};
-use futures::{Stream, future::join_all};
+use futures::{Stream, StreamExt as _, future::join_all, stream::once};
 use tokio::{
-    sync::{OwnedSemaphorePermit, mpsc},
-    time::Instant,
+    sync::{OwnedSemaphorePermit, mpsc, oneshot},
+    time::{Instant, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use crate::{
     clock::wall_ms,
+    config::REQUEST_TIMEOUT_MS_MAX,
     grpc::status::{Failure, Reason},
     node::{Node, Placed},
     telemetry::metrics::Operation,
@@ -29,6 +31,8 @@ use crate::{
 
 /// Pages that wait for the client.
 const PAGES_BUFFERED: usize = 2;
+/// A client that takes no page for so long does not get the others.
+const UNREAD_MAX: Duration = Duration::from_millis(REQUEST_TIMEOUT_MS_MAX);
 /// Keys that one call to a replica returns.
 const SCAN_KEYS: u32 = 500;
 
@@ -44,7 +48,7 @@ pub(crate) struct Listing {
 
 type PageSender = mpsc::Sender<Result<v1::ListKeysResponse, Status>>;
 
-/// Starts a listing, which holds its place among the requests in flight until it ends.
+/// Starts a listing, which holds its place among the requests in flight until it ends, or nobody reads it.
 ///
 /// # Errors
 /// INVALID_ARGUMENT for a page token that is not one.
@@ -62,30 +66,41 @@ pub(crate) fn stream(
         ),
     };
     let (pages_in, pages) = mpsc::channel(PAGES_BUFFERED);
+    let (unsent_in, unsent) = oneshot::channel::<Failure>();
     tokio::spawn(async move {
         let started = Instant::now();
         let mut pager = Pager {
+            unread: false,
             pages: pages_in,
             page: Vec::new(),
             last: after.clone(),
             left: listing.limit,
             listing,
         };
-        let result = list(&node, &placed, after, &mut pager).await;
+        let mut result = list(&node, &placed, after, &mut pager).await;
+        if pager.unread {
+            result = Err(unread());
+        }
         let word = match &result {
             Ok(()) => "ok",
             Err(failure) => failure.reason.name(),
         };
         node.metrics()
             .request(Operation::ListKeys, word, started.elapsed());
-        pager.finish(result).await;
+        let unsent = pager.finish(result).await;
         drop(permit);
+        if let Some(failure) = unsent {
+            let _ = unsent_in.send(failure);
+        }
     });
-    Ok(ReceiverStream::new(pages))
+    let unsent = async move { unsent.await.ok().map(|failure| Err(failure.into())) };
+    Ok(ReceiverStream::new(pages).chain(once(unsent).filter_map(ready)))
 }
 
 /// Collects keys into pages.
 struct Pager {
+    /// The client took no page for too long.
+    unread: bool,
     pages: PageSender,
     page: Vec<Bytes>,
     last: Option<Position>,
@@ -94,6 +109,13 @@ struct Pager {
 }
 
 impl Pager {
+    /// False if the client is gone, or does not read.
+    async fn send(&mut self, page: Result<v1::ListKeysResponse, Status>) -> bool {
+        let sent = timeout(UNREAD_MAX, self.pages.send(page)).await;
+        self.unread = sent.is_err();
+        matches!(sent, Ok(Ok(())))
+    }
+
     /// Takes a key; false once the client has all it asked for, or is gone.
     async fn add(&mut self, position: Position) -> bool {
         if self.left == 0 {
@@ -111,31 +133,41 @@ impl Pager {
             .map(|position| position.as_bytes().clone())
             .unwrap_or_default();
         let keys = std::mem::take(&mut self.page);
-        self.pages
-            .send(Ok(v1::ListKeysResponse {
-                keys,
-                next_page_token: token,
-            }))
-            .await
-            .is_ok()
+        let page = v1::ListKeysResponse {
+            keys,
+            next_page_token: token,
+        };
+        self.send(Ok(page)).await
     }
 
-    /// Sends the last page. Its token is empty only if the listing is complete.
-    async fn finish(mut self, result: Result<(), Failure>) {
+    /// Sends the last page, whose token is empty only if the listing is complete. Gives back why it ends early if nobody
+    /// reads that either.
+    async fn finish(mut self, result: Result<(), Failure>) -> Option<Failure> {
+        if self.unread {
+            return result.err();
+        }
         let complete = result.is_ok() && self.left > 0;
         let token = self.last.take().filter(|_| !complete);
         let page = v1::ListKeysResponse {
-            keys: self.page,
+            keys: std::mem::take(&mut self.page),
             next_page_token: token
                 .map(|position| position.as_bytes().clone())
                 .unwrap_or_default(),
         };
         // A client that is gone needs neither.
-        let _ = self.pages.send(Ok(page)).await;
-        if let Err(failure) = result {
-            let _ = self.pages.send(Err(failure.into())).await;
+        if self.send(Ok(page)).await
+            && let Err(failure) = result
+        {
+            self.send(Err(failure.into())).await;
         }
+        self.unread.then(unread)
     }
+}
+
+fn unread() -> Failure {
+    let waited_s = UNREAD_MAX.as_secs();
+    let message = format!("no page was taken for {waited_s} s; go on from the last page's token");
+    Failure::new(Reason::ReadTimedOut, message)
 }
 
 async fn list(

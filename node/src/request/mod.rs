@@ -6,7 +6,7 @@ pub(crate) mod list;
 
 pub(crate) mod put;
 
-use std::time::Duration;
+use std::{future::poll_fn, task::Poll, time::Duration};
 
 use dynamo_core::{coordinator::FailedReplica, quorum::Quorum, types::MemberId};
 use tokio::time::Instant;
@@ -47,6 +47,20 @@ impl Deadline {
     pub(crate) async fn reached(self) {
         tokio::time::sleep_until(self.0).await;
     }
+}
+
+/// Lets the connection be looked at before a request is begun. One that was on its way for long may have been given up by
+/// its client, whose word of that is right behind it: then this never returns.
+pub(crate) async fn still_wanted() {
+    let mut asked = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut asked, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Who coordinated and how.

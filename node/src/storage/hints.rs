@@ -28,7 +28,7 @@ use parking_lot::Mutex;
 use super::{
     Cached, DataKey, Health, ScanLimit, Space, Store, StoreError,
     keys::{HintRange, Place},
-    records,
+    look, records,
     writer::{
         Before, Committed, Expected, Failure, Follower, Intent, Mint, Prepared, RecordChange, Swap,
         WriteError, Writer, WriterCounters, WriterOptions,
@@ -185,7 +185,7 @@ impl HintStore {
             Cached::Known(value) => value,
             Cached::OnDisk => {
                 let key = place.as_bytes().clone();
-                self.blocking(move |store| store.get(Space::Data, &key)).await?
+                look(&self.store, READING, move |store| store.get(Space::Data, &key)).await?
             }
         };
         value.map(|value| records::decode(&place, value)).transpose()
@@ -207,7 +207,7 @@ impl HintStore {
         limit: ScanLimit,
     ) -> Result<Hints, StoreError> {
         let range = HintRange::of(owner, after);
-        self.blocking(move |store| page(store, &range, limit)).await
+        look(&self.store, READING, move |store| page(store, &range, limit)).await
     }
 
     /// Whether any hint is kept for a key in a range of hashes, such as a partition, whoever its owner.
@@ -217,7 +217,7 @@ impl HintStore {
     pub async fn any_in(&self, hashes: &RangeInclusive<u64>) -> Result<bool, StoreError> {
         let owners: Vec<_> = self.owners().into_keys().collect();
         let hashes = hashes.clone();
-        self.blocking(move |store| {
+        look(&self.store, READING, move |store| {
             for owner in owners {
                 let range = HintRange::hashes(&owner, &hashes);
                 if !store.scan(Space::Data, range.as_range(), ONE)?.entries.is_empty() {
@@ -256,12 +256,12 @@ impl HintStore {
         self.writer.counters()
     }
 
-    /// What the store says of its condition. Blocks for a moment.
+    /// What the store says of its condition.
     ///
     /// # Errors
     /// If it cannot say.
-    pub fn health(&self) -> Result<Health, StoreError> {
-        self.store.health()
+    pub async fn health(&self) -> Result<Health, StoreError> {
+        look(&self.store, READING, Store::health).await
     }
 
     /// Refuses further hints, writes and syncs those that wait, and leaves the mint to the node's other writer; see
@@ -271,20 +271,6 @@ impl HintStore {
     /// If the store failed, now or earlier, or was stopped already.
     pub async fn stop(&self) -> Result<(), WriteError> {
         self.writer.close().await
-    }
-
-    async fn blocking<T: Send + 'static>(
-        &self,
-        look: impl FnOnce(&dyn Store) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        let store = Arc::clone(&self.store);
-        let looked = tokio::task::spawn_blocking(move || look(&*store)).await;
-        looked.unwrap_or_else(|error| {
-            Err(StoreError::Io {
-                attempted: "reading hints".to_owned(),
-                reason: error.to_string(),
-            })
-        })
     }
 }
 
@@ -354,6 +340,8 @@ impl std::fmt::Debug for HintStore {
     }
 }
 
+/// What was attempted, for messages.
+const READING: &str = "reading hints";
 const ONE: ScanLimit = ScanLimit {
     entries: 1,
     bytes: usize::MAX,

@@ -16,6 +16,7 @@ use super::{
 #[derive(Debug, Clone, Default)]
 pub struct MemoryStore {
     state: std::sync::Arc<Mutex<State>>,
+    immediate: bool,
 }
 
 #[derive(Debug, Default)]
@@ -33,6 +34,14 @@ impl MemoryStore {
     /// An empty one.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// An empty one that says that it never waits: see [`Store::blocks`].
+    pub fn immediate() -> Self {
+        Self {
+            immediate: true,
+            ..Self::default()
+        }
     }
 
     /// Loses all that was not synced, as the loss of power may.
@@ -147,6 +156,10 @@ impl Store for MemoryStore {
 
     fn sequence(&self) -> u64 {
         self.state.lock().sequence
+    }
+
+    fn blocks(&self) -> bool {
+        !self.immediate
     }
 }
 

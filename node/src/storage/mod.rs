@@ -13,7 +13,10 @@
 //! reading key states; [`rocks`], [`memory`] and [`buffered`]; [`writer`]; [`hints`]; [`trees`], which follow what is
 //! written; [`set_aside`], for stores that can no longer be used, and [`salvage`], which reads them again.
 
-use std::ops::{Bound, RangeBounds};
+use std::{
+    ops::{Bound, RangeBounds},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 
@@ -89,6 +92,48 @@ pub trait Store: Send + Sync + 'static {
     /// compare: one that finds less than an earlier one knew to be synced has lost some of it. A change counts once, and
     /// a batch's changes are counted when its `write` has returned.
     fn sequence(&self) -> u64;
+
+    /// Whether a call may wait for a disk, so that an async task must leave it to a thread. A store that never does is used
+    /// where it is asked, by its writer, too, so that nothing depends on how threads take turns; what it holds is synced at
+    /// once.
+    fn blocks(&self) -> bool {
+        true
+    }
+}
+
+/// Works with a store on behalf of an async task: on a thread for such work if the store may wait for a disk.
+///
+/// # Errors
+/// If that thread ended early.
+pub(crate) async fn aside<T: Send + 'static>(
+    blocks: bool,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, tokio::task::JoinError> {
+    if blocks {
+        tokio::task::spawn_blocking(work).await
+    } else {
+        Ok(work())
+    }
+}
+
+/// Looks at a store on behalf of an async task; see [`aside`].
+///
+/// # Errors
+/// If the store cannot be read.
+pub(crate) async fn look<T: Send + 'static>(
+    store: &Arc<dyn Store>,
+    attempted: &str,
+    look: impl FnOnce(&dyn Store) -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    let (blocks, store) = (store.blocks(), Arc::clone(store));
+    aside(blocks, move || look(&*store))
+        .await
+        .unwrap_or_else(|error| {
+            Err(StoreError::Io {
+                attempted: attempted.to_owned(),
+                reason: format!("the task ended early: {error}"),
+            })
+        })
 }
 
 /// A key space of its own, in the same log.

@@ -1,9 +1,8 @@
 //! Probes and metrics over plain HTTP: `/livez`, `/readyz`, `/metrics`.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
-use axum::{Router, extract::State, http::StatusCode, routing::get};
-use tokio::net::TcpListener;
+use axum::{Router, extract::State, http::StatusCode, routing::get, serve::Listener};
 use tokio_util::sync::CancellationToken;
 
 use crate::node::Node;
@@ -13,7 +12,7 @@ use crate::node::Node;
 /// # Errors
 /// If the listener fails.
 pub(crate) async fn serve(
-    listener: TcpListener,
+    listener: impl Listener<Addr = SocketAddr>,
     node: Arc<Node>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {

@@ -15,7 +15,7 @@ use super::{convert, status::Failure};
 use crate::{
     config::{BATCH_KEYS_MAX, PAGE_KEYS_MAX},
     node::{Node, Placed},
-    request::{Deadline, Served, list},
+    request::{Deadline, Served, list, still_wanted},
 };
 
 mod read;
@@ -42,13 +42,13 @@ type KeyStream = Pin<Box<dyn Stream<Item = Result<v1::ListKeysResponse, Status>>
 #[tonic::async_trait]
 impl KeyValue for KvService {
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
-        let (deadline, request) = self.begin(request);
+        let (deadline, request) = self.begin(request).await;
         let _permit = self.node.admit()?;
         Ok(Response::new(read::one(&self.node, request, deadline).await?))
     }
 
     async fn put(&self, request: Request<v1::PutRequest>) -> Result<Response<v1::PutResponse>, Status> {
-        let (deadline, request) = self.begin(request);
+        let (deadline, request) = self.begin(request).await;
         let _permit = self.node.admit()?;
         let written = write::one(&self.node, Write::Put(request), deadline).await?;
         Ok(Response::new(written.into_put()))
@@ -58,7 +58,7 @@ impl KeyValue for KvService {
         &self,
         request: Request<v1::DeleteRequest>,
     ) -> Result<Response<v1::DeleteResponse>, Status> {
-        let (deadline, request) = self.begin(request);
+        let (deadline, request) = self.begin(request).await;
         let _permit = self.node.admit()?;
         let written = write::one(&self.node, Write::Delete(request), deadline).await?;
         Ok(Response::new(written.into_delete()))
@@ -68,7 +68,7 @@ impl KeyValue for KvService {
         &self,
         request: Request<v1::UpdateRequest>,
     ) -> Result<Response<v1::UpdateResponse>, Status> {
-        let (deadline, request) = self.begin(request);
+        let (deadline, request) = self.begin(request).await;
         let _permit = self.node.admit()?;
         let written = write::one(&self.node, Write::Update(request), deadline).await?;
         Ok(Response::new(written.into_update()))
@@ -88,7 +88,7 @@ impl KeyValue for KvService {
         &self,
         request: Request<v1::BatchGetRequest>,
     ) -> Result<Response<v1::BatchGetResponse>, Status> {
-        let (deadline, request) = self.begin(request);
+        let (deadline, request) = self.begin(request).await;
         batch_size(request.requests.len())?;
         let _permit = self.node.admit()?;
         let results = join_all(
@@ -113,7 +113,7 @@ impl KeyValue for KvService {
         &self,
         request: Request<v1::BatchPutRequest>,
     ) -> Result<Response<v1::BatchPutResponse>, Status> {
-        let (deadline, request) = self.begin(request);
+        let (deadline, request) = self.begin(request).await;
         batch_size(request.requests.len())?;
         let _permit = self.node.admit()?;
         let results = join_all(
@@ -187,7 +187,8 @@ impl KeyValue for KvService {
 }
 
 impl KvService {
-    fn begin<T>(&self, request: Request<T>) -> (Deadline, T) {
+    async fn begin<T>(&self, request: Request<T>) -> (Deadline, T) {
+        still_wanted().await;
         let asked = grpc_timeout(request.metadata());
         (
             Deadline::within(asked, self.node.config().limits.request_timeout_ms),

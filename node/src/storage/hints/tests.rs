@@ -310,7 +310,7 @@ async fn on_rocksdb_hints_survive_a_kill_and_are_counted_again() {
     assert_eq!(again.read(&key("0")).await.unwrap(), None);
     let page = again.scan(&owner("b"), None, NO_LIMIT).await.unwrap();
     assert_eq!((page.entries.len(), page.next), (25, None));
-    assert!(!again.health().unwrap().failed());
+    assert!(!again.health().await.unwrap().failed());
 }
 
 #[test]

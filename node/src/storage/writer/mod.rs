@@ -57,6 +57,7 @@ pub use room::free_bytes_min;
 
 use operation::{Announced, Answer, Operation, Outcome};
 use queue::Queue;
+use thread::Here;
 
 /// When a write counts as accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,7 +153,7 @@ impl Writer {
         Self::start_with(store, Mint::new(minter), options, None)
     }
 
-    /// Starts the writer's thread. `mint` continues the epochs of this life of the data; all writers of a node share
+    /// Starts the writer, on a thread of its own if the store may wait for a disk. `mint` continues the epochs of this life of the data; all writers of a node share
     /// it. `follower` learns of every record that changes.
     ///
     /// # Errors
@@ -166,15 +167,21 @@ impl Writer {
         let shared = Arc::new(Shared::default());
         let (failed_in, failed) = oneshot::channel();
         let (ended_in, ended) = oneshot::channel();
+        let blocks = store.blocks();
         let thread = thread::Thread::new(store, mint.clone(), options, follower, Arc::clone(&shared));
-        let joined = std::thread::Builder::new()
-            .name("dynamo-writer".to_owned())
-            .spawn(move || thread::run(thread, failed_in, ended_in))?;
+        let runs = if blocks {
+            let joined = std::thread::Builder::new()
+                .name("dynamo-writer".to_owned())
+                .spawn(move || thread::run(thread, failed_in, ended_in))?;
+            Runs::Apart(Mutex::new(Some(joined)))
+        } else {
+            Runs::Here(Box::new(Mutex::new(Here::new(thread, failed_in, ended_in))))
+        };
         let handle = Arc::new(Handle {
             shared,
             mint,
             ended: Mutex::new(Some(ended)),
-            thread: Mutex::new(Some(joined)),
+            runs,
         });
         Ok((Self { handle }, Failure { failed }))
     }
@@ -335,6 +342,7 @@ impl Writer {
     pub async fn close(&self) -> Result<(), WriteError> {
         let queue = &self.handle.shared.queue;
         queue.close();
+        self.handle.serve();
         let ended = self.handle.ended.lock().take();
         match ended {
             Some(ended) => ended.await.map_err(|_| queue.why_closed()),
@@ -385,7 +393,9 @@ impl Writer {
     }
 
     fn push(&self, operation: Operation) -> Result<(), WriteError> {
-        self.handle.shared.queue.push(operation)
+        self.handle.shared.queue.push(operation)?;
+        self.handle.serve();
+        Ok(())
     }
 
     fn answer(&self, committed: Outcome) -> Answer {
@@ -428,14 +438,33 @@ struct Handle {
     shared: Arc<Shared>,
     mint: Mint,
     ended: Mutex<Option<oneshot::Receiver<()>>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    runs: Runs,
+}
+
+/// Who carries out what waits.
+enum Runs {
+    /// A thread.
+    Apart(Mutex<Option<JoinHandle<()>>>),
+    /// Whoever submits it.
+    Here(Box<Mutex<Here>>),
+}
+
+impl Handle {
+    fn serve(&self) {
+        if let Runs::Here(here) = &self.runs {
+            here.lock().serve();
+        }
+    }
 }
 
 impl Drop for Handle {
     /// Waits for the thread, and so for its last sync: a process must not end while the store closes.
     fn drop(&mut self) {
         self.shared.queue.close();
-        if let Some(thread) = self.thread.lock().take() {
+        self.serve();
+        if let Runs::Apart(thread) = &self.runs
+            && let Some(thread) = thread.lock().take()
+        {
             // It has told of its panic by the failure.
             let _ = thread.join();
         }

@@ -55,6 +55,46 @@ pub(super) fn run(mut thread: Thread, failed: oneshot::Sender<StoreError>, ended
     }
 }
 
+/// A writer without a thread: whoever submits an operation carries it out.
+pub(super) struct Here {
+    /// None: it has ended.
+    thread: Option<Thread>,
+    verdict: Verdict,
+    ended: Option<oneshot::Sender<()>>,
+}
+
+impl Here {
+    pub(super) fn new(
+        thread: Thread,
+        failed: oneshot::Sender<StoreError>,
+        ended: oneshot::Sender<()>,
+    ) -> Self {
+        let verdict = Verdict {
+            shared: Arc::clone(&thread.shared),
+            failed: Some(failed),
+        };
+        Self {
+            thread: Some(thread),
+            verdict,
+            ended: Some(ended),
+        }
+    }
+
+    /// Carries out all that waits.
+    pub(super) fn serve(&mut self) {
+        let Some(thread) = &mut self.thread else { return };
+        match thread.serve_waiting() {
+            Ok(false) => return,
+            Ok(true) => self.verdict.failed = None,
+            Err(error) => self.verdict.reach(error),
+        }
+        self.thread = None;
+        if let (None, Some(ended)) = (&self.verdict.failed, self.ended.take()) {
+            let _ = ended.send(());
+        }
+    }
+}
+
 /// Reports the failure, also if the thread panics.
 struct Verdict {
     shared: Arc<Shared>,
@@ -106,6 +146,17 @@ impl Thread {
                 Taken::Group(operations) => self.commit(operations)?,
                 Taken::TimedOut => self.sync()?,
                 Taken::Closed => return self.sync(),
+            }
+        }
+    }
+
+    /// Like [`Thread::serve`] for what waits now; true once the queue is closed.
+    fn serve_waiting(&mut self) -> Result<bool, StoreError> {
+        loop {
+            match self.shared.queue.take(Some(Duration::ZERO)) {
+                Taken::Group(operations) => self.commit(operations)?,
+                Taken::TimedOut => return self.sync().map(|()| false),
+                Taken::Closed => return self.sync().map(|()| true),
             }
         }
     }
