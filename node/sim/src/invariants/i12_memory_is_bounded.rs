@@ -7,6 +7,9 @@ use crate::node::writer::{QUEUE_MAX, Writer};
 use crate::node::{Node, boot};
 use crate::shared::Shared;
 
+/// Budgets of hints that are ever spent.
+const SMALL_BUDGET: usize = 100;
+
 /// Looks at one node after an event.
 pub fn check(sh: &mut Shared, node: &Node) {
     let Some(process) = &node.process else { return };
@@ -21,6 +24,9 @@ pub fn check(sh: &mut Shared, node: &Node) {
         ("exchanges run", process.exchanges.len(), EXCHANGES_MAX + 1),
         ("quiet times are kept", process.quiet.len(), boot::QUIET_ENTRIES),
     ];
+    if sh.knobs.hints_max <= SMALL_BUDGET {
+        check_hints(sh, node);
+    }
     for (what, amount, most) in amounts {
         if amount > most {
             sh.violated(
@@ -32,7 +38,7 @@ pub fn check(sh: &mut Shared, node: &Node) {
 }
 
 /// Looks at the hints on a disk, one by one.
-pub fn check_hints(sh: &mut Shared, node: &Node) {
+fn check_hints(sh: &mut Shared, node: &Node) {
     let (held, most) = (node.hints.iter().count(), sh.knobs.hints_max);
     if held > most {
         sh.violated(
