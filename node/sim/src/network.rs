@@ -28,6 +28,8 @@ pub struct Network {
     cuts: Vec<Vec<u32>>,
     /// Messages to and from a node wait until then.
     clogged_until_us: Vec<u64>,
+    /// What each message to or from a node takes in addition.
+    pub slow_us: Vec<u64>,
     rng: Rng,
     /// Messages sent and lost.
     pub sent: u64,
@@ -45,6 +47,7 @@ impl Network {
             quality,
             cuts: vec![vec![0; nodes]; nodes],
             clogged_until_us: vec![0; nodes],
+            slow_us: vec![0; nodes],
             rng,
             sent: 0,
             lost: 0,
@@ -59,9 +62,10 @@ impl Network {
             return [None, None];
         }
         let free_us = self.clogged_until_us[from].max(self.clogged_until_us[to]);
-        let first = now_us.max(free_us) + self.delay();
+        let free_us = now_us.max(free_us) + self.slow_us[from] + self.slow_us[to];
+        let first = free_us + self.delay();
         let repeated = !once && self.rng.per_mille(self.quality.repeat);
-        let second = repeated.then(|| now_us.max(free_us) + self.delay() * 3);
+        let second = repeated.then(|| free_us + self.delay() * 3);
         [Some(first), second]
     }
 
@@ -81,12 +85,13 @@ impl Network {
         self.cuts[from][to] = self.cuts[from][to].saturating_sub(1);
     }
 
-    /// Takes all cuts and clogs back.
+    /// Takes all cuts, clogs and delays back.
     pub fn mend_all(&mut self) {
         for row in &mut self.cuts {
             row.fill(0);
         }
         self.clogged_until_us.fill(0);
+        self.slow_us.fill(0);
     }
 
     /// Holds all messages of a node back; they arrive in a burst.

@@ -43,19 +43,19 @@ macro_rules! mistakes {
 mistakes! {
     reply_with_merged_context: MergedContextReply, 1, ["I4"];
     ack_before_sync: AckBeforeSync, 1, ["I6", "I1"];
-    hint_counted_twice: HintCountedTwice, 9, ["I6", "I1"];
-    hints_forgotten_after_restart: ForgetHintsOnRestart, 99, ["I1"];
-    hint_deleted_before_the_durable_word: HintDeletedEarly, 99, ["I1"];
-    anti_entropy_pushing_one_way_only: OneWayExchange, 9, ["I13"];
-    same_incarnation_after_volume_loss: SameIncarnationAfterLoss, 141, ["I3", "I1", "I15"];
-    emptied_member_counted_in_a_read_quorum: EmptiedCountsInReads, 38, ["I15"];
-    reaping_by_time_only: ReapByTimeOnly, 104, ["I7"];
-    read_error_answered_as_absent: ReadErrorIsAbsent, 1, ["I1", "I15", "I3"];
+    hint_counted_twice: HintCountedTwice, 14, ["I6", "I1"];
+    hints_forgotten_after_restart: ForgetHintsOnRestart, 1, ["I1"];
+    hint_deleted_before_the_durable_word: HintDeletedEarly, 141, ["I1"];
+    anti_entropy_pushing_one_way_only: OneWayExchange, 50, ["I13"];
+    same_incarnation_after_volume_loss: SameIncarnationAfterLoss, 9, ["I3", "I1", "I15"];
+    emptied_member_counted_in_a_read_quorum: EmptiedCountsInReads, 9, ["I15"];
+    reaping_by_time_only: ReapByTimeOnly, 13, ["I7"];
+    read_error_answered_as_absent: ReadErrorIsAbsent, 4, ["I1", "I15", "I3", "I13"];
     retry_without_its_operation_id: ForgetOpIds, 2, ["I5"];
-    going_on_after_a_failed_sync: IgnoreFailedSync, 1, ["I6", "I1"];
+    going_on_after_a_failed_sync: IgnoreFailedSync, 18, ["I6", "I1"];
     overwriting_instead_of_merging: OverwriteInsteadOfMerge, 1, ["I1", "I15"];
     empty_fallback_counted_as_a_primary: EmptyFallbackIsPrimary, 2, ["I15"];
-    unclean_stop_keeps_the_incarnation: UncleanStopKeepsIncarnation, 1, ["I3"];
+    unclean_stop_keeps_the_incarnation: UncleanStopKeepsIncarnation, 6, ["I3", "I2"];
 }
 
 /// A member with a hint is away until everybody else has deleted the value and reaped the tombstone.

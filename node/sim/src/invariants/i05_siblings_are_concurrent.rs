@@ -1,32 +1,50 @@
-//! I5: of two siblings neither was written with knowledge of the other. Paper: §4.4.
+//! I5: of two siblings neither was written with knowledge of the other, and there are no more of them than writers who
+//! really were at it at the same time. Paper: §4.4.
 
-use dynamo_core::version::KeyState;
+use std::collections::BTreeSet;
+
+use dynamo_core::version::{KeyState, Seen};
 
 use crate::keys::KeyIx;
 use crate::shared::Shared;
 
-/// Asks the ledger about every pair.
+/// What a reader gets, or what is there in the end.
 pub fn check(sh: &mut Shared, key: KeyIx, state: &KeyState, whose: &str) {
-    let mut found = None;
-    for later in state.siblings().keys() {
-        let Some(write) = sh.ledger.owner(key, later) else {
-            continue;
-        };
-        let earlier = state
-            .siblings()
-            .keys()
-            .find(|dot| *dot != later && write.past.contains(dot));
-        if let Some(earlier) = earlier {
-            found = Some((*earlier, *later));
-        }
-    }
+    concurrent(sh, key, state, whose);
     if let Some(dot) = repeated(sh, key, state) {
         let what =
             format!("{whose} of key {key} shows {dot}, the retry of another sibling, as a value of its own");
         sh.violated("I5", what);
     }
-    if let Some((earlier, later)) = found {
-        let what = format!("{whose} of key {key} holds {earlier} beside {later}, whose writer had seen it");
+}
+
+/// Asks the ledger what the writers of all siblings had seen.
+pub fn concurrent(sh: &mut Shared, key: KeyIx, state: &KeyState, whose: &str) {
+    let mut superseded = Seen::new();
+    for write in state
+        .siblings()
+        .keys()
+        .filter_map(|dot| sh.ledger.owner(key, dot))
+    {
+        superseded.union(&write.past);
+    }
+    if let Some(dot) = state.siblings().keys().find(|dot| superseded.contains(dot)) {
+        let what = format!("{whose} of key {key} holds {dot} beside a sibling whose writer had seen it");
+        sh.violated("I5", what);
+    }
+}
+
+/// Where a client's read knows its last write, each client has one write in a record at most, and those that it has
+/// given up or that were blind.
+pub fn count(sh: &mut Shared, key: KeyIx, state: &KeyState) {
+    let entry = sh.ledger.key(key);
+    let number = |dot| entry.dots.get(dot).map(|(number, _)| *number);
+    let writes: BTreeSet<u32> = state.siblings().keys().filter_map(number).collect();
+    let most = sh.knobs.clients as u64 + u64::from(entry.loose);
+    let count = writes.len() as u64;
+    sh.stats.siblings_max = sh.stats.siblings_max.max(count);
+    if sh.knobs.reads_meet_writes() && count > most {
+        let what = format!("key {key} has {count} siblings, of {most} concurrent writers");
         sh.violated("I5", what);
     }
 }

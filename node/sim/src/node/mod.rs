@@ -113,8 +113,10 @@ pub struct Process {
     pub refetching: BTreeSet<KeyIx>,
     /// The process must end; started again after so many milliseconds.
     pub exit: Option<Exit>,
-    /// The store was empty when the process started.
+    /// No peer had confirmed the store when the process started.
     pub fresh: bool,
+    /// It may be an old copy: it was confirmed once, or goes on with the life that it last had.
+    pub may_be_old: bool,
     /// A peer has had the chance to say that it remembers more of this member than its disk does.
     pub confirmed: bool,
     /// When it started, by its own clock.
@@ -210,15 +212,28 @@ impl Live<'_> {
     }
 
     /// True once the node has a ring that lists it.
-    ///
-    /// Not before a peer has had the chance to expose an old disk: what it acknowledged until then would be set aside with
-    /// it.
     pub fn serving(&self) -> bool {
-        self.p.view.ring().is_some() && !self.unconfirmed()
+        self.p.view.ring().is_some()
     }
 
-    fn unconfirmed(&self) -> bool {
-        !self.p.confirmed && self.now_ms() - self.p.started_ms <= CONFIRM_MS_MAX
+    /// Until a peer has had the chance to expose an old disk, or it is clear that none is there to ask.
+    pub fn unconfirmed(&self) -> bool {
+        !self.p.confirmed && !self.p.fresh && !self.waited()
+    }
+
+    /// No peer has compared the store since this start: it may yet be found to be an old copy, and be set aside.
+    pub fn doubtful(&self) -> bool {
+        self.p.may_be_old && !self.p.confirmed
+    }
+
+    /// Under whose name a hint is kept: a doubtful store keeps all under its own, for the others are set aside with it.
+    pub fn hint_owner(&self, owner: NodeIx) -> NodeIx {
+        if self.doubtful() { self.me } else { owner }
+    }
+
+    /// Long enough for a peer's word.
+    pub fn waited(&self) -> bool {
+        self.now_ms() - self.p.started_ms > CONFIRM_MS_MAX
     }
 
     /// True if what this node lacks of a partition may have been acknowledged by it once.
@@ -228,6 +243,15 @@ impl Live<'_> {
         }
         let recovery = self.p.recovery.as_ref();
         self.unconfirmed() || recovery.is_some_and(|recovery| !recovery.answers_reads(partition))
+    }
+
+    /// As [`suspect`](Self::suspect), for a read, and notes an answer that only the lack of anybody to ask explains.
+    pub fn suspect_reader(&mut self, key: KeyIx) -> bool {
+        let suspect = self.suspect(self.sh.keys.get(key).partition);
+        if !suspect && self.sh.old[self.me] && self.doubtful() {
+            self.sh.old_read_us = Some(self.sh.now_us);
+        }
+        suspect
     }
 
     /// Calls a peer; `then` gets the answer or, in time, the failure.

@@ -2,10 +2,11 @@
 
 use std::rc::Rc;
 
-use dynamo_core::coordinator::FailureKind;
+use dynamo_core::coordinator::{Ack, FailureKind, ReplicaFailure};
 
 use super::Live;
 use crate::messages::{Body, Envelope, NodeIx, Reply, Request};
+use crate::mistakes::Mistake;
 
 impl Live<'_> {
     /// A message arrives.
@@ -34,6 +35,11 @@ impl Live<'_> {
         match request {
             Request::Probe => self.reply(from, call, Reply::Done),
             Request::Digest(digest) => {
+                if let Some(remembered) = self.p.view.exposed_by(&digest)
+                    && self.sh.knobs.mistake != Some(Mistake::SameIncarnationAfterLoss)
+                {
+                    self.exposed(remembered);
+                }
                 let answer = self.p.view.answer(&digest);
                 self.reply(
                     from,
@@ -46,8 +52,9 @@ impl Live<'_> {
                 self.reply(from, call, Reply::Done);
             }
             Request::Read { key, fallback } => {
-                let suspect = self.suspect(self.sh.keys.get(key).partition);
+                let suspect = self.suspect_reader(key);
                 let reply = match self.load(key, fallback) {
+                    Ok(_) if self.unconfirmed() => Reply::Read { state: None, suspect },
                     Ok(state) => {
                         let state = state.map(|state| self.on_the_way(state));
                         Reply::Read { state, suspect }
@@ -66,7 +73,8 @@ impl Live<'_> {
                 sync,
             } => {
                 let state = self.on_the_way(state);
-                self.merge(key, state, hint_for, sync, move |live, result| {
+                let delta = Rc::clone(&state);
+                let answer = move |live: &mut Live<'_>, result: Result<Ack, ReplicaFailure>| {
                     let reply = match result {
                         Ok(ack) => Reply::Written { durable: ack.durable },
                         Err(failure) => Reply::Failed {
@@ -75,6 +83,13 @@ impl Live<'_> {
                         },
                     };
                     live.reply(from, call, reply);
+                };
+                self.merge(key, state, hint_for, sync, move |live, result| {
+                    if hint_for.is_none() {
+                        live.keep_for_itself(key, delta, result, answer);
+                    } else {
+                        answer(live, result);
+                    }
                 });
             }
             Request::Coordinate(command) => self.forwarded(from, call, *command),
