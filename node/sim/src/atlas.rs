@@ -27,7 +27,8 @@ pub fn may_empty(sh: &Shared, nodes: &[Node], victim: usize) -> bool {
 /// peer has heard of more, and has that on its disk, for any of them may be the one that confirms the store.
 ///
 /// A store that was already waiting for a peer's word when it was copied is left alone: a node can account for one
-/// earlier life only (see `docs/simulation.md`).
+/// earlier life only (see `docs/simulation.md`). And where one replica's word is enough, there must be room for the
+/// hints by which a store of doubtful age keeps what it accepts.
 pub fn may_put_back(sh: &Shared, nodes: &[Node], victim: usize, copy: &Disk) -> bool {
     let me = &sh.members[victim];
     let noticed = nodes
@@ -37,7 +38,8 @@ pub fn may_put_back(sh: &Shared, nodes: &[Node], victim: usize, copy: &Disk) -> 
         .filter(|view| view.get(me).is_some_and(|entry| entry.synced > copy.sequence))
         .count();
     let confirmed = copy.bytes(boot::PAST).is_none();
-    confirmed && noticed + 1 == nodes.len() && may_empty(sh, nodes, victim)
+    let kept = sh.knobs.w > 1 || sh.knobs.hints_max > sh.knobs.keys as usize * sh.knobs.nodes;
+    kept && confirmed && noticed + 1 == nodes.len() && may_empty(sh, nodes, victim)
 }
 
 /// May a record of a node be damaged?

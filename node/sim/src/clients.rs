@@ -59,6 +59,8 @@ struct Running {
     kind: Kind,
     key: KeyIx,
     begun_us: u64,
+    /// When the put began, if there is one.
+    put_us: u64,
     must_succeed: bool,
     attempts: u32,
     /// What a read must know.
@@ -133,6 +135,7 @@ impl Client {
             kind,
             key,
             begun_us: sh.now_us,
+            put_us: 0,
             must_succeed: self.live && !refused,
             attempts: 0,
             promised: sh.ledger.key(key).promised.clone(),
@@ -195,10 +198,11 @@ impl Client {
             self.nodes
                 .iter()
                 .copied()
-                .filter(|node| primaries.contains(node))
+                .filter(|node| primaries.contains(node) && sh.knobs.avoid != Some(*node))
                 .collect()
         };
-        let among = if near.is_empty() || self.rng.per_mille(400) {
+        let anywhere = self.rng.per_mille(400) && sh.knobs.avoid.is_none();
+        let among = if near.is_empty() || anywhere {
             &self.nodes
         } else {
             &near
@@ -253,7 +257,6 @@ impl Client {
             .line(now_us, || format!("c{client} reads key {key} {state:?}"));
         invariants::on_read(sh, key, state.as_deref(), &running.promised);
         let state = state.unwrap_or_default();
-        sh.stats.siblings_max = sh.stats.siblings_max.max(state.siblings().len() as u64);
         let truth = sh.ledger.truly_seen(key, &state);
         let context = match sh.keys.get(key).conflict.data_type() {
             Some(data_type) => crdt::read(data_type, &state, 0)
@@ -295,6 +298,7 @@ impl Client {
             id[..4].copy_from_slice(&number.to_be_bytes());
             id
         });
+        sh.ledger.key_mut(running.key).loose += u32::from(running.kind == Kind::Blind);
         sh.ledger.begin(Write {
             key: running.key,
             value: value.clone(),
@@ -308,6 +312,7 @@ impl Client {
             expires_at_ms,
         });
         running.attempts = 0;
+        running.put_us = sh.now_us;
         running.write = Some(PutCommand {
             key: running.key,
             write: number,
@@ -380,7 +385,13 @@ impl Client {
     }
 
     fn end(&mut self, good: bool, sh: &mut Shared) {
-        self.running = None;
+        if let Some(running) = self.running.take()
+            && let Some(command) = &running.write
+        {
+            sh.put_us.push(sh.now_us - running.put_us);
+            let loose = (!good || running.unknown) && running.kind != Kind::Blind;
+            sh.ledger.key_mut(command.key).loose += u32::from(loose);
+        }
         self.op += 1;
         sh.stats.operations += 1;
         sh.stats.failed += u64::from(!good);

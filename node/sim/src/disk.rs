@@ -76,6 +76,8 @@ pub struct Disk {
     pub fail_sync: bool,
     /// No room: the node refuses writes at its watermark.
     pub full: bool,
+    /// What each sync takes in addition.
+    pub slow_us: u64,
     /// Until then nothing gets done.
     pub stalled_until_us: u64,
 }

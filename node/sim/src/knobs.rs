@@ -6,6 +6,7 @@ use dynamo_core::admission::Limits;
 use dynamo_core::bucket::Conflict;
 use dynamo_core::coordinator::ReadRepair;
 
+use crate::messages::NodeIx;
 use crate::mistakes::Mistake;
 use crate::nemesis::Class;
 use crate::network::Quality;
@@ -76,6 +77,8 @@ pub struct Knobs {
     pub mix: Mix,
     /// Mean time between two operations of a client, in milliseconds.
     pub think_ms: u64,
+    /// Clients have found this node slow, and ask other primaries, as the client library does (row D11).
+    pub avoid: Option<NodeIx>,
     /// A client's patience.
     pub timeout_ms: u64,
     /// Time-out of a call between nodes.
@@ -207,6 +210,7 @@ impl Knobs {
             hot: if rng.coin() { rng.below(700) } else { 0 },
             mix,
             think_ms: rng.between(20, 120),
+            avoid: None,
             timeout_ms: [500, 1000, 2000][rng.index(3)].max(call_timeout_ms * 2),
             call_timeout_ms,
             quality: Quality {

@@ -72,6 +72,9 @@ pub struct KeyLedger {
     pub promised: Seen,
     /// What was removed for good, with everything that it truly superseded.
     pub reaped: Seen,
+    /// Writes that were blind, or of which an attempt may still be under way after their end: their client's next one
+    /// need not supersede them.
+    pub loose: u32,
 }
 
 /// Everything.

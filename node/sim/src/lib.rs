@@ -35,6 +35,7 @@ pub mod queue;
 pub mod rng;
 pub mod shared;
 pub mod shrink;
+pub mod totals;
 pub mod trace;
 pub mod world;
 

@@ -7,6 +7,7 @@ use clap::Parser;
 use dynamo_sim::buggify::{Fired, Site};
 use dynamo_sim::nemesis::plan;
 use dynamo_sim::shrink::shrink;
+use dynamo_sim::totals::Totals;
 use dynamo_sim::{Knobs, Mistake, Options, Report, run};
 
 /// Simulated clusters under faults; the same seed is the same run.
@@ -102,8 +103,12 @@ fn show(seed: u64, arguments: &Arguments) -> bool {
     if let Some(first) = report.violations.first()
         && !arguments.no_shrink
     {
+        let begin = Instant::now();
         let (short, runs) = shrink(&knobs, &faults, first.invariant);
-        println!("shortest plan found, in {runs} runs:");
+        println!(
+            "shortest plan found, in {runs} runs and {:.1} s:",
+            begin.elapsed().as_secs_f64()
+        );
         for (at_ms, fault) in &short {
             println!("  {at_ms:>6} ms {fault:?}");
         }
@@ -114,25 +119,19 @@ fn show(seed: u64, arguments: &Arguments) -> bool {
 fn many(seeds: std::ops::Range<u64>, limit: Option<Duration>, arguments: &Arguments) -> bool {
     println!("seeds from {}", seeds.start);
     let begin = Instant::now();
-    let (mut runs, mut operations, mut events, mut faults, mut acked) = (0u64, 0u64, 0u64, 0u64, 0u64);
-    let (mut bad, mut simulated_ms, mut fired) = (0u64, 0u64, Fired::default());
+    let mut totals = Totals::default();
+    let mut fired = Fired::default();
     for seed in seeds {
         if limit.is_some_and(|limit| begin.elapsed() >= limit) {
             break;
         }
         let knobs = knobs(seed, arguments);
         let report = run(&knobs, &plan(&knobs), Options::default());
-        runs += 1;
-        operations += report.stats.operations;
-        acked += report.stats.acked;
-        events += report.events;
-        faults += report.stats.faults;
-        simulated_ms += report.simulated_ms;
+        totals.add(&report);
         for (sum, times) in fired.iter_mut().zip(report.fired) {
             *sum += times;
         }
         if let Some(first) = report.violations.first() {
-            bad += 1;
             println!(
                 "seed {seed}: {} at {} us: {}",
                 first.invariant, first.at_us, first.what
@@ -143,13 +142,13 @@ fn many(seeds: std::ops::Range<u64>, limit: Option<Duration>, arguments: &Argume
             }
         }
     }
-    let seconds = begin.elapsed().as_secs_f64();
+    let seconds = cpu_seconds().unwrap_or_else(|| begin.elapsed().as_secs_f64());
+    println!("{totals}");
     println!(
-        "{runs} seeds, {bad} bad; {operations} operations, {acked} writes acknowledged, {faults} faults, {events} events, \
-         {:.0} simulated hours; {seconds:.1} s, {:.0} operations and {:.0} events per second and core",
-        simulated_ms as f64 / 3_600_000.0,
-        operations as f64 / seconds,
-        events as f64 / seconds
+        "{:.0} simulated hours in {seconds:.1} CPU-seconds: {:.0} operations and {:.0} events per CPU-second",
+        totals.simulated_ms as f64 / 3_600_000.0,
+        totals.stats.operations as f64 / seconds,
+        totals.events as f64 / seconds
     );
     let never: Vec<Site> = Site::ALL
         .into_iter()
@@ -159,7 +158,14 @@ fn many(seeds: std::ops::Range<u64>, limit: Option<Duration>, arguments: &Argume
         "rare paths: {}, never taken: {never:?}",
         fired.iter().sum::<u64>()
     );
-    bad == 0
+    totals.bad() == 0
+}
+
+/// What this process has had of the processor, which it may share with others. Only Linux says so.
+fn cpu_seconds() -> Option<f64> {
+    let told = std::fs::read_to_string("/proc/self/schedstat").ok()?;
+    let nanoseconds: f64 = told.split_whitespace().next()?.parse().ok()?;
+    Some(nanoseconds / 1e9)
 }
 
 fn print_report(report: &Report) {

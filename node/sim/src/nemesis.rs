@@ -27,8 +27,12 @@ pub enum Class {
     OneWay,
     /// One node's messages are held back.
     Clog,
+    /// All messages of one node take longer.
+    SlowLink,
     /// The disk does nothing for a while.
     DiskStall,
+    /// The disk takes its time for each sync.
+    SlowDisk,
     /// No room.
     DiskFull,
     /// A sync fails.
@@ -66,8 +70,12 @@ pub enum Fault {
     OneWay(NodeIx, bool, u64),
     /// See [`Class::Clog`].
     Clog(NodeIx, u64),
+    /// Each message by the first number; for the time of the second. See [`Class::SlowLink`].
+    SlowLink(NodeIx, u64, u64),
     /// See [`Class::DiskStall`].
     DiskStall(NodeIx, u64),
+    /// Each sync by the first number; for the time of the second. See [`Class::SlowDisk`].
+    SlowDisk(NodeIx, u64, u64),
     /// See [`Class::DiskFull`].
     DiskFull(NodeIx, u64),
     /// See [`Class::FailSync`]; the process is started again after that time.
@@ -103,7 +111,7 @@ pub type Plan = Vec<(u64, Fault)>;
 
 impl Class {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::Kill,
         Self::Power,
         Self::PowerAll,
@@ -112,7 +120,9 @@ impl Class {
         Self::Split,
         Self::OneWay,
         Self::Clog,
+        Self::SlowLink,
         Self::DiskStall,
+        Self::SlowDisk,
         Self::DiskFull,
         Self::FailSync,
         Self::ReadError,
@@ -128,7 +138,8 @@ impl Class {
 pub fn plan(knobs: &Knobs) -> Plan {
     let mut rng = Rng::new(knobs.seed, "nemesis");
     let mut plan = Plan::new();
-    let mut at_ms = 500 + rng.exponential(knobs.fault_gap_ms);
+    // At least one.
+    let mut at_ms = (500 + rng.exponential(knobs.fault_gap_ms)).min(knobs.safety_ms / 2);
     while at_ms < knobs.safety_ms {
         let class = knobs.classes[rng.index(knobs.classes.len())];
         plan.push((at_ms, draw(class, knobs, &mut rng)));
@@ -175,6 +186,8 @@ fn draw(class: Class, knobs: &Knobs, rng: &mut Rng) -> Fault {
         Class::Split => Fault::Split(rng.bits() as u32, short),
         Class::OneWay => Fault::OneWay(node, rng.coin(), short),
         Class::Clog => Fault::Clog(node, short),
+        Class::SlowLink => Fault::SlowLink(node, rng.between(20, 300), short),
+        Class::SlowDisk => Fault::SlowDisk(node, rng.between(5, 100), short),
         Class::DiskStall => Fault::DiskStall(node, rng.between(50, 2000)),
         Class::DiskFull => Fault::DiskFull(node, short),
         Class::FailSync => Fault::FailSync(node, rng.between(50, 1000)),

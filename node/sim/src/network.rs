@@ -30,6 +30,8 @@ pub struct Network {
     clogged_until_us: Vec<u64>,
     /// Who is found at the address that a node is known by; `None`: somebody of another cluster.
     pub at: Vec<Option<usize>>,
+    /// What each message to or from a node takes in addition.
+    pub slow_us: Vec<u64>,
     rng: Rng,
     /// Messages sent and lost.
     pub sent: u64,
@@ -48,6 +50,7 @@ impl Network {
             cuts: vec![vec![0; nodes]; nodes],
             clogged_until_us: vec![0; nodes],
             at: (0..nodes).map(Some).collect(),
+            slow_us: vec![0; nodes],
             rng,
             sent: 0,
             lost: 0,
@@ -62,9 +65,10 @@ impl Network {
             return [None, None];
         }
         let free_us = self.clogged_until_us[from].max(self.clogged_until_us[to]);
-        let first = now_us.max(free_us) + self.delay();
+        let free_us = now_us.max(free_us) + self.slow_us[from] + self.slow_us[to];
+        let first = free_us + self.delay();
         let repeated = !once && self.rng.per_mille(self.quality.repeat);
-        let second = repeated.then(|| now_us.max(free_us) + self.delay() * 3);
+        let second = repeated.then(|| free_us + self.delay() * 3);
         [Some(first), second]
     }
 
@@ -84,13 +88,14 @@ impl Network {
         self.cuts[from][to] = self.cuts[from][to].saturating_sub(1);
     }
 
-    /// Takes all cuts and clogs back.
+    /// Takes all cuts, clogs and delays back.
     pub fn mend_all(&mut self) {
         for row in &mut self.cuts {
             row.fill(0);
         }
         self.clogged_until_us.fill(0);
         self.at = (0..self.at.len()).map(Some).collect();
+        self.slow_us.fill(0);
     }
 
     /// Holds all messages of a node back; they arrive in a burst.

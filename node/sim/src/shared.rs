@@ -154,8 +154,14 @@ pub struct Stats {
     pub yielded: u64,
     /// Simulated milliseconds until all replicas were equal.
     pub quiet_after_ms: u64,
-    /// Most siblings of a record that a read returned.
+    /// Most writes that stood side by side in a record, on any node at any time.
     pub siblings_max: u64,
+    /// Lives of stores that began.
+    pub incarnations: u64,
+    /// Reads that were not compared with what was acknowledged, for the sake of an answer with nobody there to ask.
+    pub excused_reads: u64,
+    /// Times that a disk forgot something: emptied, put back, damaged, or without power before a sync.
+    pub amnesias: u64,
 }
 
 /// See the module.
@@ -198,6 +204,12 @@ pub struct Shared {
     pub violations: Vec<Violation>,
     /// Counts.
     pub stats: Stats,
+    /// How long each put took that ended, well or not, in microseconds.
+    pub put_us: Vec<u64>,
+    /// Nodes whose disk was put back in time, and not set aside since.
+    pub old: Vec<bool>,
+    /// When one of them last answered a read as if nothing were amiss, since nobody had been there to ask.
+    pub old_read_us: Option<u64>,
     next: u64,
 }
 
@@ -212,7 +224,7 @@ impl Shared {
                 (list.primaries, list.fallbacks)
             })
             .collect();
-        let seed = knobs.seed;
+        let (seed, nodes) = (knobs.seed, knobs.nodes);
         Self {
             now_us: 0,
             queue: Queue::new(Rng::new(seed, "order")),
@@ -237,6 +249,9 @@ impl Shared {
             rng_disk: Rng::new(seed, "disk"),
             violations: Vec::new(),
             stats: Stats::default(),
+            put_us: Vec::new(),
+            old: vec![false; nodes],
+            old_read_us: None,
             next: 0,
         }
     }

@@ -18,7 +18,8 @@ use crate::atlas;
 use crate::buggify::Fired;
 use crate::clients::Client;
 use crate::disk::{Batch, Disk, Place, Value};
-use crate::invariants::i12_memory_is_bounded;
+use crate::invariants::{self, i12_memory_is_bounded};
+use crate::keys::KeyIx;
 use crate::knobs::{Durability, Knobs};
 use crate::messages::{Body, Envelope, NodeIx, Reply};
 use crate::nemesis::{Fault, Plan};
@@ -77,6 +78,18 @@ pub struct Report {
     pub hints_left: usize,
     /// How often each rare path was taken.
     pub fired: Fired,
+    /// How long each put took, in microseconds, ascending.
+    pub put_us: Vec<u64>,
+    /// By key: the writes that stand in the end.
+    pub standing: Vec<Vec<u32>>,
+}
+
+impl Report {
+    /// What 99 of a hundred puts did not exceed, in microseconds.
+    pub fn put_p99_us(&self) -> u64 {
+        let index = self.put_us.len() * 99 / 100;
+        self.put_us.get(index).copied().unwrap_or_default()
+    }
 }
 
 /// A cluster with its clients and its faults.
@@ -155,8 +168,12 @@ impl World {
             self.sh.now_us = at_us.max(self.sh.now_us);
             self.perform(event);
         }
+        let standing = (self.sh.keys.all().map(|key| self.standing(key))).collect();
+        self.sh.put_us.sort_unstable();
         Report {
             fired: self.sh.buggify.fired,
+            standing,
+            put_us: self.sh.put_us,
             violations: self.sh.violations,
             chain: self.sh.trace.chain(),
             events: self.sh.trace.events(),
@@ -164,6 +181,13 @@ impl World {
             simulated_ms: self.sh.now_us / 1000,
             hints_left: self.nodes.iter().map(|node| node.hints.iter().count()).sum(),
         }
+    }
+
+    fn standing(&self, key: KeyIx) -> Vec<u32> {
+        let dots = &self.sh.ledger.key(key).dots;
+        let state = invariants::merged(&self.sh, &self.nodes, key).unwrap_or_default();
+        let owner = |dot| dots.get(dot).map(|(write, _)| *write);
+        state.siblings().keys().filter_map(owner).collect()
     }
 
     fn perform(&mut self, event: Event) {
@@ -296,6 +320,7 @@ impl World {
         self.nodes[node].dark = false;
         if exit == Exit::SetAside {
             self.nodes[node].set_aside(&self.sh);
+            self.sh.old[node] = false;
         }
         boot::restart_later(&mut self.sh, node, 200);
     }
@@ -386,6 +411,8 @@ impl World {
         for node in &mut self.nodes {
             node.disk.full = false;
             node.hints.full = false;
+            node.disk.slow_us = 0;
+            node.hints.slow_us = 0;
             node.disk.read_errors = false;
             node.disk.fail_sync = false;
             node.paused_until_us = 0;

@@ -141,6 +141,37 @@ fn c1_08_disk_put_back_in_time() {
     );
 }
 
+/// Z3: the disk that is put back held hints, long delivered; what they wrote has been deleted and removed since.
+#[test]
+fn c1_08_hints_put_back_in_time() {
+    let mut put_back = 0;
+    for seed in [10, 15, 25, 38] {
+        let knobs = Knobs {
+            mix: Mix {
+                cart: 0,
+                register: 2,
+                delete: 4,
+                blind: 0,
+                read: 1,
+                expiring: 0,
+            },
+            keys: 30,
+            hot: 0,
+            think_ms: 100,
+            safety_ms: 24_000,
+            ..cluster(seed)
+        };
+        let plan = vec![
+            (1500, Fault::Power(0, 3000)),
+            (16_000, Fault::OldDisk(3, 12_500, 500)),
+        ];
+        let report = holds(&knobs, &plan);
+        put_back += 1 - report.stats.spared;
+        assert!(report.stats.reaped > 0, "{:?}", report.stats);
+    }
+    assert_eq!(put_back, 4);
+}
+
 /// riak_kv#679: a damaged record is written through.
 #[test]
 fn c1_09_damaged_record_written_through() {
@@ -431,4 +462,71 @@ fn c1_25_hot_key_of_blind_writers() {
         report.stats
     );
     assert!(report.stats.siblings_max <= 3 * 100, "{:?}", report.stats);
+}
+
+/// Row 3: however replicas are away and hints come back, a record never holds more siblings than there are clients that
+/// read before they write.
+#[test]
+fn row_3_siblings_are_no_more_than_writers() {
+    for clients in 2..9 {
+        let knobs = Knobs {
+            strict: true,
+            avoid: Some(0),
+            clients,
+            keys: 2,
+            hot: 0,
+            mix: Mix {
+                cart: 3,
+                register: 2,
+                delete: 0,
+                blind: 0,
+                read: 1,
+                expiring: 0,
+            },
+            ..cluster(clients as u64)
+        };
+        let plan = (0..9)
+            .map(|round| (800 + 1000 * round, Fault::Power(0, 500)))
+            .collect();
+        let report = holds(&knobs, &plan);
+        let stats = report.stats;
+        assert!(stats.hints_delivered > 0, "{stats:?}");
+        assert!((2..=clients as u64).contains(&stats.siblings_max), "{stats:?}");
+    }
+}
+
+/// Row 17: one of five nodes is slow, by its network or its disk, or stands still. Clients ask other primaries, as the
+/// client library does.
+#[test]
+fn row_17_a_slow_node_does_not_move_the_tail() {
+    let slow: [Plan; 3] = [
+        vec![(500, Fault::SlowLink(0, 200, 19_000))],
+        vec![(500, Fault::SlowDisk(0, 50, 19_000))],
+        (0..3)
+            .map(|round| (500 + 6000 * round, Fault::Pause(0, 5000)))
+            .collect(),
+    ];
+    for seed in 1..6 {
+        let knobs = Knobs {
+            avoid: Some(0),
+            hot: 0,
+            safety_ms: 20_000,
+            ..cluster(seed)
+        };
+        let p99_us = |plan: &Plan| {
+            let until_ms = Some(knobs.safety_ms);
+            let report = run(&knobs, plan, Options { sink: None, until_ms });
+            assert!(report.put_us.len() > 1000, "{:?}", report.stats);
+            report.put_p99_us()
+        };
+        let healthy_us = p99_us(&Plan::new());
+        for plan in &slow {
+            let slow_us = p99_us(plan);
+            assert!(
+                slow_us * 2 <= healthy_us * 3,
+                "seed {seed}: {slow_us} us, healthy {healthy_us} us, with {plan:?}"
+            );
+            holds(&knobs, plan);
+        }
+    }
 }

@@ -26,18 +26,42 @@ pub(crate) async fn deliver(node: &Arc<Node>) -> bool {
     let Some(placed) = node.ring_in_use() else {
         return true;
     };
+    if node.is_doubtful() {
+        // Those of an old volume may hold what was removed everywhere since.
+        return true;
+    }
     let mut all = true;
     for owner in node.hints().owners().into_keys() {
-        // Those for itself wait until it is clear which store they are to be merged into.
-        if owner == *placed.me() && node.is_doubtful() {
-            continue;
-        }
         let listed = placed.placement().ring().index_of(&owner).is_some();
         if !listed || node.peers().reachable(&owner) {
             all &= deliver_to(node, &placed, &owner).await;
         }
     }
     all
+}
+
+/// Gives up the hints of a volume that was put back in time, but for those that this life has kept under its own name.
+pub(crate) async fn give_up_old(node: &Node) {
+    let Some(placed) = node.ring_in_use() else { return };
+    for owner in node
+        .hints()
+        .owners()
+        .into_keys()
+        .filter(|owner| owner != placed.me())
+    {
+        while let Ok(page) = node.hints().scan(&owner, None, PAGE).await {
+            let mut left = page.entries.is_empty() && page.damaged.is_empty();
+            for key in &page.damaged {
+                left |= node.hints().remove_corrupt(&owner, key).await.is_err();
+            }
+            for Hint { key, digest, .. } in &page.entries {
+                left |= node.hints().remove_if(&owner, key, *digest).await.is_err();
+            }
+            if left {
+                break;
+            }
+        }
+    }
 }
 
 async fn deliver_to(node: &Arc<Node>, placed: &Placed, owner: &MemberId) -> bool {

@@ -33,7 +33,7 @@ use crate::{clock, config::Config, node::Node, storage::ScanLimit};
 
 pub(crate) mod exchange;
 
-mod hints;
+pub(crate) mod hints;
 
 mod reap;
 

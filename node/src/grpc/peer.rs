@@ -274,6 +274,7 @@ async fn write(node: &Arc<Node>, request: WriteRequest) -> Result<WriteResponse,
         }
     } else {
         let owner = MemberId::new(request.hint_for).map_err(|error| Failure::invalid(error.to_string()))?;
+        let owner = node.hint_owner(owner);
         let kept = node.hints().hint(&owner, &key, state, request.sync).await;
         kept.map_err(HintError::into_write)?
     };

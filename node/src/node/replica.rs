@@ -18,7 +18,7 @@ use dynamo_core::{
 
 use super::{Node, Placed, SCAN_BYTES_MAX};
 use crate::{
-    clock, durable,
+    background, clock, durable,
     storage::{
         DataKey, HintStore, ScanLimit, StoreError,
         hints::HintError,
@@ -66,7 +66,14 @@ impl Node {
     /// # Errors
     /// If either store cannot be read.
     pub(crate) async fn read_replica(&self, key: &DataKey) -> Result<ReplicaRead, StoreError> {
+        let partition = self.ring_in_use().map(|placed| placed.partition_of(key));
+        let suspect = partition.is_some_and(|partition| self.is_suspect(partition));
         let stored = self.load(key).await?;
+        if self.is_unconfirmed() {
+            // What an old copy holds may have been removed everywhere since.
+            let state = None;
+            return Ok(ReplicaRead { state, suspect });
+        }
         let hinted = self.hints.read(key).await?;
         let state = match (stored, hinted) {
             (Some(mut stored), Some(hinted)) => {
@@ -75,11 +82,7 @@ impl Node {
             }
             (stored, hinted) => stored.or(hinted),
         };
-        let partition = self.ring_in_use().map(|placed| placed.partition_of(key));
-        Ok(ReplicaRead {
-            state,
-            suspect: partition.is_some_and(|partition| self.is_suspect(partition)),
-        })
+        Ok(ReplicaRead { state, suspect })
     }
 
     /// The record of a key in this node's own data. What the block cache holds is read in place; the disk only by a
@@ -297,6 +300,15 @@ impl Node {
         self.may_be_old && !self.confirmed_by_peer.load(Ordering::Relaxed) && !self.is_alone()
     }
 
+    /// Under whose name a hint is kept: a doubtful store keeps all under its own, which are brought to the key's primaries;
+    /// the others are given up with it.
+    pub(crate) fn hint_owner(&self, owner: MemberId) -> MemberId {
+        match self.ring_in_use().filter(|_| self.is_doubtful()) {
+            Some(placed) => placed.me().clone(),
+            None => owner,
+        }
+    }
+
     /// Ends a write that this node's own data took: while the store is doubtful, the write is also kept as a hint for the
     /// node itself. So it outlives the store, should that be set aside. Where hints have no room it is taken all the same.
     pub(crate) async fn keep_for_itself(
@@ -355,6 +367,7 @@ impl Node {
         }
         self.outdated.store(true, Ordering::Relaxed);
         let reason = format!("peers remember more of this member ({remembered}) than its disk does");
+        background::hints::give_up_old(self).await;
         tracing::error!(%remembered, "the disk was put back in time; setting its data aside");
         match set_aside::request(&self.config.data_dir, &reason) {
             Ok(()) => self.end.notify_one(),

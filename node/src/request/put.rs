@@ -207,6 +207,7 @@ impl Write {
     /// The local half: the writer mints the dot, which may leave at once (a node that loses it to a crash comes back as
     /// another incarnation), then commits. It runs on when the request is gone.
     fn spawn_local(&self, hint_for: Option<MemberId>) {
+        let hint_for = hint_for.map(|owner| self.node.hint_owner(owner));
         let intent = self.command.intent(&self.node);
         let typed = matches!(self.command.change, Change::Typed(..));
         let covered = self.command.context.clone().unwrap_or_default();

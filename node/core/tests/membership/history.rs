@@ -359,3 +359,32 @@ fn z3_what_nobody_contradicts_is_not_talked_about() {
     let changes = ignorant.merge(delta(vec![of_first_life(100)]));
     assert_eq!(changes.self_superseded, None);
 }
+
+/// Random ids do not order two lives of one generation: the life before a disk was emptied may be the smaller one. Whoever
+/// hears of it last remembers it all the same, and tells it with the ring, before the emptied member serves.
+#[test]
+fn a_smaller_rival_life_is_remembered_and_goes_with_the_ring() {
+    let life = |id| MemberEntry {
+        incarnation: Incarnation { generation: 1, id },
+        ..entry(2)
+    };
+    let mut emptied = View::new(CLUSTER, life(9), None).with_history(SelfHistory {
+        previous: None,
+        recovered: 0,
+    });
+    let mut between = View::new(CLUSTER, entry(1), Some(Arc::new(ring(3, 1))));
+    between.merge(delta(vec![life(9)]));
+    between.merge(delta(vec![life(5)]));
+    let mut between = View::decode(between.encode()).unwrap();
+
+    let answer = between.answer(&emptied.digest());
+    assert!(answer.delta.members.contains(&life(5)), "to a claim");
+    // It asks for the ring in answer to a digest that lists its present life.
+    let wanted = emptied.answer(&between.digest()).wanted;
+    assert!(wanted.ring);
+    let changes = emptied.merge(between.delta_for(&wanted));
+    assert_eq!(changes.self_superseded, Some(life(5).incarnation));
+    assert!(changes.ring);
+    between.merge(delta(vec![life(5)]));
+    assert_eq!(between.get(&id(2)), Some(&life(9)), "and the larger one holds");
+}

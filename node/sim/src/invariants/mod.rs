@@ -1,6 +1,6 @@
 //! What must hold, one file for each rule; the names are those of the design (I1 to I17). Paper sections stand in each.
 //!
-//! [`on_read`] and [`on_ack`] are asked while a run goes on, [`at_end`] once everything is quiet.
+//! [`on_read`], [`on_ack`] and [`on_record`] are asked while a run goes on, [`at_end`] once everything is quiet.
 
 pub mod i01_acknowledged_survives;
 pub mod i02_nothing_invented;
@@ -25,6 +25,7 @@ use dynamo_core::coordinator::WriteOutcome;
 use dynamo_core::version::{Dot, KeyState, Seen};
 
 use crate::keys::KeyIx;
+use crate::messages::NodeIx;
 use crate::node::Node;
 use crate::shared::Shared;
 
@@ -35,6 +36,15 @@ pub fn on_read(sh: &mut Shared, key: KeyIx, state: Option<&KeyState>, promised: 
         on_state(sh, key, state, "a reply");
         i04_context_covers_what_was_seen::check(sh, key, state);
     }
+}
+
+/// A node has written this state of a key.
+pub fn on_record(sh: &mut Shared, key: KeyIx, state: &KeyState, node: NodeIx) {
+    let whose = format!("a record of n{node}");
+    i02_nothing_invented::check(sh, key, state, &whose);
+    i05_siblings_are_concurrent::concurrent(sh, key, state, &whose);
+    i05_siblings_are_concurrent::count(sh, key, state);
+    i07_deleted_stays_deleted::check(sh, key, state, &whose);
 }
 
 /// A client was told that its write is applied.

@@ -31,7 +31,8 @@ impl Live<'_> {
     /// One exchange of news with a peer or seed.
     pub fn gossip_round(&mut self) {
         let synced = self.disk.synced();
-        if self.p.view.me().synced < synced {
+        // What peers remember must be heard before it is overwritten.
+        if self.p.view.me().synced < synced && !self.unconfirmed() {
             // The real shell says so every ten seconds only.
             self.p.view.update_self(|me| me.synced = synced);
         }
@@ -52,7 +53,8 @@ impl Live<'_> {
                     return;
                 };
                 live.take_news(answer.delta);
-                if !empty {
+                // The word of a peer that began with nothing counts only when nobody else seems to be there.
+                if live.serving() && (!empty || live.waited()) {
                     live.confirm();
                 }
                 let wanted = answer.wanted;
@@ -66,7 +68,7 @@ impl Live<'_> {
         if peer.is_none_or(|peer| peer == self.me) {
             self.p.gossip_rounds += 1;
         }
-        let pause_ms = if self.serving() && self.p.confirmed {
+        let pause_ms = if self.serving() && !self.unconfirmed() {
             GOSSIP_MS
         } else {
             JOINING_MS
@@ -114,18 +116,20 @@ impl Live<'_> {
 
     /// Peers remember a life of this member that its disk does not, or more of it: the disk was emptied, or put back in
     /// time. An empty one goes on as another incarnation and gets back what it lost; an old one is set aside first.
-    fn exposed(&mut self, remembered: Incarnation) {
+    pub fn exposed(&mut self, remembered: Incarnation) {
         let (me, now_us) = (self.me, self.sh.now_us);
         self.sh.trace.line(now_us, || {
             format!("n{me} is exposed: peers remember {remembered}")
         });
-        if !self.p.fresh {
+        // More of the very life that this disk goes on with: then it is an old copy, be it ever so young.
+        if !self.p.fresh || remembered.id == self.p.incarnation.id {
             self.p.exit = Some(Exit::SetAside);
             return;
         }
         let generation = self.p.incarnation.generation.max(remembered.generation) + 1;
         let id = self.sh.rng.bits();
         let incarnation = Incarnation { generation, id };
+        self.sh.stats.incarnations += 1;
         self.p.view.update_self(|me| me.incarnation = incarnation);
         let mut suspect = None;
         if self.p.recovery.is_none() {
@@ -181,7 +185,9 @@ impl Live<'_> {
     pub fn hints_round(&mut self) {
         let listed = self.listed();
         let mut due: Vec<(NodeIx, KeyIx, Rc<KeyState>)> = Vec::new();
-        for (place, value) in self.hints.iter() {
+        // Those of an old volume may hold what was removed everywhere since.
+        let doubtful = self.doubtful();
+        for (place, value) in self.hints.iter().filter(|_| !doubtful) {
             if let (Place::Hint(owner, key), Value::State(state)) = (*place, value)
                 && listed
                 && !self.p.delivering.contains(&(owner, key))

@@ -29,8 +29,6 @@ pub(super) const RECOVERY: &str = "recovery";
 pub(crate) const CONFIRMED: &str = "confirmed";
 /// The life before, and how much of it was found, until a peer has compared that.
 pub const PAST: &str = "past";
-/// The store before this one was set aside.
-const ASIDE: &str = "aside";
 const EPOCH_FIRST: u64 = 1;
 
 /// Records of the table of quiet times.
@@ -47,7 +45,9 @@ impl Node {
         let previous = self.disk.bytes(INCARNATION).map(|bytes| incarnation_of(&bytes));
         let recovered = self.disk.sequence;
         let was_confirmed = self.disk.bytes(CONFIRMED).is_some();
-        let (incarnation, next_epoch) = self.life(sh, empty);
+        let (incarnation, next_epoch) = self.life(sh);
+        let same_life = previous == Some(incarnation);
+        sh.stats.incarnations += u64::from(!same_life);
         let starts = number(&self.disk, STARTS).unwrap_or(0) + 1;
         // An administrator names a node again whose disk is empty; it has no ring then until gossip brings it one.
         let reborn = empty && self.known;
@@ -65,13 +65,11 @@ impl Node {
                 ..entry
             }
         });
-        // What was set aside is accounted for: the life before has no part in the store that begins now.
-        let aside = self.disk.bytes(ASIDE).is_some();
-        let previous = previous.filter(|previous| *previous != incarnation && !aside && was_confirmed);
-        let (previous, recovered) = match self.disk.bytes(PAST).filter(|_| !aside) {
-            // No peer has been able to compare it yet: lives since then are no excuse.
+        // Until a peer has compared it, later lives are no excuse for what an earlier one lost.
+        let before = previous.filter(|previous| was_confirmed && *previous != incarnation);
+        let (previous, recovered) = match self.disk.bytes(PAST) {
             Some(past) => (Some(incarnation_of(&past)), number_of(&past[12..20])),
-            None => (previous, recovered),
+            None => (before, recovered),
         };
         let view = view.with_history(SelfHistory { previous, recovered });
         let mut batch = Batch::default();
@@ -82,18 +80,14 @@ impl Node {
         batch.put(Place::Meta(STARTS), Value::Bytes(number_bytes(starts)));
         batch.put(Place::Meta(VIEW), Value::Bytes(view.encode()));
         batch.delete(Place::Meta(CLEAN));
-        match previous {
-            Some(previous) => {
-                let mut past = incarnation_bytes(previous).to_vec();
-                past.extend_from_slice(&recovered.to_be_bytes());
-                batch.put(Place::Meta(PAST), Value::Bytes(past.into()));
-            }
-            None => batch.delete(Place::Meta(PAST)),
+        if let Some(previous) = previous {
+            let mut past = incarnation_bytes(previous).to_vec();
+            past.extend_from_slice(&recovered.to_be_bytes());
+            batch.put(Place::Meta(PAST), Value::Bytes(past.into()));
         }
         if !Self::known_before(sh) {
             batch.put(Place::Meta(CONFIRMED), Value::Bytes(Bytes::new()));
         }
-        batch.delete(Place::Meta(ASIDE));
         let was_suspect = self.disk.bytes(RECOVERY).is_some();
         let recovery = self.recovery(sh, now_ms);
         let whole = recovery.is_none();
@@ -137,7 +131,8 @@ impl Node {
             delivering: BTreeSet::new(),
             refetching: BTreeSet::new(),
             exit: None,
-            fresh: empty || !was_confirmed,
+            fresh: !was_confirmed,
+            may_be_old: was_confirmed || same_life,
             confirmed: !Self::known_before(sh),
             gossip_rounds: 0,
             started_ms: now_ms,
@@ -189,6 +184,7 @@ impl Node {
             }
             if power {
                 let gone = disk.lose_power(&mut sh.rng_disk);
+                sh.stats.amnesias += u64::from(gone > 0);
                 let (node, now_us) = (self.me, sh.now_us);
                 sh.trace
                     .line(now_us, || format!("n{node} loses {gone} unsynced batches"));
@@ -203,7 +199,7 @@ impl Node {
     /// that it lacks acknowledged data.
     pub fn set_aside(&mut self, sh: &Shared) {
         let now_ms = self.clock.monotonic_ms(sh.now_us);
-        let carried: Vec<(Place, Value)> = [INCARNATION, STARTS, VIEW, CONFIRMED]
+        let carried: Vec<(Place, Value)> = [INCARNATION, STARTS, VIEW]
             .into_iter()
             .filter_map(|name| Some((Place::Meta(name), Value::Bytes(self.disk.bytes(name)?))))
             .collect();
@@ -216,9 +212,17 @@ impl Node {
                 .collect(),
         };
         batch.put(Place::Meta(RECOVERY), Value::Bytes(suspect));
-        batch.put(Place::Meta(ASIDE), Value::Bytes(Bytes::new()));
         self.disk.write(batch);
         self.disk.sync();
+        // Old hints go, too; those of this life are kept under the node's own name.
+        let mut old = Batch::default();
+        for (place, _) in self.hints.iter() {
+            if !matches!(place, Place::Hint(owner, _) if *owner == self.me) {
+                old.delete(*place);
+            }
+        }
+        self.hints.write(old);
+        self.hints.sync();
     }
 
     /// Others may remember this node: not at the cluster's first moment.
@@ -226,13 +230,9 @@ impl Node {
         sh.now_us > 0 && sh.knobs.nodes > 1
     }
 
-    fn life(&self, sh: &mut Shared, empty: bool) -> (Incarnation, u64) {
+    fn life(&self, sh: &mut Shared) -> (Incarnation, u64) {
         let id = sh.rng.bits();
-        // A store that began empty and that no peer has spoken to since has one life: were it counted as two, the peers'
-        // memory of the member could look like the older one.
-        let confirmed = self.disk.bytes(CONFIRMED).is_some();
-        let first = empty || (!confirmed && self.disk.bytes(CLEAN).is_none());
-        let Some(bytes) = self.disk.bytes(INCARNATION).filter(|_| !first) else {
+        let Some(bytes) = self.disk.bytes(INCARNATION) else {
             let id = if sh.knobs.mistake == Some(Mistake::SameIncarnationAfterLoss) {
                 self.me as u64 + 1
             } else {
@@ -252,7 +252,10 @@ impl Node {
         if sh.knobs.mistake == Some(Mistake::UncleanStopKeepsIncarnation) {
             return (last, EPOCH_FIRST);
         }
-        let generation = last.generation + 1;
+        // A store that began empty and that no peer has compared has one generation: were it counted as two, the peers'
+        // memory of the member could look like the older one.
+        let began = self.disk.bytes(CONFIRMED).is_none() && self.disk.bytes(RECOVERY).is_none();
+        let generation = last.generation + u32::from(!began);
         (Incarnation { generation, id }, EPOCH_FIRST)
     }
 

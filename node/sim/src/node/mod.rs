@@ -119,8 +119,10 @@ pub struct Process {
     pub refetching: BTreeSet<KeyIx>,
     /// The process must end; started again after so many milliseconds.
     pub exit: Option<Exit>,
-    /// The store was empty when the process started.
+    /// No peer had confirmed the store when the process started.
     pub fresh: bool,
+    /// It may be an old copy: it was confirmed once, or goes on with the life that it last had.
+    pub may_be_old: bool,
     /// A peer has had the chance to say that it remembers more of this member than its disk does.
     pub confirmed: bool,
     /// Rounds of gossip since then, answered or not.
@@ -227,11 +229,8 @@ impl Live<'_> {
     }
 
     /// True once the node has a ring that lists it.
-    ///
-    /// Not before a peer has had the chance to expose an old disk: what it acknowledged until then would be set aside with
-    /// it.
     pub fn serving(&self) -> bool {
-        self.listed() && !self.unconfirmed()
+        self.listed()
     }
 
     /// The ring that it knows lists it.
@@ -245,11 +244,24 @@ impl Live<'_> {
         self.p.view.ring().map_or(0, |ring| ring.epoch())
     }
 
-    /// No peer has had the chance to expose its store, and it is too early to give up waiting.
+    /// Until a peer has had the chance to expose an old disk, or it is clear that none is there to ask.
     pub fn unconfirmed(&self) -> bool {
-        let waited =
-            self.now_ms() - self.p.started_ms > CONFIRM_MS_MAX && self.p.gossip_rounds >= CONFIRM_ROUNDS_MIN;
-        !self.p.confirmed && !waited
+        !self.p.confirmed && !self.p.fresh && !self.waited()
+    }
+
+    /// No peer has compared the store since this start: it may yet be found to be an old copy, and be set aside.
+    pub fn doubtful(&self) -> bool {
+        self.p.may_be_old && !self.p.confirmed
+    }
+
+    /// Under whose name a hint is kept: a doubtful store keeps all under its own, for the others are set aside with it.
+    pub fn hint_owner(&self, owner: NodeIx) -> NodeIx {
+        if self.doubtful() { self.me } else { owner }
+    }
+
+    /// Long enough for a peer's word; a process that stood still has not waited.
+    pub fn waited(&self) -> bool {
+        self.now_ms() - self.p.started_ms > CONFIRM_MS_MAX && self.p.gossip_rounds >= CONFIRM_ROUNDS_MIN
     }
 
     /// True if what this node lacks of a partition may have been acknowledged by it once.
@@ -288,6 +300,15 @@ impl Live<'_> {
             let took_ms = (now_ms + patience_ms).saturating_sub(ends_ms);
             admission.sample(took_ms * 1000, now_ms);
         }
+    }
+
+    /// As [`suspect`](Self::suspect), for a read, and notes an answer that only the lack of anybody to ask explains.
+    pub fn suspect_reader(&mut self, key: KeyIx) -> bool {
+        let suspect = self.suspect(self.sh.keys.get(key).partition);
+        if !suspect && self.sh.old[self.me] && self.doubtful() {
+            self.sh.old_read_us = Some(self.sh.now_us);
+        }
+        suspect
     }
 
     /// Calls a peer; `then` gets the answer or, in time, the failure.

@@ -1,5 +1,6 @@
 //! Puts and gets of clients: drives the core's coordinators as `node/src/request` does. Paper: §4.5, §4.6, §5.
 
+use std::cell::OnceCell;
 use std::rc::Rc;
 
 use dynamo_core::bucket::Conflict;
@@ -266,14 +267,27 @@ impl Live<'_> {
         };
         let (key, write, sync) = (put.command.key, put.command.write, put.command.quorum.dw > 0);
         let hint_for = hint_for.map(|owner| self.sh.index_of(owner));
+        let delta = Rc::new(OnceCell::new());
+        let given = Rc::clone(&delta);
         self.coordinate(
             key,
             intent,
             hint_for,
             sync,
-            move |live, coordinated| live.prepared(request, write, coordinated),
+            move |live, coordinated| {
+                let _ = given.set(Rc::new(coordinated.delta.clone()));
+                live.prepared(request, write, coordinated);
+            },
             move |live, result| {
-                live.drive_put(request, PutEvent::LocalDone(result));
+                let done = move |live: &mut Live<'_>, result| {
+                    live.drive_put(request, PutEvent::LocalDone(result));
+                };
+                match delta.get() {
+                    Some(delta) if hint_for.is_none() => {
+                        live.keep_for_itself(key, Rc::clone(delta), result, done);
+                    }
+                    _ => done(live, result),
+                }
             },
         );
     }
@@ -462,14 +476,17 @@ impl Live<'_> {
     }
 
     fn read_here(&mut self, key: KeyIx, fallback: bool) -> Result<ReplicaRead, ReplicaFailure> {
-        let partition = self.sh.keys.get(key).partition;
+        let suspect = self.suspect_reader(key);
         let state = self.load(key, fallback).map_err(|_| ReplicaFailure {
             sent: false,
             ..BROKEN
         })?;
         Ok(ReplicaRead {
-            state: state.map(|state| (*state).clone()),
-            suspect: self.suspect(partition),
+            // What an old copy holds may have been removed everywhere since.
+            state: state
+                .filter(|_| !self.unconfirmed())
+                .map(|state| (*state).clone()),
+            suspect,
         })
     }
 

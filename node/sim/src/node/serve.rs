@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use dynamo_core::coordinator::FailureKind;
+use dynamo_core::coordinator::{Ack, FailureKind, ReplicaFailure};
 use dynamo_core::membership::may_send_data;
 
 use super::Live;
@@ -53,6 +53,11 @@ impl Live<'_> {
         match request {
             Request::Probe => self.reply(from, call, Reply::Done),
             Request::Digest(digest) => {
+                if let Some(remembered) = self.p.view.exposed_by(&digest)
+                    && self.sh.knobs.mistake != Some(Mistake::SameIncarnationAfterLoss)
+                {
+                    self.exposed(remembered);
+                }
                 let answer = self.p.view.answer(&digest);
                 let fresh = self.p.fresh && !self.p.confirmed;
                 // Who begins with nothing would know this node only by its own word, and vouch for it afterwards.
@@ -64,8 +69,9 @@ impl Live<'_> {
                 self.reply(from, call, Reply::Done);
             }
             Request::Read { key, fallback } => {
-                let suspect = self.suspect(self.sh.keys.get(key).partition);
+                let suspect = self.suspect_reader(key);
                 let reply = match self.load(key, fallback) {
+                    Ok(_) if self.unconfirmed() => Reply::Read { state: None, suspect },
                     Ok(state) => {
                         let state = state.map(|state| self.on_the_way(state));
                         Reply::Read { state, suspect }
@@ -84,7 +90,8 @@ impl Live<'_> {
                 sync,
             } => {
                 let state = self.on_the_way(state);
-                self.merge(key, state, hint_for, sync, move |live, result| {
+                let delta = Rc::clone(&state);
+                let answer = move |live: &mut Live<'_>, result: Result<Ack, ReplicaFailure>| {
                     let reply = match result {
                         Ok(ack) => Reply::Written { durable: ack.durable },
                         Err(failure) => Reply::Failed {
@@ -93,6 +100,13 @@ impl Live<'_> {
                         },
                     };
                     live.reply(from, call, reply);
+                };
+                self.merge(key, state, hint_for, sync, move |live, result| {
+                    if hint_for.is_none() {
+                        live.keep_for_itself(key, delta, result, answer);
+                    } else {
+                        answer(live, result);
+                    }
                 });
             }
             Request::Coordinate(command) => self.forwarded(from, call, *command),

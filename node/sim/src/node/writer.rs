@@ -16,7 +16,7 @@ use dynamo_core::version::{Actor, KeyState, Seen};
 use super::{Exit, Live};
 use crate::buggify::Site;
 use crate::disk::{Batch, DiskError, Place, Value};
-use crate::invariants::i17_last_write_wins;
+use crate::invariants::{self, i17_last_write_wins};
 use crate::keys::KeyIx;
 use crate::knobs::Durability;
 use crate::messages::NodeIx;
@@ -162,6 +162,7 @@ impl Live<'_> {
         done: impl FnOnce(&mut Live<'_>, Result<Ack, ReplicaFailure>) + 'static,
     ) {
         let writer = usize::from(hint_for.is_some());
+        let hint_for = hint_for.map(|owner| self.hint_owner(owner));
         self.enqueue(
             writer,
             sync,
@@ -171,6 +172,36 @@ impl Live<'_> {
             },
             done,
         );
+    }
+
+    /// Ends a write that the node's own records took. While the store may yet be set aside as an old copy, the write is
+    /// also kept as a hint for the node itself, if there is room.
+    pub fn keep_for_itself(
+        &mut self,
+        key: KeyIx,
+        delta: Rc<KeyState>,
+        result: Result<Ack, ReplicaFailure>,
+        done: impl FnOnce(&mut Live<'_>, Result<Ack, ReplicaFailure>) + 'static,
+    ) {
+        let Some(ack) = result.ok().filter(|_| self.doubtful()) else {
+            done(self, result);
+            return;
+        };
+        self.merge(key, delta, Some(self.me), true, move |live, kept| {
+            done(
+                live,
+                match kept {
+                    Ok(kept) => Ok(Ack {
+                        durable: ack.durable && kept.durable,
+                    }),
+                    Err(failure) if failure.kind == FailureKind::Storage => Err(ReplicaFailure {
+                        sent: true,
+                        ..failure
+                    }),
+                    Err(_) => Ok(ack),
+                },
+            );
+        });
     }
 
     /// Gives a write its dot; `prepared` is called before the write is on disk.
@@ -184,6 +215,7 @@ impl Live<'_> {
         done: impl FnOnce(&mut Live<'_>, Result<Ack, ReplicaFailure>) + 'static,
     ) {
         let writer = usize::from(hint_for.is_some());
+        let hint_for = hint_for.map(|owner| self.hint_owner(owner));
         self.enqueue(
             writer,
             sync,
@@ -437,7 +469,8 @@ impl Live<'_> {
         let disk = if index == 1 { &*self.hints } else { &*self.disk };
         let begins_us = self.sh.now_us.max(disk.stalled_until_us);
         let takes_us = if sync { self.sh.knobs.sync_us } else { 20 };
-        let at_us = begins_us + takes_us / 2 + self.sh.rng_disk.below(takes_us);
+        let slow_us = if sync { disk.slow_us } else { 0 };
+        let at_us = begins_us + slow_us + takes_us / 2 + self.sh.rng_disk.below(takes_us);
         let (node, boot) = (self.me, self.p.boot);
         let timer = Timer::Written(index == 1);
         self.sh
@@ -459,6 +492,7 @@ impl Live<'_> {
         let Some(group) = self.p.writers[index].under_way.take() else {
             return;
         };
+        let doubtful = self.doubtful();
         let disk = if index == 1 {
             &mut *self.hints
         } else {
@@ -483,6 +517,12 @@ impl Live<'_> {
         } else {
             &mut *self.disk
         };
+        // What a doubtful store holds is shown to nobody.
+        for (place, value) in batch.changes.iter().filter(|_| !doubtful) {
+            if let (Place::Data(key) | Place::Hint(_, key), Some(Value::State(state))) = (place, value) {
+                invariants::on_record(self.sh, *key, state, self.me);
+            }
+        }
         if !batch.changes.is_empty() {
             disk.write(batch);
         }

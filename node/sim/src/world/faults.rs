@@ -51,6 +51,15 @@ impl World {
                 self.undo_later(index, ms);
             }
             Fault::Clog(node, ms) => self.sh.net.clog(node, now_us + ms * 1000),
+            Fault::SlowLink(node, by_ms, ms) => {
+                self.sh.net.slow_us[node] = by_ms * 1000;
+                self.undo_later(index, ms);
+            }
+            Fault::SlowDisk(node, by_ms, ms) => {
+                self.nodes[node].disk.slow_us = by_ms * 1000;
+                self.nodes[node].hints.slow_us = by_ms * 1000;
+                self.undo_later(index, ms);
+            }
             Fault::DiskStall(node, ms) => {
                 let until_us = now_us + ms * 1000;
                 self.nodes[node].disk.stalled_until_us = until_us;
@@ -119,6 +128,7 @@ impl World {
         };
         if atlas::may_corrupt(&self.sh, self.members(), node, key) {
             self.nodes[node].disk.corrupt(Place::Data(key));
+            self.sh.stats.amnesias += 1;
             let now_us = self.sh.now_us;
             self.sh
                 .trace
@@ -137,6 +147,8 @@ impl World {
             return;
         }
         self.take_down(index, node, ms, true);
+        self.sh.stats.amnesias += 1;
+        self.sh.old[node] = false;
         self.nodes[node].disk = Disk::default();
         self.nodes[node].unwhole = true;
         self.nodes[node].hints = Disk::default();
@@ -161,6 +173,8 @@ impl World {
             return;
         }
         self.take_down(index, node, ms, true);
+        self.sh.stats.amnesias += 1;
+        self.sh.old[node] = true;
         self.nodes[node].disk = disk;
         self.nodes[node].unwhole = true;
         self.nodes[node].hints = hints;
@@ -191,6 +205,11 @@ impl World {
         match fault {
             Fault::Split(..) | Fault::OneWay(..) if self.phase == Phase::Safety => {
                 self.each_cut(fault, |sh, from, to| sh.net.mend(from, to));
+            }
+            Fault::SlowLink(node, ..) => self.sh.net.slow_us[node] = 0,
+            Fault::SlowDisk(node, ..) => {
+                self.nodes[node].disk.slow_us = 0;
+                self.nodes[node].hints.slow_us = 0;
             }
             Fault::DiskFull(node, _) => {
                 self.nodes[node].disk.full = false;
