@@ -8,15 +8,23 @@ use crate::keys::KeyIx;
 use crate::messages::NodeIx;
 use crate::shared::Shared;
 
-/// Asks the ledger whether the owner has ever synced every write of a hint that goes.
+/// Asks the ledger whether the owner has ever synced every write of a hint that goes; of one whose owner is no primary of
+/// the key, whether all primaries have.
 pub fn check(sh: &mut Shared, holder: NodeIx, owner: NodeIx, key: KeyIx, hint: &KeyState) {
+    let (primaries, _) = sh.preference_of(key);
+    let receivers = if primaries.contains(&owner) {
+        vec![owner]
+    } else {
+        primaries.clone()
+    };
     let dots = &sh.ledger.key(key).dots;
+    let lacks = |node: &NodeIx, dot| dots.get(dot).is_some_and(|(_, nodes)| nodes >> node & 1 == 0);
     let missing = hint
         .siblings()
         .keys()
-        .find(|dot| dots.get(dot).is_some_and(|(_, nodes)| nodes >> owner & 1 == 0));
-    if let Some(dot) = missing {
-        let what = format!("n{holder} deletes its hint of key {key}; n{owner} has never synced {dot}");
+        .find_map(|dot| Some((*receivers.iter().find(|node| lacks(node, dot))?, *dot)));
+    if let Some((node, dot)) = missing {
+        let what = format!("n{holder} deletes its hint of key {key}; n{node} has never synced {dot}");
         sh.violated("I9", what);
     }
 }
