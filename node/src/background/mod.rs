@@ -41,6 +41,8 @@ pub(crate) mod recovery;
 
 pub(crate) mod refetch;
 
+mod rot;
+
 pub(crate) use dynamo_core::admission::Task;
 
 /// How often a task that had nothing to do looks again.
@@ -160,6 +162,7 @@ async fn rebuild_loop(node: Arc<Node>) {
             Ok(None) => tokio::time::sleep(IDLE).await,
             Err(error) => {
                 tracing::warn!(%error, "cannot make a Merkle tree");
+                rot::met(&node, &error).await;
                 tokio::time::sleep(IDLE * 4).await;
             }
         }
