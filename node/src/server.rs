@@ -183,8 +183,8 @@ fn open_storage(config: &Config) -> anyhow::Result<Opened> {
         )
     )]
     let faults = Faults::default();
-    let store = faults.wrap(buffered(data, config));
-    let hints = faults.wrap(buffered(hints, config));
+    let store = faults.wrap(buffered(data, config), config.data_dir.join("data"));
+    let hints = faults.wrap(buffered(hints, config), config.data_dir.join("hints"));
     let trees = PartitionTrees::new();
     let quiet = Arc::new(Mutex::new(QuietTable::new(
         clock::monotonic_ms(),
