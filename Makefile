@@ -11,13 +11,13 @@ FLAGS = $(if $(NODES),--nodes $(NODES)) $(if $(ZONES),--zones $(ZONES)) $(if $(N
 	$(if $(DURABILITY),--durability $(DURABILITY)) $(if $(PORT),--port-base $(PORT))
 
 .DEFAULT_GOAL := help
-.PHONY: help build run tour bench-lite test test-unit test-api test-e2e soak sim lint images kube-up kube-down crds clean
+.PHONY: help build run tour bench-lite test test-unit test-processes test-api test-e2e soak sim lint images kube-up kube-down crds clean
 # One recipe at a time: they use all processors themselves.
 .NOTPARALLEL:
 
 help: ## this list
 	@echo 'make TARGET [VARIABLE=VALUE...]'; echo
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo 'Variables of run, tour and bench-lite: NODES=6 ZONES=3 N=3 R= W= PARTITIONS=256 DURABILITY=every|interval PORT=7700;'
 	@echo 'of run alone: DATA=<directory>, by default one for each shape in ~/.local/share/dynamo-kubernetes/local.'
@@ -34,11 +34,14 @@ tour: build ## the guided tour, unattended, on a ring of its own that is removed
 bench-lite: build ## put and get per second and latencies, on a ring of its own that is removed afterwards
 	@$(LOCAL) --temporary --log-level warn $(FLAGS) -- "$(CARGO_TARGET_DIR)/release/dynamoctl" bench-lite $(BENCH)
 
-test: ## every test: lint, unit, api, e2e on a real Kubernetes; prints the totals, cleans up after itself
+test: ## every test: lint, unit, processes, api, e2e on a real Kubernetes; prints the totals, cleans up after itself
 	@.ci/test
 
 test-unit: ## units, properties, and real processes on loopback
 	@.ci/test unit
+
+test-processes: ## node processes in network namespaces, cut off, killed, robbed of their disks; needs root
+	@.ci/test processes
 
 test-api: ## the operator against a real kube-apiserver
 	@.ci/test api

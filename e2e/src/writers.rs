@@ -10,13 +10,11 @@ use std::{
 };
 
 use dynamo_client::{Client, Context, Error, Found};
+use dynamo_history::{Findings, History, Outcome, ValueId, Write};
 use futures::{StreamExt as _, stream};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::{
-    history::{Findings, History, Outcome, ValueId, Write},
-    report::{Line, now_ms},
-};
+use crate::report::{Line, now_ms};
 
 /// The bucket of counters; its policy must say so.
 pub const COUNTERS: &str = "soak-counters";

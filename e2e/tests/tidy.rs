@@ -48,22 +48,37 @@ fn crates_depend_on_each_other_in_one_direction() {
         ),
         ("node/sim", (&["dynamo-core"], &[])),
         ("node/fault-fs", (&[], &[])),
+        ("node/history", (&[], &[])),
         (
             "node",
             (
                 &["dynamo-core", "dynamo-proto"],
-                &["dynamo-client", "dynamo-fault-fs"],
+                &[
+                    "dynamo-client",
+                    "dynamo-fault-fs",
+                    "dynamo-history",
+                    "dynamo-local",
+                ],
             ),
         ),
         (
             "node/local",
-            (&["dynamo-core", "dynamo-proto"], &["dynamo-client"]),
+            (
+                &["dynamo-core", "dynamo-proto"],
+                &["dynamo-client", "dynamo-history"],
+            ),
         ),
         ("operator", (&["dynamo-core", "dynamo-proto"], &[])),
         (
             "e2e",
             (
-                &["dynamo-client", "dynamo-core", "dynamo-operator", "dynamo-proto"],
+                &[
+                    "dynamo-client",
+                    "dynamo-core",
+                    "dynamo-history",
+                    "dynamo-operator",
+                    "dynamo-proto",
+                ],
                 &[],
             ),
         ),

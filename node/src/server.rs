@@ -189,8 +189,8 @@ fn open_storage(stores: Stores, config: &Config) -> anyhow::Result<Opened> {
         )
     )]
     let faults = Faults::default();
-    let store = faults.wrap(data);
-    let hints = faults.wrap(hints);
+    let store = faults.wrap(data, config.data_dir.join("data"));
+    let hints = faults.wrap(hints, config.data_dir.join("hints"));
     let trees = PartitionTrees::new();
     let quiet = Arc::new(Mutex::new(QuietTable::new(
         clock::monotonic_ms(),

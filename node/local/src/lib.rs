@@ -43,4 +43,4 @@ pub use layout::{Layout, LayoutError, Planned, Wanted};
 pub use node::{Node, Running};
 pub use ports::{Addresses, PortError};
 pub use ring::LocalRing;
-pub use settings::{Settings, program};
+pub use settings::{Place, Settings, program};

@@ -7,6 +7,7 @@ use dynamo_proto::admin::Member;
 use crate::{
     ports::Addresses,
     process::{Process, log_path},
+    settings::Place,
 };
 
 /// One member of the ring.
@@ -14,6 +15,7 @@ use crate::{
 pub struct Node {
     pub(crate) member: String,
     pub(crate) zone: String,
+    pub(crate) place: Place,
     pub(crate) addresses: Addresses,
     pub(crate) dir: PathBuf,
     pub(crate) process: Option<Process>,
@@ -50,6 +52,11 @@ impl Node {
     /// Where it listens.
     pub fn addresses(&self) -> Addresses {
         self.addresses
+    }
+
+    /// Its data directory.
+    pub fn data(&self) -> PathBuf {
+        self.dir.join("data")
     }
 
     /// Its log file.

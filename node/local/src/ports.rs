@@ -17,7 +17,7 @@ const BASE_FIRST: u16 = 7700;
 /// Linux' ephemeral ports begin at 32768: above, a restarted node could find its port taken by a connection.
 const PORT_LAST: u16 = 32767;
 
-/// The four addresses of one node, all on 127.0.0.1.
+/// The four addresses of one node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Addresses {
     /// gRPC for clients.
@@ -118,13 +118,13 @@ impl Block {
     }
 
     /// Addresses of the node with this index, from 0.
-    pub(crate) fn addresses(&self, index: usize) -> Addresses {
+    pub(crate) fn addresses(&self, index: usize, ip: Ipv4Addr) -> Addresses {
         let first = self.base + index as u16 * PORTS_PER_NODE;
         Addresses {
-            client: local(first),
-            peer: local(first + 1),
-            admin: local(first + 2),
-            http: local(first + 3),
+            client: (ip, first).into(),
+            peer: (ip, first + 1).into(),
+            admin: (ip, first + 2).into(),
+            http: (ip, first + 3).into(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! One `dynamo-node` as a child process.
 
 use std::{
+    ffi::OsStr,
     fs::{File, OpenOptions},
     io::{Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
@@ -11,7 +12,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
-use crate::{error::Error, ports::Addresses};
+use crate::{error::Error, ports::Addresses, settings::Place};
 
 /// A log larger than this is set aside at the next start, as `node.log.1`.
 const LOG_BYTES_MAX: u64 = 16 << 20;
@@ -27,6 +28,7 @@ const TAIL_BYTES: u64 = 16 << 10;
 pub(crate) struct Start<'a> {
     pub(crate) binary: &'a Path,
     pub(crate) dir: &'a Path,
+    pub(crate) place: &'a Place,
     pub(crate) addresses: Addresses,
     pub(crate) seeds: &'a [String],
     pub(crate) options: &'a [String],
@@ -53,7 +55,14 @@ impl Process {
             admin,
             http,
         } = start.addresses;
-        let mut command = Command::new(start.binary);
+        let mut words = start
+            .place
+            .enter
+            .iter()
+            .map(OsStr::new)
+            .chain([start.binary.as_os_str()]);
+        let mut command = Command::new(words.next().unwrap_or_default());
+        command.args(words);
         // A variable of the caller's, meant for another node, must not get in.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("DYNAMO_") {
@@ -63,7 +72,12 @@ impl Process {
         command
             .arg("--data-dir")
             .arg(dir.join("data"))
-            .args(["--advertise-host", "127.0.0.1", "--log-format", "text"])
+            .args([
+                "--log-format",
+                "text",
+                "--advertise-host",
+                &start.place.ip.to_string(),
+            ])
             .args(["--client-listen", &client.to_string()])
             .args(["--peer-listen", &peer.to_string()])
             .args(["--admin-listen", &admin.to_string()])

@@ -15,7 +15,7 @@ use crate::{
     node::Node,
     ports::Block,
     process::{Process, Start, log_path, log_tail},
-    settings::Settings,
+    settings::{Place, Settings},
     stored::{Description, Directory},
     watchdog::Watchdog,
 };
@@ -66,12 +66,16 @@ impl LocalRing {
         description.port_base = Some(ports.base());
         directory.save(&description)?;
         let members = layout.members().into_iter().enumerate();
-        let nodes = members.map(|(index, planned)| Node {
-            dir: directory.of_member(&planned.member),
-            member: planned.member,
-            zone: planned.zone,
-            addresses: ports.addresses(index),
-            process: None,
+        let nodes = members.map(|(index, planned)| {
+            let place = settings.places.get(index).unwrap_or(&Place::LOOPBACK).clone();
+            Node {
+                dir: directory.of_member(&planned.member),
+                member: planned.member,
+                zone: planned.zone,
+                addresses: ports.addresses(index, place.ip),
+                place,
+                process: None,
+            }
         });
         let nodes = nodes.collect();
         let watchdog = Watchdog::start()?;
@@ -222,6 +226,18 @@ impl LocalRing {
         self.set_paused(target, false)
     }
 
+    /// Exchanges the places of two nodes that do not run: each comes back at the other's addresses.
+    ///
+    /// # Errors
+    /// If there is no such node.
+    pub fn swap_places(&mut self, one: &str, other: &str) -> Result<(), Error> {
+        let (one, other) = (self.resolve(one)?[0], self.resolve(other)?[0]);
+        let (place, addresses) = (self.nodes[one].place.clone(), self.nodes[one].addresses);
+        self.nodes[one].place = std::mem::replace(&mut self.nodes[other].place, place);
+        self.nodes[one].addresses = std::mem::replace(&mut self.nodes[other].addresses, addresses);
+        Ok(())
+    }
+
     /// Makes every running node a member and waits until all are valid.
     ///
     /// # Errors
@@ -270,6 +286,7 @@ impl LocalRing {
         let start = Start {
             binary: &self.settings.node_program,
             dir: &node.dir,
+            place: &node.place,
             addresses: node.addresses,
             seeds: &seeds,
             options: &options,
@@ -297,7 +314,7 @@ impl LocalRing {
         let given = pairs
             .into_iter()
             .filter_map(|(flag, value)| Some([flag.to_owned(), value?]));
-        given.flatten().collect()
+        given.flatten().chain(self.settings.options.clone()).collect()
     }
 
     fn seeds(&self, index: usize) -> Vec<String> {

@@ -1,6 +1,9 @@
 //! How a ring is run, and where its programs are.
 
-use std::path::{Path, PathBuf};
+use std::{
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
 
 use crate::{error::Error, layout::Wanted};
 
@@ -21,10 +24,31 @@ pub struct Settings {
     pub write_quorum: Option<u32>,
     /// `every` or `interval`; None: the node's default.
     pub durability: Option<String>,
+    /// More flags for every node.
+    pub options: Vec<String>,
+    /// Where each node runs; left out, all on loopback.
+    pub places: Vec<Place>,
     /// Log filter of the nodes.
     pub log_level: String,
     /// Told what is going on, in a line at a time.
     pub progress: fn(&str),
+}
+
+/// A network of a node's own.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// Its address there.
+    pub ip: Ipv4Addr,
+    /// The command that runs a program there, which follows it; with the same process id.
+    pub enter: Vec<String>,
+}
+
+impl Place {
+    /// Where all are that have no place of their own.
+    pub(crate) const LOOPBACK: Self = Self {
+        ip: Ipv4Addr::LOCALHOST,
+        enter: Vec::new(),
+    };
 }
 
 impl Settings {
@@ -38,6 +62,8 @@ impl Settings {
             read_quorum: None,
             write_quorum: None,
             durability: None,
+            options: Vec::new(),
+            places: Vec::new(),
             log_level: "info".to_owned(),
             progress: |_| {},
         }

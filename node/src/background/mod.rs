@@ -41,6 +41,8 @@ pub(crate) mod recovery;
 
 pub(crate) mod refetch;
 
+mod rot;
+
 pub(crate) mod salvage;
 
 pub(crate) use dynamo_core::admission::Task;
@@ -162,6 +164,7 @@ async fn rebuild_loop(node: Arc<Node>) {
             Ok(None) => tokio::time::sleep(IDLE).await,
             Err(error) => {
                 tracing::warn!(%error, "cannot make a Merkle tree");
+                rot::met(&node, &error).await;
                 tokio::time::sleep(IDLE * 4).await;
             }
         }

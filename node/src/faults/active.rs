@@ -1,6 +1,8 @@
 //! What is in effect, and the hooks.
 
 use std::{
+    io,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -12,7 +14,7 @@ use dynamo_core::types::MemberId;
 use dynamo_proto::fault::{PeerFault, SetRequest};
 use parking_lot::RwLock;
 
-use super::store::FaultyStore;
+use super::{store::FaultyStore, unsynced::Logs};
 use crate::storage::Store;
 
 /// Added to the wall clock of the whole process.
@@ -27,13 +29,34 @@ pub(crate) fn skewed(now_ms: u64) -> u64 {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Faults {
     settings: Arc<RwLock<SetRequest>>,
+    logs: Arc<Logs>,
 }
 
 impl Faults {
     /// Replaces what is in effect.
-    pub(super) fn set(&self, settings: SetRequest) {
+    pub(super) fn set(&self, settings: SetRequest) -> io::Result<()> {
+        if settings.lose_unsynced {
+            self.logs.all_synced()?;
+        }
         SKEW_MS.store(settings.clock_skew_ms, Ordering::Relaxed);
         *self.settings.write() = settings;
+        Ok(())
+    }
+
+    /// A store was synced.
+    pub(super) fn synced(&self, store: &Path) -> io::Result<()> {
+        if self.settings.read().lose_unsynced {
+            self.logs.synced(store)?;
+        }
+        Ok(())
+    }
+
+    /// What the end of the process loses.
+    pub(super) fn crash(&self) -> io::Result<()> {
+        if self.settings.read().lose_unsynced {
+            self.logs.cut()?;
+        }
+        Ok(())
     }
 
     /// What is in effect.
@@ -63,9 +86,10 @@ impl Faults {
         }
     }
 
-    /// A store that fails as it is told to.
-    pub(crate) fn wrap(&self, store: Arc<dyn Store>) -> Arc<dyn Store> {
-        Arc::new(FaultyStore::new(store, self.clone()))
+    /// A store that fails as it is told to; its files are in `path`.
+    pub(crate) fn wrap(&self, store: Arc<dyn Store>, path: PathBuf) -> Arc<dyn Store> {
+        self.logs.add(path.clone());
+        Arc::new(FaultyStore::new(store, path, self.clone()))
     }
 
     fn towards(&self, peer: &str) -> Vec<PeerFault> {

@@ -12,6 +12,9 @@ mod service;
 mod store;
 
 #[cfg(feature = "faults")]
+mod unsynced;
+
+#[cfg(feature = "faults")]
 pub(crate) use active::{Faults, skewed};
 #[cfg(feature = "faults")]
 pub(crate) use service::FaultService;
@@ -22,7 +25,7 @@ pub(crate) use inactive::{Faults, skewed};
 /// Without the feature nothing ever happens.
 #[cfg(not(feature = "faults"))]
 mod inactive {
-    use std::sync::Arc;
+    use std::{path::PathBuf, sync::Arc};
 
     use dynamo_core::types::MemberId;
 
@@ -53,7 +56,7 @@ mod inactive {
         pub(crate) async fn before_reply(&self, _to: &str) {}
 
         /// The store as it is.
-        pub(crate) fn wrap(&self, store: Arc<dyn Store>) -> Arc<dyn Store> {
+        pub(crate) fn wrap(&self, store: Arc<dyn Store>, _path: PathBuf) -> Arc<dyn Store> {
             store
         }
     }

@@ -36,7 +36,8 @@ impl Fault for FaultService {
     async fn set(&self, request: Request<SetRequest>) -> Result<Response<SetResponse>, Status> {
         let settings = request.into_inner();
         tracing::warn!(?settings, "faults set");
-        self.node.faults().set(settings);
+        let set = self.node.faults().set(settings);
+        set.map_err(|error| Failure::new(Reason::Storage, error.to_string()))?;
         Ok(Response::new(SetResponse {}))
     }
 
@@ -58,6 +59,8 @@ impl Fault for FaultService {
     }
 
     async fn crash(&self, _request: Request<CrashRequest>) -> Result<Response<CrashResponse>, Status> {
+        let lost = self.node.faults().crash();
+        lost.map_err(|error| Failure::new(Reason::Storage, error.to_string()))?;
         std::process::exit(KILLED)
     }
 }

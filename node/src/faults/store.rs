@@ -1,6 +1,6 @@
 //! A store that fails as it is told to.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use super::Faults;
 use crate::storage::{Batch, Cached, Estimate, Health, KeyRange, Page, ScanLimit, Space, Store, StoreError};
@@ -8,12 +8,20 @@ use crate::storage::{Batch, Cached, Estimate, Health, KeyRange, Page, ScanLimit,
 /// Fails what its node's settings say, and passes everything else on.
 pub(crate) struct FaultyStore {
     store: Arc<dyn Store>,
+    path: PathBuf,
     faults: Faults,
 }
 
 impl FaultyStore {
-    pub(crate) fn new(store: Arc<dyn Store>, faults: Faults) -> Self {
-        Self { store, faults }
+    pub(crate) fn new(store: Arc<dyn Store>, path: PathBuf, faults: Faults) -> Self {
+        Self { store, path, faults }
+    }
+
+    fn synced(&self) -> Result<(), StoreError> {
+        self.faults.synced(&self.path).map_err(|error| StoreError::Io {
+            attempted: "noting what is synced".to_owned(),
+            reason: error.to_string(),
+        })
     }
 
     fn fail_if(fails: bool, attempted: &str) -> Result<(), StoreError> {
@@ -42,12 +50,14 @@ impl Store for FaultyStore {
         let settings = self.faults.settings();
         Self::fail_if(settings.fail_writes, "writing")?;
         Self::fail_if(sync && settings.fail_syncs, "syncing")?;
-        self.store.write(batch, sync)
+        self.store.write(batch, sync)?;
+        if sync { self.synced() } else { Ok(()) }
     }
 
     fn sync(&self) -> Result<(), StoreError> {
         Self::fail_if(self.faults.settings().fail_syncs, "syncing")?;
-        self.store.sync()
+        self.store.sync()?;
+        self.synced()
     }
 
     fn scan(&self, space: Space, range: KeyRange<'_>, limit: ScanLimit) -> Result<Page, StoreError> {

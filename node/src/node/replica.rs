@@ -368,8 +368,13 @@ impl Node {
         self.outdated.store(true, Ordering::Relaxed);
         let reason = format!("peers remember more of this member ({remembered}) than its disk does");
         background::hints::give_up_old(self).await;
-        tracing::error!(%remembered, "the disk was put back in time; setting its data aside");
-        match set_aside::request(&self.config.data_dir, &reason) {
+        self.set_data_aside(&reason);
+    }
+
+    /// Ends the process; the next start sets its data aside, and gets back from others what it lacks then.
+    pub(crate) fn set_data_aside(&self, reason: &str) {
+        tracing::error!(reason, "setting the data aside");
+        match set_aside::request(&self.config.data_dir, reason) {
             Ok(()) => self.end.notify_one(),
             Err(error) => tracing::error!(%error, "cannot have the data set aside"),
         }
@@ -378,7 +383,7 @@ impl Node {
     /// Completes when this node must end, to begin anew with an empty store.
     pub(crate) async fn must_end(&self) -> String {
         self.end.notified().await;
-        "the store was put back in time and is to be set aside".to_owned()
+        "the store is to be set aside".to_owned()
     }
 
     async fn begin_recovery(&self) {

@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use dynamo_e2e::history::{Findings, History, Outcome, Write};
+use dynamo_history::{Findings, History, Outcome, Write};
 use dynamo_proto::v1::{self, WriteOutcome, key_value_client::KeyValueClient, write_outcome::State};
 use tokio::time::{Instant, sleep};
 use tonic::{Code, Status, transport::Channel};

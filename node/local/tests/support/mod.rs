@@ -9,11 +9,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
-use dynamo_client::{Client, Context, Outcome};
+use dynamo_client::{Client, Context};
+use dynamo_history::{Findings, History, Outcome, ValueId, Write};
 use dynamo_local::{LocalRing, Settings, program};
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 use tempfile::TempDir;
@@ -53,99 +53,90 @@ pub(crate) async fn client(ring: &LocalRing) -> Client {
     builder.connect().await.unwrap()
 }
 
-/// What writers did, and what follows from it for the keys that they wrote.
+/// What writers did.
 #[derive(Debug, Default)]
-pub(crate) struct History {
-    pub(crate) keys: BTreeMap<String, KeyHistory>,
-    pub(crate) acked: u64,
-    pub(crate) unknown: u64,
-    pub(crate) not_applied: u64,
+pub(crate) struct Did {
+    pub(crate) history: History,
     /// The first failures, for the reader of a failed test.
     pub(crate) failures: Vec<String>,
 }
 
-/// Every write of a key has a number, which is its value.
-#[derive(Debug, Default)]
-pub(crate) struct KeyHistory {
-    /// Writes that the context of each write covered.
-    pub(crate) covers: BTreeMap<u64, BTreeSet<u64>>,
-    /// Writes that were acknowledged.
-    pub(crate) acked: BTreeSet<u64>,
-    /// What was read or written last, with its context.
-    last: Option<(BTreeSet<u64>, Context)>,
-}
-
-impl KeyHistory {
-    /// Acknowledged writes that are neither among `found` nor covered by one that is, directly or through others.
-    pub(crate) fn lost(&self, found: &BTreeSet<u64>) -> Vec<u64> {
-        let mut kept = BTreeSet::new();
-        let mut open: Vec<u64> = found.iter().copied().collect();
-        while let Some(write) = open.pop() {
-            if kept.insert(write) {
-                open.extend(self.covers.get(&write).into_iter().flatten());
-            }
-        }
-        self.acked.difference(&kept).copied().collect()
+impl Did {
+    /// Acknowledged, with unknown outcome, not applied.
+    pub(crate) fn counts(&self) -> (u64, u64, u64) {
+        use Outcome::{Acknowledged, NotApplied, Unknown};
+        let [acknowledged, unknown, refused] =
+            [Acknowledged, Unknown, NotApplied].map(|outcome| self.history.count(outcome));
+        (acknowledged, unknown, refused)
     }
 }
 
+/// What a client holds of a key between its own writes: which values its context covers.
+type Held = BTreeMap<String, (BTreeSet<ValueId>, Context)>;
+
 /// Writes until it is told to stop, each writer to keys of its own; returns all that it did.
-pub(crate) async fn write(
-    client: Client,
-    writer: u32,
-    keys: u32,
-    seed: u64,
-    mut stop: watch::Receiver<bool>,
-) -> History {
+async fn write(client: Client, writer: u32, keys: u32, seed: u64, mut stop: watch::Receiver<bool>) -> Did {
     let mut random = SmallRng::seed_from_u64(seed ^ u64::from(writer) << 32);
-    let mut history = History::default();
+    let (mut did, mut held) = (Did::default(), Held::new());
     let mut number = 0;
     while !*stop.borrow_and_update() {
         number += 1;
         let key = format!("w{writer}-{}", random.random_range(0..keys));
-        one_write(&client, &mut history, key, number, &mut random).await;
+        one_write(&client, &mut did, &mut held, key, number, &mut random).await;
     }
-    history
+    did
 }
 
 /// One blind put, put in sequence, or read and put.
-async fn one_write(client: &Client, history: &mut History, key: String, number: u64, random: &mut SmallRng) {
-    let entry = history.keys.entry(key.clone()).or_default();
-    let (covers, context) = match random.random_range(0..10) {
+async fn one_write(
+    client: &Client,
+    did: &mut Did,
+    held: &mut Held,
+    key: String,
+    value: ValueId,
+    random: &mut SmallRng,
+) {
+    let last = || held.get(&key).cloned().unwrap_or_default();
+    let (mut saw, context) = match random.random_range(0..10) {
         // Blind: a sibling of whatever is there. Rare, since siblings add up until a read resolves them.
         0 => (BTreeSet::new(), Context::none()),
         1..=4 => match client.get(&key).await {
             Ok(found) => (numbers(found.values()), found.context),
-            Err(_) => entry.last.clone().unwrap_or_default(),
+            Err(_) => last(),
         },
-        _ => entry.last.clone().unwrap_or_default(),
+        _ => last(),
     };
-    entry.covers.insert(number, covers.clone());
-    match client.put(&key, number.to_string(), &context).await {
+    let result = client.put(&key, value.to_string(), &context).await;
+    let write = Write {
+        value: Some(value),
+        saw: saw.iter().copied().collect(),
+        outcome: outcome(result.as_ref().err()),
+    };
+    did.history.write(&key, write);
+    match result {
         Ok(written) => {
-            entry.acked.insert(number);
             // The context covers what that of the request did, and this write: nothing else.
-            let mut covered = covers;
-            covered.insert(number);
-            entry.last = Some((covered, written.context));
-            history.acked += 1;
+            saw.insert(value);
+            held.insert(key, (saw, written.context));
         }
-        Err(error) => {
-            match error.outcome() {
-                Outcome::NotApplied => history.not_applied += 1,
-                _ => history.unknown += 1,
-            }
-            if history.failures.len() < 5 {
-                history.failures.push(format!("put {number} of {key}: {error}"));
-            }
-        }
+        Err(error) if did.failures.len() < 5 => did.failures.push(format!("put {value} of {key}: {error}")),
+        Err(_) => (),
+    }
+}
+
+/// What became of a write.
+pub(crate) fn outcome(error: Option<&dynamo_client::Error>) -> Outcome {
+    match error.map(dynamo_client::Error::outcome) {
+        None => Outcome::Acknowledged,
+        Some(dynamo_client::Outcome::NotApplied) => Outcome::NotApplied,
+        Some(_) => Outcome::Unknown,
     }
 }
 
 /// Writers that run until [`Writers::stop`].
 pub(crate) struct Writers {
     stop: watch::Sender<bool>,
-    tasks: Vec<tokio::task::JoinHandle<History>>,
+    tasks: Vec<tokio::task::JoinHandle<Did>>,
 }
 
 impl Writers {
@@ -159,15 +150,12 @@ impl Writers {
     }
 
     /// All that they did.
-    pub(crate) async fn stop(self) -> History {
+    pub(crate) async fn stop(self) -> Did {
         self.stop.send(true).unwrap();
-        let mut all = History::default();
+        let mut all = Did::default();
         for task in self.tasks {
             let one = task.await.unwrap();
-            all.keys.extend(one.keys);
-            all.acked += one.acked;
-            all.unknown += one.unknown;
-            all.not_applied += one.not_applied;
+            all.history.merge(one.history);
             all.failures.extend(one.failures);
         }
         all
@@ -191,27 +179,27 @@ pub(crate) async fn until_hints_are_delivered(ring: &LocalRing) {
     }
 }
 
-/// Reads every key at quorum and names each acknowledged write that is lost.
-pub(crate) async fn lost(client: &Client, history: &History) -> Vec<String> {
-    let client = Arc::new(client.clone());
-    let mut lost = Vec::new();
-    for (key, written) in &history.keys {
+/// Reads every key at quorum, and judges it.
+pub(crate) async fn judge(client: &Client, history: &History) -> Findings {
+    let mut findings = Findings::default();
+    for key in history.keys() {
         let found = match client.get(key).await {
             Ok(found) => numbers(found.values()),
             Err(error) if error.is_not_found() => BTreeSet::new(),
-            Err(error) => panic!("cannot read {key} with all nodes up: {error}"),
+            Err(error) => panic!("cannot read {key}: {error}"),
         };
-        let gone = written.lost(&found);
-        if !gone.is_empty() {
-            lost.push(format!(
-                "{key}: writes {gone:?} were acknowledged; found {found:?}"
-            ));
-        }
+        history.judge(key, &found, &mut findings);
     }
-    lost
+    findings
 }
 
-fn numbers<'a>(values: impl Iterator<Item = &'a bytes::Bytes>) -> BTreeSet<u64> {
+/// Every acknowledged write is there or was replaced.
+pub(crate) async fn all_is_kept(client: &Client, history: &History) {
+    let findings = judge(client, history).await;
+    assert!(findings.nothing_lost(), "{findings:#?}");
+}
+
+pub(crate) fn numbers<'a>(values: impl Iterator<Item = &'a bytes::Bytes>) -> BTreeSet<ValueId> {
     values
         .map(|value| std::str::from_utf8(value).unwrap().parse().unwrap())
         .collect()
