@@ -41,7 +41,7 @@ pub enum Mistake {
     IgnoreSeenInMerge,
     /// Whoever answers at an address, or speaks from one, is taken for the member that had it.
     AddressIsIdentity,
-    /// What a former owner sends is merged like any member's.
+    /// What a former owner sends is merged like any member's, and an old disk's hints are not doubted.
     GhostAdmitted,
     /// An unclean stop is taken for a clean one: epochs are given again.
     UncleanStopKeepsIncarnation,

@@ -144,8 +144,7 @@ fn c1_08_disk_put_back_in_time() {
 /// Z3: the disk that is put back held hints, long delivered; what they wrote has been deleted and removed since.
 #[test]
 fn c1_08_hints_put_back_in_time() {
-    let mut put_back = 0;
-    for seed in [10, 15, 25, 38] {
+    for seed in [7, 56, 67, 68] {
         let knobs = Knobs {
             mix: Mix {
                 cart: 0,
@@ -166,10 +165,18 @@ fn c1_08_hints_put_back_in_time() {
             (16_000, Fault::OldDisk(3, 12_500, 500)),
         ];
         let report = holds(&knobs, &plan);
-        put_back += 1 - report.stats.spared;
-        assert!(report.stats.reaped > 0, "{:?}", report.stats);
+        assert!(
+            report.stats.reaped > 0 && report.stats.spared == 0,
+            "{:?}",
+            report.stats
+        );
+        let trusting = Knobs {
+            mistake: Some(Mistake::GhostAdmitted),
+            ..knobs
+        };
+        let report = run(&trusting, &plan, Options::default());
+        assert_eq!(report.violations[0].invariant, "I7", "{:?}", report.violations);
     }
-    assert_eq!(put_back, 4);
 }
 
 /// riak_kv#679: a damaged record is written through.
@@ -394,11 +401,7 @@ fn c1_23_ghost() {
         (12_001, Fault::OneWay(5, false, 2000)),
     ];
     let report = holds(&knobs, &plan);
-    assert!(
-        report.stats.reaped > 3 && report.stats.refused > 0,
-        "{:?}",
-        report.stats
-    );
+    assert!(report.stats.reaped > 3, "{:?}", report.stats);
     let mistaken = Knobs {
         mistake: Some(Mistake::GhostAdmitted),
         ..knobs

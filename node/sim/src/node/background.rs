@@ -186,7 +186,7 @@ impl Live<'_> {
         let listed = self.listed();
         let mut due: Vec<(NodeIx, KeyIx, Rc<KeyState>)> = Vec::new();
         // Those of an old volume may hold what was removed everywhere since.
-        let doubtful = self.doubtful();
+        let doubtful = self.doubtful() && self.sh.knobs.mistake != Some(Mistake::GhostAdmitted);
         for (place, value) in self.hints.iter().filter(|_| !doubtful) {
             if let (Place::Hint(owner, key), Value::State(state)) = (*place, value)
                 && listed
