@@ -49,6 +49,7 @@ fn crates_depend_on_each_other_in_one_direction() {
         ("node/sim", (&["dynamo-core"], &[])),
         ("node/fault-fs", (&[], &[])),
         ("node/history", (&[], &[])),
+        ("node/seeded", (&[], &[])),
         (
             "node",
             (
@@ -58,6 +59,7 @@ fn crates_depend_on_each_other_in_one_direction() {
                     "dynamo-fault-fs",
                     "dynamo-history",
                     "dynamo-local",
+                    "dynamo-seeded",
                 ],
             ),
         ),
@@ -221,13 +223,13 @@ fn no_test_is_ignored() {
 }
 
 /// A test that waits for time instead of for what it wants is slow on good days and wrong on bad ones. Sleeping is for the
-/// named helpers that look at a condition, and for tests whose time is paused; for anything else, such as a random moment,
+/// named helpers that look at a condition, and for tests whose time is paused or simulated; for anything else, such as a random moment,
 /// a comment shortly above gives the reason.
 #[test]
 fn tests_wait_for_conditions() {
     let mut found = Vec::new();
     for (path, text) in texts(|path| has_extension(path, "rs") && is_test(path)) {
-        let paused = text.contains("start_paused");
+        let paused = text.contains("start_paused") || path.starts_with("node/tests/shell");
         let mut function = String::new();
         let mut commented = 0;
         for (number, line) in text.lines().enumerate() {

@@ -151,12 +151,7 @@ pub fn start(store: &dyn Store, random_id: u64) -> Result<Started, DurableError>
         Some(last) => match clean_stop(store, last)? {
             Ok(next_epoch) => (last.incarnation, next_epoch, Life::Kept),
             Err(because) => {
-                let mut incarnation = supersede(last.incarnation, 0, random_id).incarnation;
-                if !confirmed && suspect.is_none() {
-                    // A store that began empty and that no peer has compared has one generation: were it counted as two,
-                    // what peers remember of the member before it was emptied could look like the older life.
-                    incarnation.generation = last.incarnation.generation;
-                }
+                let Renewal { incarnation } = supersede(last.incarnation, 0, random_id);
                 (incarnation, EPOCH_FIRST, Life::Renewed { because })
             }
         },

@@ -212,6 +212,7 @@ fn open_storage(stores: Stores, config: &Config) -> anyhow::Result<Opened> {
         quiet,
         fresh: started.fresh,
         may_be_old: !started.fresh || started.life == durable::Life::Kept,
+        life_kept: started.life == durable::Life::Kept,
         faults,
     };
     Ok(Opened {

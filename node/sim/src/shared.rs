@@ -206,8 +206,8 @@ pub struct Shared {
     pub stats: Stats,
     /// How long each put took that ended, well or not, in microseconds.
     pub put_us: Vec<u64>,
-    /// Nodes whose disk was put back in time, and not set aside since.
-    pub old: Vec<bool>,
+    /// Of nodes whose disk was put back in time, and not set aside since: how often they have started since then.
+    pub old: Vec<Option<u32>>,
     /// When one of them last answered a read as if nothing were amiss, since nobody had been there to ask.
     pub old_read_us: Option<u64>,
     next: u64,
@@ -250,7 +250,8 @@ impl Shared {
             violations: Vec::new(),
             stats: Stats::default(),
             put_us: Vec::new(),
-            old: vec![false; nodes],
+            // A ghost has a place, too.
+            old: vec![None; nodes + 1],
             old_read_us: None,
             next: 0,
         }

@@ -320,7 +320,7 @@ impl World {
         self.nodes[node].dark = false;
         if exit == Exit::SetAside {
             self.nodes[node].set_aside(&self.sh);
-            self.sh.old[node] = false;
+            self.sh.old[node] = None;
         }
         boot::restart_later(&mut self.sh, node, 200);
     }

@@ -65,6 +65,8 @@ pub(crate) struct Node {
     fresh: bool,
     /// See [`Storage::may_be_old`].
     may_be_old: bool,
+    /// The process goes on with the life that its clean stop had left.
+    life_kept: bool,
     /// A peer has in this process; for a fresh one this gates nothing.
     confirmed: AtomicBool,
     confirmed_by_peer: AtomicBool,
@@ -101,6 +103,8 @@ pub(crate) struct Storage {
     pub(crate) fresh: bool,
     /// It may be an old copy of a volume: it was confirmed once, or goes on with the life that it last had.
     pub(crate) may_be_old: bool,
+    /// The store was stopped cleanly, and its life goes on.
+    pub(crate) life_kept: bool,
     pub(crate) faults: Faults,
 }
 
@@ -130,6 +134,7 @@ impl Node {
             quiet,
             fresh,
             may_be_old,
+            life_kept,
             faults,
         } = storage;
         let node = Self {
@@ -140,6 +145,7 @@ impl Node {
             quiet,
             fresh,
             may_be_old,
+            life_kept,
             confirmed: AtomicBool::new(fresh),
             confirmed_by_peer: AtomicBool::new(false),
             gossip_rounds: AtomicU64::new(0),
@@ -246,6 +252,18 @@ impl Node {
         self.placed
             .load_full()
             .ok_or_else(|| not_ready(self.membership.not_ready_reason()))
+    }
+
+    /// As [`placed`](Self::placed), to give a write its name. A life that goes on after a clean stop may be that of an old
+    /// copy, whose next names were given already: until a peer has had the chance to say so, another node coordinates.
+    ///
+    /// # Errors
+    /// As there, and while the start waits for a peer's word.
+    pub(crate) fn placed_to_coordinate(&self) -> Result<Arc<Placed>, Failure> {
+        if self.life_kept && self.is_unconfirmed() {
+            return Err(not_ready("it waits for a peer's word on its disk"));
+        }
+        self.placed()
     }
 
     /// The ring in use, also while stopping; none before the first.

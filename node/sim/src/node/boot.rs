@@ -133,12 +133,14 @@ impl Node {
             exit: None,
             fresh: !was_confirmed,
             may_be_old: was_confirmed || same_life,
+            life_kept: same_life,
             confirmed: !Self::known_before(sh),
             gossip_rounds: 0,
             started_ms: now_ms,
             whole_again: was_suspect && whole,
         });
         let (node, now_us) = (self.me, sh.now_us);
+        sh.old[node] = sh.old[node].map(|starts| starts + 1);
         sh.trace.mix(&[90, node as u64, incarnation.id]);
         sh.trace.line(now_us, || {
             format!(

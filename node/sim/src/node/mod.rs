@@ -123,6 +123,8 @@ pub struct Process {
     pub fresh: bool,
     /// It may be an old copy: it was confirmed once, or goes on with the life that it last had.
     pub may_be_old: bool,
+    /// It goes on with the life that its clean stop had left.
+    pub life_kept: bool,
     /// A peer has had the chance to say that it remembers more of this member than its disk does.
     pub confirmed: bool,
     /// Rounds of gossip since then, answered or not.
@@ -249,6 +251,12 @@ impl Live<'_> {
         !self.p.confirmed && !self.p.fresh && !self.waited()
     }
 
+    /// A life that goes on may be that of an old copy, whose next names were given already: it gives none before a peer has
+    /// had the chance to say so.
+    pub fn may_coordinate(&self) -> bool {
+        self.serving() && !(self.p.life_kept && self.unconfirmed())
+    }
+
     /// No peer has compared the store since this start: it may yet be found to be an old copy, and be set aside.
     pub fn doubtful(&self) -> bool {
         self.p.may_be_old && !self.p.confirmed
@@ -305,7 +313,9 @@ impl Live<'_> {
     /// As [`suspect`](Self::suspect), for a read, and notes an answer that only the lack of anybody to ask explains.
     pub fn suspect_reader(&mut self, key: KeyIx) -> bool {
         let suspect = self.suspect(self.sh.keys.get(key).partition);
-        if !suspect && self.sh.old[self.me] && self.doubtful() {
+        // Of an old store that has ended twice more before any peer compared it, nobody remembers enough.
+        let starts = self.sh.old[self.me];
+        if !suspect && starts.is_some_and(|starts| starts > 2 || self.doubtful()) {
             self.sh.old_read_us = Some(self.sh.now_us);
         }
         suspect

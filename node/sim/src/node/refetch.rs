@@ -104,7 +104,8 @@ impl Live<'_> {
             0,
             true,
             move |live, group| {
-                if live.disk.is_corrupt(Place::Data(key)) {
+                // An operation before it in the group may have replaced the record already.
+                if live.state_in_group(group, Place::Data(key)).is_err() {
                     let value = (state != KeyState::new()).then(|| Value::State(Rc::new(state)));
                     group.set(Place::Data(key), value);
                     live.sh.stats.refetched += 1;

@@ -68,7 +68,7 @@ const BROKEN: ReplicaFailure = ReplicaFailure {
 impl Live<'_> {
     /// A client asks.
     pub fn asked(&mut self, client: usize, op: u64, ask: Ask) {
-        if !self.serving() {
+        if !self.serving() || (matches!(ask, Ask::Put(..)) && !self.may_coordinate()) {
             self.sh.tell(client, op, Told::NotServing);
             return;
         }
@@ -180,7 +180,7 @@ impl Live<'_> {
         let candidates = self.candidates(command.key);
         let me = &self.sh.members[self.me];
         let top = candidates.top_reachable();
-        if top.iter().any(|candidate| candidate.member == *me) {
+        if self.may_coordinate() && top.iter().any(|candidate| candidate.member == *me) {
             self.coordinate_put(command, Asker::Node(from, call));
         } else {
             self.reply(from, call, Reply::NotServing);

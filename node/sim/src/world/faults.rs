@@ -148,7 +148,7 @@ impl World {
         }
         self.take_down(index, node, ms, true);
         self.sh.stats.amnesias += 1;
-        self.sh.old[node] = false;
+        self.sh.old[node] = None;
         self.nodes[node].disk = Disk::default();
         self.nodes[node].unwhole = true;
         self.nodes[node].hints = Disk::default();
@@ -174,7 +174,7 @@ impl World {
         }
         self.take_down(index, node, ms, true);
         self.sh.stats.amnesias += 1;
-        self.sh.old[node] = true;
+        self.sh.old[node] = Some(0);
         self.nodes[node].disk = disk;
         self.nodes[node].unwhole = true;
         self.nodes[node].hints = hints;

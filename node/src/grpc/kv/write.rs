@@ -78,7 +78,7 @@ pub(crate) async fn coordinate_forwarded(
     use peer::{coordinate_request::Request as Asked, coordinate_response::Response as Answer};
     let deadline = Deadline::within(Some(Duration::from_millis(request.timeout_ms.into())), 0);
     let _permit = node.admit()?;
-    let placed = node.placed().map_err(Failure::not_applied)?;
+    let placed = node.placed_to_coordinate().map_err(Failure::not_applied)?;
     let write = match request.request {
         Some(Asked::Put(put)) => Write::Put(put),
         Some(Asked::Delete(delete)) => Write::Delete(delete),
@@ -97,7 +97,7 @@ pub(crate) async fn coordinate_forwarded(
 }
 
 async fn serve(node: &Arc<Node>, mut write: Write, deadline: Deadline) -> Result<Written, Status> {
-    let placed = node.placed().map_err(Failure::not_applied)?;
+    let placed = node.placed_to_coordinate().map_err(Failure::not_applied)?;
     if let Write::Delete(delete) = &mut write
         && delete.force
         && delete.context.is_empty()
