@@ -26,7 +26,7 @@ mod options;
 pub use open::{OpenError, Remains};
 pub use options::RocksOptions;
 
-use open::{open_error, prepare_directory, refuse_unknown_spaces};
+use open::{open_error, prepare_directory, refuse_endless_manifest, refuse_unknown_spaces};
 use options::{database_options, family_name, family_options, memory_only, write_options};
 
 /// A RocksDB store. Only one process at a time can have a directory open.
@@ -60,6 +60,7 @@ impl RocksStore {
 
     fn open_database(path: &Path, options: RocksOptions, database: &Options) -> Result<Self, OpenError> {
         prepare_directory(path)?;
+        refuse_endless_manifest(path)?;
         let cache = Cache::new_hyper_clock_cache(options.block_cache_bytes, 0);
         refuse_unknown_spaces(path, database)?;
         let families = Space::ALL.map(|space| {

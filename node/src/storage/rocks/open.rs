@@ -110,6 +110,46 @@ pub(super) fn prepare_directory(path: &Path) -> Result<(), OpenError> {
     })
 }
 
+/// RocksDB reads a manifest in which a flipped bit has made a record look like one of a recycled file again and again, and
+/// never returns (11.8). A manifest is never recycled: it has whole records and the parts of large ones.
+pub(super) fn refuse_endless_manifest(path: &Path) -> Result<(), OpenError> {
+    let Ok(current) = fs::read_to_string(path.join("CURRENT")) else {
+        return Ok(());
+    };
+    // What is wrong with the name or the file, RocksDB says itself.
+    let Ok(manifest) = fs::read(path.join(current.trim_end())) else {
+        return Ok(());
+    };
+    match manifest.chunks(LOG_BLOCK_BYTES).find_map(foreign_record) {
+        None => Ok(()),
+        Some(kind) => Err(OpenError::Damaged {
+            path: path.to_owned(),
+            reason: format!("{} has a record of kind {kind}", current.trim_end()),
+        }),
+    }
+}
+
+/// RocksDB's log files consist of blocks of this size; no record crosses their ends.
+const LOG_BLOCK_BYTES: usize = 32 << 10;
+/// Of a record in a file that was not recycled: whole, or the first, a middle or the last part of one.
+const LOG_KINDS: std::ops::RangeInclusive<u8> = 1..=4;
+
+/// The kind of the first record that has no place in a manifest. A record's header: checksum (4), length (2), kind (1).
+fn foreign_record(mut block: &[u8]) -> Option<u8> {
+    while let [_, _, _, _, low, high, kind, rest @ ..] = block {
+        let length = usize::from(u16::from_le_bytes([*low, *high]));
+        // The rest of a block may be filled with zeros.
+        if *kind == 0 && length == 0 {
+            return None;
+        }
+        if !LOG_KINDS.contains(kind) {
+            return Some(*kind);
+        }
+        block = rest.get(length..)?;
+    }
+    None
+}
+
 pub(super) fn directory_error(path: &Path, error: &io::Error) -> OpenError {
     let path = path.to_owned();
     match error.kind() {
@@ -185,6 +225,7 @@ impl Remains {
     /// # Errors
     /// If not even these can be opened.
     pub fn open(path: &Path, spaces: &[Space]) -> Result<Self, OpenError> {
+        refuse_endless_manifest(path)?;
         let mut options = read_only_options();
         // What cannot be read is left out, instead of keeping the rest from being read.
         options.set_paranoid_checks(false);

@@ -254,3 +254,20 @@ fn an_errors_words_name_the_record_by_its_hash_alone() {
         "reading the identity record"
     );
 }
+
+/// RocksDB would read such a manifest for ever.
+#[test]
+fn a_manifest_whose_record_has_become_one_of_a_recycled_file_is_damaged() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(open(directory.path()));
+    let current = fs::read_to_string(directory.path().join("CURRENT")).unwrap();
+    let manifest = directory.path().join(current.trim_end());
+    let mut bytes = fs::read(&manifest).unwrap();
+    // The kind of the second record; the first one says by its length where that begins.
+    let second = 7 + usize::from(u16::from_le_bytes([bytes[4], bytes[5]]));
+    assert_eq!(bytes[second + 6], 1);
+    bytes[second + 6] ^= 4;
+    fs::write(&manifest, bytes).unwrap();
+    assert!(matches!(refusal(directory.path()), OpenError::Damaged { .. }));
+    assert!(Remains::open(directory.path(), &[Space::Meta]).is_err());
+}
