@@ -26,13 +26,23 @@ const SAVED_MAX: u32 = 10;
 const COST: u32 = 100;
 
 /// How long one node took for its last reads.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Latencies(Mutex<Samples>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Samples {
-    us: Vec<u32>,
-    next: usize,
+    /// In microseconds; the one after the last is overwritten next.
+    us: [u32; SAMPLES],
+    taken: usize,
+}
+
+impl Default for Latencies {
+    fn default() -> Self {
+        Self(Mutex::new(Samples {
+            us: [0; SAMPLES],
+            taken: 0,
+        }))
+    }
 }
 
 /// Second nodes may be asked for so many of a hundred reads.
@@ -53,21 +63,21 @@ impl Latencies {
     fn add(&self, took: Duration) {
         let us = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
         let mut samples = self.0.lock();
-        if samples.us.len() < SAMPLES {
-            samples.us.push(us);
-        } else {
-            let next = samples.next;
-            samples.us[next] = us;
-            samples.next = (next + 1) % SAMPLES;
-        }
+        let next = samples.taken % SAMPLES;
+        samples.us[next] = us;
+        samples.taken += 1;
     }
 
     /// What the node has exceeded in one of twenty reads: after this time a second node may be asked.
     pub(crate) fn hedge_after(&self) -> Option<Duration> {
-        let mut us = self.0.lock().us.clone();
-        if us.len() < SAMPLES_MIN {
+        let (mut us, taken) = {
+            let samples = self.0.lock();
+            (samples.us, samples.taken)
+        };
+        if taken < SAMPLES_MIN {
             return None;
         }
+        let us = &mut us[..taken.min(SAMPLES)];
         let rank = us.len() * 19 / 20;
         let (_, p95, _) = us.select_nth_unstable(rank);
         Some(Duration::from_micros(u64::from(*p95)).max(DELAY_MIN))

@@ -128,6 +128,15 @@ impl Peers {
         Ok(response)
     }
 
+    /// A call that moves, or passes, many records.
+    async fn bulk_call<T, F: Future<Output = Result<Response<T>, Status>>>(
+        &self,
+        to: &To,
+        request: impl FnOnce(PeerClient<Channel>) -> F,
+    ) -> Result<T, CallError> {
+        self.call(to, self.call_timeout * BULK_CALLS, request).await
+    }
+
     pub(crate) async fn read(
         &self,
         to: &To,
@@ -182,14 +191,8 @@ impl Peers {
     }
 
     pub(crate) async fn scan(&self, to: &To, request: ScanRequest) -> Result<ScanResponse, ReplicaFailure> {
-        // A page may have to pass many keys of other buckets.
-        let timeout = self.call_timeout * BULK_CALLS;
         Ok(self
-            .call(
-                to,
-                timeout,
-                |mut client| async move { client.scan(request).await },
-            )
+            .bulk_call(to, |mut client| async move { client.scan(request).await })
             .await?)
     }
 
@@ -209,10 +212,8 @@ impl Peers {
         to: &To,
         request: peer::TreeKeysRequest,
     ) -> Result<peer::TreeKeysResponse, CallError> {
-        self.call(to, self.call_timeout * BULK_CALLS, |mut client| async move {
-            client.tree_keys(request).await
-        })
-        .await
+        self.bulk_call(to, |mut client| async move { client.tree_keys(request).await })
+            .await
     }
 
     pub(crate) async fn fetch(
@@ -220,10 +221,8 @@ impl Peers {
         to: &To,
         request: peer::FetchRequest,
     ) -> Result<peer::FetchResponse, CallError> {
-        self.call(to, self.call_timeout * BULK_CALLS, |mut client| async move {
-            client.fetch(request).await
-        })
-        .await
+        self.bulk_call(to, |mut client| async move { client.fetch(request).await })
+            .await
     }
 
     pub(crate) async fn store(
@@ -231,10 +230,8 @@ impl Peers {
         to: &To,
         request: peer::StoreRequest,
     ) -> Result<peer::StoreResponse, CallError> {
-        self.call(to, self.call_timeout * BULK_CALLS, |mut client| async move {
-            client.store(request).await
-        })
-        .await
+        self.bulk_call(to, |mut client| async move { client.store(request).await })
+            .await
     }
 
     pub(crate) async fn reap(
@@ -242,10 +239,8 @@ impl Peers {
         to: &To,
         request: peer::ReapRequest,
     ) -> Result<peer::ReapResponse, CallError> {
-        self.call(to, self.call_timeout * BULK_CALLS, |mut client| async move {
-            client.reap(request).await
-        })
-        .await
+        self.bulk_call(to, |mut client| async move { client.reap(request).await })
+            .await
     }
 
     pub(crate) async fn locate(

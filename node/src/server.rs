@@ -211,7 +211,6 @@ fn open_storage(stores: Stores, config: &Config) -> anyhow::Result<Opened> {
         recovery: recovery(&started, config),
         quiet,
         fresh: started.fresh,
-        may_be_old: !started.fresh || started.life == durable::Life::Kept,
         life_kept: started.life == durable::Life::Kept,
         faults,
     };

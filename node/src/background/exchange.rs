@@ -19,7 +19,7 @@ use super::Task;
 use crate::{
     node::Node,
     peers::{CallError, To},
-    storage::DataKey,
+    storage::{DataKey, StoreError},
 };
 
 /// Bytes of records in one message at most, beside its first one.
@@ -246,17 +246,17 @@ impl With {
     /// from a peer that the round has not reached yet.
     async fn known(&self, position: &Position) -> Result<Option<KeyState>, ()> {
         let key = DataKey::parse(position.as_bytes().clone()).map_err(drop)?;
-        self.node.load(&key).await.map_err(|error| {
-            tracing::warn!(key_hash = %key.hash(), %error, "an exchange cannot read a record");
-        })
+        self.node
+            .load(&key)
+            .await
+            .map_err(|error| cannot_read(&key, &error))
     }
 
     /// This node's record as exchanges see it.
     async fn read(&self, position: &Position) -> Result<Option<KeyState>, ()> {
         let key = DataKey::parse(position.as_bytes().clone()).map_err(drop)?;
-        self.node.load_unmarked(&key).await.map_err(|error| {
-            tracing::warn!(key_hash = %key.hash(), %error, "an exchange cannot read a record");
-        })
+        let read = self.node.load_unmarked(&key).await;
+        read.map_err(|error| cannot_read(&key, &error))
     }
 
     fn failed(&self, attempted: &str, error: &CallError) -> ExchangeEvent {
@@ -268,4 +268,8 @@ impl With {
         );
         ExchangeEvent::Failed
     }
+}
+
+fn cannot_read(key: &DataKey, error: &StoreError) {
+    tracing::warn!(key_hash = %key.hash(), %error, "an exchange cannot read a record");
 }

@@ -12,7 +12,7 @@
 //! All of them wait for their turn at one gate, which opens as far as the foreground's 99th percentile allows.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -23,7 +23,7 @@ use std::{
 use dynamo_core::{
     admission::Admission,
     entropy::{Mode, Schedule},
-    types::{MemberId, PartitionId},
+    types::MemberId,
 };
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -226,8 +226,7 @@ async fn reap_loop(node: Arc<Node>) {
         let Some(placed) = node.ring_in_use() else {
             continue;
         };
-        let mine: BTreeSet<PartitionId> = placed.first_of().collect();
-        for partition in mine {
+        for partition in placed.first_of() {
             reap::partition(&node, &placed, partition).await;
         }
     }

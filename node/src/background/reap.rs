@@ -30,9 +30,8 @@ const ROUND_CALLS: u32 = 20;
 /// Records looked at in one go.
 const PAGE_RECORDS: usize = 256;
 
-/// Looks through a partition of which this node is the first primary, and removes what may go. The number of keys removed.
-pub(crate) async fn partition(node: &Arc<Node>, placed: &Arc<Placed>, partition: PartitionId) -> u64 {
-    let mut removed = 0;
+/// Looks through a partition of which this node is the first primary, and removes what may go.
+pub(crate) async fn partition(node: &Arc<Node>, placed: &Arc<Placed>, partition: PartitionId) {
     let mut after = None;
     loop {
         node.background()
@@ -42,16 +41,16 @@ pub(crate) async fn partition(node: &Arc<Node>, placed: &Arc<Placed>, partition:
             Ok(page) => page,
             Err(error) => {
                 tracing::warn!(partition = partition.0, %error, "cannot look for tombstones");
-                return removed;
+                return;
             }
         };
         after = page.entries.last().map(|(key, _)| key.clone());
         let candidates = candidates(node, page.entries);
         if !candidates.is_empty() {
-            removed += round(node, placed, partition, candidates).await;
+            round(node, placed, partition, candidates).await;
         }
         if page.done || after.is_none() {
-            return removed;
+            return;
         }
     }
 }
@@ -63,20 +62,20 @@ fn candidates(node: &Node, entries: Vec<(DataKey, KeyState)>) -> BTreeMap<Bytes,
     let threshold = node.config().background.actors_max;
     let mut candidates = BTreeMap::new();
     for (key, state) in entries {
-        let target = if state.is_reapable(wall_ms) {
-            Candidate {
-                digest: state.digest(),
-                replacement: None,
-            }
-        } else if let Some(shorter) = truncated(&state, threshold, &retired) {
-            Candidate {
-                digest: state.digest(),
-                replacement: Some(shorter),
-            }
+        let reapable = state.is_reapable(wall_ms);
+        let replacement = if reapable {
+            None
         } else {
-            continue;
+            truncated(&state, threshold, &retired)
         };
-        candidates.insert(key.as_bytes().clone(), target);
+        if !reapable && replacement.is_none() {
+            continue;
+        }
+        let candidate = Candidate {
+            digest: state.digest(),
+            replacement,
+        };
+        candidates.insert(key.as_bytes().clone(), candidate);
         if candidates.len() == ROUND_KEYS_MAX {
             break;
         }
@@ -95,7 +94,7 @@ async fn round(
     placed: &Arc<Placed>,
     partition: PartitionId,
     candidates: BTreeMap<Bytes, Candidate>,
-) -> u64 {
+) {
     let round = Round {
         epoch: placed.placement().ring().epoch(),
         id: clock::random_u64(),
@@ -124,7 +123,7 @@ async fn round(
             if let ReapEffect::Done(report) = effect {
                 tracing::debug!(partition = partition.0, ?report, "a round of reaping has ended");
                 node.metrics().reaped(&report);
-                return report.removed;
+                return;
             }
             run.perform(effect);
         }

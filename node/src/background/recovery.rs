@@ -27,13 +27,9 @@ pub(crate) async fn step(node: &Arc<Node>) -> bool {
     let report = report.unwrap_or_default();
     // What was equal may have come by a write that is not synced yet.
     let synced = !report.complete || node.sync().await;
-    let counts = synced
-        && node
-            .recovery(|recovery| recovery.ended(partition, &source, now_ms, &report))
-            .unwrap_or(false);
-    if !synced {
-        node.recovery(|recovery| recovery.ended(partition, &source, now_ms, &ExchangeReport::default()));
-    }
+    let report = if synced { report } else { ExchangeReport::default() };
+    let ended = node.recovery(|recovery| recovery.ended(partition, &source, now_ms, &report));
+    let counts = synced && ended.unwrap_or(false);
     if counts {
         keep(node).await;
     }

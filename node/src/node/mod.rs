@@ -63,8 +63,6 @@ pub(crate) struct Node {
     quiet: Arc<Mutex<QuietTable>>,
     /// No peer had ever confirmed the store before this start.
     fresh: bool,
-    /// See [`Storage::may_be_old`].
-    may_be_old: bool,
     /// The process goes on with the life that its clean stop had left.
     life_kept: bool,
     /// A peer has in this process; for a fresh one this gates nothing.
@@ -101,8 +99,6 @@ pub(crate) struct Storage {
     pub(crate) quiet: Arc<Mutex<QuietTable>>,
     /// No peer has ever confirmed the store.
     pub(crate) fresh: bool,
-    /// It may be an old copy of a volume: it was confirmed once, or goes on with the life that it last had.
-    pub(crate) may_be_old: bool,
     /// The store was stopped cleanly, and its life goes on.
     pub(crate) life_kept: bool,
     pub(crate) faults: Faults,
@@ -133,7 +129,6 @@ impl Node {
             recovery,
             quiet,
             fresh,
-            may_be_old,
             life_kept,
             faults,
         } = storage;
@@ -144,7 +139,6 @@ impl Node {
             recovery: Mutex::new(recovery),
             quiet,
             fresh,
-            may_be_old,
             life_kept,
             confirmed: AtomicBool::new(fresh),
             confirmed_by_peer: AtomicBool::new(false),

@@ -297,7 +297,9 @@ impl Node {
     /// True as long as no peer has compared the store since this start: it may yet be found to be an old copy, and be set
     /// aside.
     pub(crate) fn is_doubtful(&self) -> bool {
-        self.may_be_old && !self.confirmed_by_peer.load(Ordering::Relaxed) && !self.is_alone()
+        // One that no peer has ever confirmed and that begins another life is no copy of anything.
+        let may_be_old = !self.fresh || self.life_kept;
+        may_be_old && !self.confirmed_by_peer.load(Ordering::Relaxed) && !self.is_alone()
     }
 
     /// Under whose name a hint is kept: a doubtful store keeps all under its own, which are brought to the key's primaries;

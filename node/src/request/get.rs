@@ -3,14 +3,14 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use dynamo_core::{
-    coordinator::{FailureKind, GetCoordinator, GetEffect, GetEvent, GetOutcome, ReadRepair, ReplicaFailure},
+    coordinator::{GetCoordinator, GetEffect, GetEvent, GetOutcome, ReadRepair},
     quorum::Quorum,
     types::MemberId,
     version::KeyState,
 };
 use tokio::sync::mpsc;
 
-use super::{ARRIVALS_MAX, Deadline, Served};
+use super::{ARRIVALS_MAX, Deadline, Served, UNKNOWN_ADDRESS};
 use crate::{
     clock,
     node::{Node, Placed},
@@ -101,22 +101,16 @@ impl Read {
     }
 
     fn note(&mut self, event: &GetEvent) {
-        if let GetEvent::ReplicaDone {
+        let GetEvent::ReplicaDone {
             member,
             result: Ok(read),
         } = event
-            && read.state.is_none()
-        {
+        else {
+            return;
+        };
+        if read.state.is_none() {
             self.absent.insert(member.clone());
-        }
-        if let GetEvent::ReplicaDone {
-            member,
-            result: Ok(read),
-        } = event
-            && self.fastest.is_none()
-            && read.state.is_some()
-            && self.primaries.contains(member)
-        {
+        } else if self.fastest.is_none() && self.primaries.contains(member) {
             self.fastest = Some(member.clone());
         }
     }
@@ -207,8 +201,3 @@ impl Read {
         });
     }
 }
-
-const UNKNOWN_ADDRESS: ReplicaFailure = ReplicaFailure {
-    sent: false,
-    kind: FailureKind::Unreachable,
-};

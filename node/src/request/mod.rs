@@ -8,12 +8,22 @@ pub(crate) mod put;
 
 use std::{future::poll_fn, task::Poll, time::Duration};
 
-use dynamo_core::{coordinator::FailedReplica, quorum::Quorum, types::MemberId};
+use dynamo_core::{
+    coordinator::{FailedReplica, FailureKind, ReplicaFailure},
+    quorum::Quorum,
+    types::MemberId,
+};
 use tokio::time::Instant;
 
 use crate::{
     config::REQUEST_TIMEOUT_MS_MAX,
     grpc::status::{Failure, Reason},
+};
+
+/// A member whose address is not known cannot be asked.
+const UNKNOWN_ADDRESS: ReplicaFailure = ReplicaFailure {
+    sent: false,
+    kind: FailureKind::Unreachable,
 };
 
 /// Answers of peers that wait to be looked at: at most one a member, and a few from the local store.

@@ -18,7 +18,7 @@ use dynamo_core::{
 use dynamo_proto::v1;
 use tokio::sync::mpsc;
 
-use super::{ARRIVALS_MAX, Deadline, Served, who_failed};
+use super::{ARRIVALS_MAX, Deadline, Served, UNKNOWN_ADDRESS, who_failed};
 use crate::{
     clock,
     grpc::status::{Failure, Reason},
@@ -196,11 +196,7 @@ impl Write {
             self.spawn_send(to, delta, hint_for);
             return;
         }
-        let failure = ReplicaFailure {
-            sent: false,
-            kind: FailureKind::Unreachable,
-        };
-        let result = Err(failure);
+        let result = Err(UNKNOWN_ADDRESS);
         self.machine.step(PutEvent::PeerDone { member, result }, effects);
     }
 

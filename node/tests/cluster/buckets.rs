@@ -73,7 +73,7 @@ async fn policies_spread_survive_a_full_restart_and_keep_what_is_fixed() {
     // A node that has heard of it only by gossip serves by it.
     let mut request = put("key", "value", &Bytes::new());
     request.bucket = "carts".into();
-    let reply = cluster.kv(3).put(request).await.unwrap().into_inner();
+    let reply = cluster.accepted(3, request).await;
     let quorum = reply.info.unwrap().quorum.unwrap();
     assert_eq!((quorum.replicas, quorum.r, quorum.w), (2, 2, 2));
     let found = cluster.kv(2).get(of("carts")).await.unwrap().into_inner();
@@ -122,12 +122,7 @@ async fn a_bucket_with_fewer_replicas_than_the_ring_is_written_by_its_own_primar
         ..put(&key, value, &Bytes::new())
     };
     // The ring's second primary is none of this bucket's.
-    let reply = cluster
-        .kv(primaries[1])
-        .put(single("value"))
-        .await
-        .unwrap()
-        .into_inner();
+    let reply = cluster.accepted(primaries[1], single("value")).await;
     let info = reply.info.unwrap();
     assert_eq!((info.coordinator, info.hops), (Cluster::id(primaries[0]), 1));
     let outcome = reply.outcome.unwrap();
@@ -136,11 +131,8 @@ async fn a_bucket_with_fewer_replicas_than_the_ring_is_written_by_its_own_primar
     cluster.stop_node(primaries[0]).await;
     cluster.sees_down(primaries[1], primaries[0]).await;
     let outcome = cluster
-        .kv(primaries[1])
-        .put(single("another"))
+        .accepted(primaries[1], single("another"))
         .await
-        .unwrap()
-        .into_inner()
         .outcome
         .unwrap();
     assert_eq!((outcome.acks, outcome.fallbacks_counted), (1, 1));
@@ -165,12 +157,7 @@ async fn d48_the_last_write_wins_on_all_replicas_also_if_it_is_a_delete() {
         w: count(3),
         ..put("key", value, context)
     };
-    let first = cluster
-        .kv(0)
-        .put(password("first", &Bytes::new()))
-        .await
-        .unwrap()
-        .into_inner();
+    let first = cluster.accepted(0, password("first", &Bytes::new())).await;
     // Blind, at another node, and later.
     cluster
         .kv(1)

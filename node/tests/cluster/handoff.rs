@@ -14,11 +14,8 @@ async fn h_d36_a_hint_survives_its_holder_and_goes_to_the_primary_as_soon_as_tha
     let (away, holder) = (primaries[0], fallbacks[0]);
     cluster.stop_node(away).await;
     let outcome = cluster
-        .kv(primaries[1])
-        .put(put(&key, "value", &Bytes::new()))
+        .accepted(primaries[1], put(&key, "value", &Bytes::new()))
         .await
-        .unwrap()
-        .into_inner()
         .outcome
         .unwrap();
     assert_eq!(outcome.state(), State::Applied);
@@ -93,14 +90,7 @@ async fn h_a_fallback_whose_budget_is_spent_declines_and_the_next_takes_over() {
     let outcome: v1::WriteOutcome = detail(&status, "dynamo.v1.WriteOutcome").unwrap();
     assert_eq!(outcome.state(), State::Partial);
     let two = put(&key, "value", &Bytes::new());
-    let outcome = cluster
-        .kv(primaries[1])
-        .put(two)
-        .await
-        .unwrap()
-        .into_inner()
-        .outcome
-        .unwrap();
+    let outcome = cluster.accepted(primaries[1], two).await.outcome.unwrap();
     assert_eq!((outcome.acks, outcome.fallbacks_counted), (2, 0));
 }
 
@@ -116,11 +106,8 @@ async fn q_d32_d33_with_two_of_three_primaries_down_w_2_succeeds_and_pw_2_does_n
     }
     // At a fallback: it forwards to the primary that is left.
     let reply = cluster
-        .kv(fallbacks[0])
-        .put(put(&key, "value", &Bytes::new()))
-        .await
-        .unwrap()
-        .into_inner();
+        .accepted(fallbacks[0], put(&key, "value", &Bytes::new()))
+        .await;
     let outcome = reply.outcome.unwrap();
     assert_eq!(
         (outcome.acks, outcome.primaries, outcome.fallbacks_counted),
@@ -177,11 +164,8 @@ async fn d32_without_any_primary_fallbacks_coordinate_and_keep_the_write() {
         cluster.sees_down(fallbacks[2], *gone).await;
     }
     let reply = cluster
-        .kv(fallbacks[2])
-        .put(put(&key, "value", &Bytes::new()))
-        .await
-        .unwrap()
-        .into_inner();
+        .accepted(fallbacks[2], put(&key, "value", &Bytes::new()))
+        .await;
     let outcome = reply.outcome.unwrap();
     assert_eq!(
         (outcome.state(), outcome.primaries),
@@ -227,14 +211,7 @@ async fn d35_zones_that_must_have_accepted_a_write_include_those_of_fallbacks() 
         cluster.stop_node(*gone).await;
     }
     // The other nodes of those zones stand in.
-    let outcome = cluster
-        .kv(primaries[0])
-        .put(zones(3))
-        .await
-        .unwrap()
-        .into_inner()
-        .outcome
-        .unwrap();
+    let outcome = cluster.accepted(primaries[0], zones(3)).await.outcome.unwrap();
     assert_eq!(
         (outcome.zones, outcome.primaries, outcome.fallbacks_counted),
         (3, 1, 2)
@@ -257,14 +234,7 @@ async fn d35_zones_that_must_have_accepted_a_write_include_those_of_fallbacks() 
         zones: count(1),
         ..put(&key, "value", &Bytes::new())
     };
-    let outcome = cluster
-        .kv(primaries[0])
-        .put(one_zone)
-        .await
-        .unwrap()
-        .into_inner()
-        .outcome
-        .unwrap();
+    let outcome = cluster.accepted(primaries[0], one_zone).await.outcome.unwrap();
     assert_eq!((outcome.acks, outcome.zones), (2, 1));
 }
 
@@ -279,14 +249,7 @@ async fn q_d40_with_one_live_node_w_1_succeeds_and_survives_a_full_restart() {
         dw: count(1),
         ..put("key", "value", &Bytes::new())
     };
-    let outcome = cluster
-        .kv(0)
-        .put(request)
-        .await
-        .unwrap()
-        .into_inner()
-        .outcome
-        .unwrap();
+    let outcome = cluster.accepted(0, request).await.outcome.unwrap();
     assert_eq!((outcome.acks, outcome.durable), (1, 1));
     cluster.stop_node(0).await;
     for index in [2, 0, 1] {

@@ -13,9 +13,13 @@ use dynamo_proto::{
     },
     v1::{self, key_value_client::KeyValueClient},
 };
-use prost::Message as _;
 use tempfile::TempDir;
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Code, IntoRequest, Status, transport::Channel};
+
+#[path = "../support/messages.rs"]
+mod messages;
+
+pub(crate) use messages::*;
 
 pub(crate) const CLUSTER: [u8; 16] = [7; 16];
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -279,6 +283,11 @@ impl Cluster {
             .await
             .unwrap()
             .into_inner()
+    }
+
+    /// A put that is accepted.
+    pub(crate) async fn accepted(&self, at: usize, put: impl IntoRequest<v1::PutRequest>) -> v1::PutResponse {
+        self.kv(at).put(put).await.unwrap().into_inner()
     }
 
     /// Has a node merge a store that was set aside; what it said last.
@@ -600,54 +609,4 @@ pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut condition: i
         tokio::time::timeout(DEADLINE, met).await.is_ok(),
         "not within {DEADLINE:?}: {what}"
     );
-}
-
-pub(crate) fn get(key: &str) -> v1::GetRequest {
-    v1::GetRequest {
-        key: Bytes::copy_from_slice(key.as_bytes()),
-        ..v1::GetRequest::default()
-    }
-}
-
-pub(crate) fn put(key: &str, value: &str, context: &Bytes) -> v1::PutRequest {
-    v1::PutRequest {
-        key: Bytes::copy_from_slice(key.as_bytes()),
-        value: Bytes::copy_from_slice(value.as_bytes()),
-        context: context.clone(),
-        ..v1::PutRequest::default()
-    }
-}
-
-/// As a request's field.
-#[allow(clippy::unnecessary_wraps, reason = "the field is optional")]
-pub(crate) fn count(count: u32) -> Option<v1::Replicas> {
-    Some(v1::Replicas {
-        amount: Some(v1::replicas::Amount::Count(count)),
-    })
-}
-
-pub(crate) fn values(response: &v1::GetResponse) -> Vec<String> {
-    let mut values: Vec<_> = response
-        .versions
-        .iter()
-        .map(|version| String::from_utf8(version.value.to_vec()).unwrap())
-        .collect();
-    values.sort();
-    values
-}
-
-/// The code and the reason of a failure.
-pub(crate) fn why(status: &Status) -> (Code, String) {
-    let info: Option<tonic_types::pb::ErrorInfo> = detail(status, "google.rpc.ErrorInfo");
-    (status.code(), info.unwrap().reason)
-}
-
-/// A typed detail of a failure.
-pub(crate) fn detail<M: prost::Message + Default>(status: &Status, name: &str) -> Option<M> {
-    let rich = tonic_types::pb::Status::decode(status.details()).unwrap();
-    let any = rich
-        .details
-        .into_iter()
-        .find(|any| any.type_url == format!("type.googleapis.com/{name}"))?;
-    Some(M::decode(any.value.as_slice()).unwrap())
 }

@@ -25,11 +25,8 @@ async fn d30_d31_with_a_zone_gone_quorums_are_met_and_a_write_to_all_says_what_i
         let read = cluster.kv(number % 2).get(get(&key)).await.unwrap().into_inner();
         assert_eq!(values(&read), ["before"]);
         let reply = cluster
-            .kv(3 + number % 2)
-            .put(put(&key, "after", &read.context))
-            .await
-            .unwrap()
-            .into_inner();
+            .accepted(3 + number % 2, put(&key, "after", &read.context))
+            .await;
         // The stand-in of the zone's primary may be among those that count.
         let outcome = reply.outcome.unwrap();
         assert!(outcome.acks >= 2 && outcome.primaries >= 1, "{outcome:?}");
@@ -87,7 +84,7 @@ async fn not_found_needs_enough_primaries_to_say_so() {
         w: count(1),
         ..put("key", "value", &Bytes::new())
     };
-    let reply = cluster.kv(0).put(request).await.unwrap().into_inner();
+    let reply = cluster.accepted(0, request).await;
     assert_eq!(reply.outcome.unwrap().acks, 1);
     let one = v1::GetRequest {
         r: count(1),
@@ -113,14 +110,7 @@ async fn d33_d34_pw_and_dw_are_counted_on_who_answered() {
         dw: count(3),
         ..put("key", "value", &Bytes::new())
     };
-    let outcome = cluster
-        .kv(0)
-        .put(request)
-        .await
-        .unwrap()
-        .into_inner()
-        .outcome
-        .unwrap();
+    let outcome = cluster.accepted(0, request).await.outcome.unwrap();
     assert_eq!(
         (outcome.state(), outcome.primaries, outcome.durable),
         (State::Applied, 3, 3)
@@ -138,11 +128,8 @@ async fn with_durability_interval_an_ack_is_not_called_durable_unless_dw_asks_fo
     })
     .await;
     let outcome = cluster
-        .kv(0)
-        .put(put("key", "value", &Bytes::new()))
+        .accepted(0, put("key", "value", &Bytes::new()))
         .await
-        .unwrap()
-        .into_inner()
         .outcome
         .unwrap();
     assert!(outcome.acks >= 2 && outcome.durable == 0, "{outcome:?}");
@@ -150,14 +137,7 @@ async fn with_durability_interval_an_ack_is_not_called_durable_unless_dw_asks_fo
         dw: count(2),
         ..put("key", "value", &Bytes::new())
     };
-    let outcome = cluster
-        .kv(0)
-        .put(request)
-        .await
-        .unwrap()
-        .into_inner()
-        .outcome
-        .unwrap();
+    let outcome = cluster.accepted(0, request).await.outcome.unwrap();
     assert!(outcome.durable >= 2, "{outcome:?}");
 }
 
@@ -170,11 +150,8 @@ async fn a_forwarder_goes_past_a_dead_primary() {
     let receiver = index_of(&fallbacks[0]);
     for _ in 0..3 {
         let info = cluster
-            .kv(receiver)
-            .put(put(&key, "value", &Bytes::new()))
+            .accepted(receiver, put(&key, "value", &Bytes::new()))
             .await
-            .unwrap()
-            .into_inner()
             .info
             .unwrap();
         assert_eq!((info.coordinator.as_str(), info.hops), (primaries[1].as_str(), 1));

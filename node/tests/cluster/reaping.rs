@@ -188,12 +188,7 @@ async fn d51_a_history_of_many_lives_is_shortened_and_no_value_is_lost() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delete_and_a_concurrent_put_leave_the_value() {
     let cluster = Cluster::start(Shape::quick(3, 0)).await;
-    let old = cluster
-        .kv(0)
-        .put(to_all("key", "old", &Bytes::new()))
-        .await
-        .unwrap()
-        .into_inner();
+    let old = cluster.accepted(0, to_all("key", "old", &Bytes::new())).await;
     cluster
         .kv(1)
         .put(to_all("key", "new", &old.context))

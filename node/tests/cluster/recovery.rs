@@ -152,12 +152,7 @@ async fn v_two_blind_puts_through_a_node_that_lost_its_copy_between_them_both_st
             .is_ok()
     })
     .await;
-    let reply = cluster
-        .kv(2)
-        .put(put("key", "v2", &Bytes::new()))
-        .await
-        .unwrap()
-        .into_inner();
+    let reply = cluster.accepted(2, put("key", "v2", &Bytes::new())).await;
     assert_eq!(reply.info.unwrap().coordinator, Cluster::id(2));
     for index in 0..3 {
         until("both values are everywhere", || async {

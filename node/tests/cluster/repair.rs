@@ -25,11 +25,8 @@ async fn r_d37_one_quorum_read_brings_a_stale_primary_up_to_date_and_writes_to_n
     let key = cluster.key_with(|primaries, _| primaries[0] != 0).await;
     let (primaries, fallbacks) = cluster.placed(&key).await;
     let old = cluster
-        .kv(primaries[1])
-        .put(put(&key, "old", &Bytes::new()))
-        .await
-        .unwrap()
-        .into_inner();
+        .accepted(primaries[1], put(&key, "old", &Bytes::new()))
+        .await;
     until("the first primary has the old value", || async {
         cluster.local_values(primaries[0], &key).await == ["old"]
     })

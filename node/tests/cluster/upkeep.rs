@@ -152,12 +152,7 @@ async fn d42_buffered_writes_are_read_before_they_are_on_a_disk_and_dw_puts_them
     })
     .await;
     let syncs = cluster.metrics("dynamo_writer_syncs", "").await;
-    let reply = cluster
-        .kv(0)
-        .put(put("key", "value", &Bytes::new()))
-        .await
-        .unwrap()
-        .into_inner();
+    let reply = cluster.accepted(0, put("key", "value", &Bytes::new())).await;
     let outcome = reply.outcome.unwrap();
     assert!(outcome.acks >= 2 && outcome.durable == 0, "{outcome:?}");
     for index in 0..3 {
@@ -172,14 +167,7 @@ async fn d42_buffered_writes_are_read_before_they_are_on_a_disk_and_dw_puts_them
         dw: count(1),
         ..put("key", "next", &reply.context)
     };
-    let outcome = cluster
-        .kv(1)
-        .put(durable)
-        .await
-        .unwrap()
-        .into_inner()
-        .outcome
-        .unwrap();
+    let outcome = cluster.accepted(1, durable).await.outcome.unwrap();
     assert!(outcome.durable >= 1, "{outcome:?}");
     // A clean stop writes what waits.
     for index in 0..3 {

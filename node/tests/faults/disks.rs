@@ -30,7 +30,7 @@ async fn d67_full_disks_refuse_writes_while_reads_go_on_and_recover_by_themselve
         w: count(3),
         ..put("key", "value", &Bytes::new())
     };
-    let context = cluster.kv(0).put(all).await.unwrap().into_inner().context;
+    let context = cluster.accepted(0, all).await.context;
     // One full disk hurts nobody: the other two take the write.
     set(&cluster, 2, full()).await;
     until("node 2 refuses writes", || async {

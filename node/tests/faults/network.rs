@@ -32,12 +32,7 @@ async fn f_d62_a_cut_in_one_direction_concerns_only_the_node_that_cannot_send() 
         w: count(3),
         ..put(&key, value, context)
     };
-    let reply = cluster
-        .kv(a)
-        .put(three("first", &Bytes::new()))
-        .await
-        .unwrap()
-        .into_inner();
+    let reply = cluster.accepted(a, three("first", &Bytes::new())).await;
     let outcome = reply.outcome.unwrap();
     assert_eq!(
         (outcome.primaries, outcome.fallbacks_counted),
@@ -45,24 +40,14 @@ async fn f_d62_a_cut_in_one_direction_concerns_only_the_node_that_cannot_send() 
         "A uses a fallback"
     );
     cluster.sees_down(a, b).await;
-    let reply = cluster
-        .kv(c)
-        .put(three("second", &reply.context))
-        .await
-        .unwrap()
-        .into_inner();
+    let reply = cluster.accepted(c, three("second", &reply.context)).await;
     let outcome = reply.outcome.unwrap();
     assert_eq!(
         (outcome.primaries, outcome.fallbacks_counted),
         (3, 0),
         "C still uses B"
     );
-    let reply = cluster
-        .kv(b)
-        .put(three("third", &reply.context))
-        .await
-        .unwrap()
-        .into_inner();
+    let reply = cluster.accepted(b, three("third", &reply.context)).await;
     assert_eq!(reply.outcome.unwrap().primaries, 3, "and B reaches A");
     for index in [b, c] {
         assert_eq!(cluster.status(index).await.peers_down, [] as [String; 0]);
@@ -108,7 +93,7 @@ async fn f_d71_a_slow_node_is_neither_waited_for_nor_taken_for_dead() {
             request
         };
         let request = within(put(&key, "value", &Bytes::new()));
-        let reply = cluster.kv(number % 2).put(request).await.unwrap().into_inner();
+        let reply = cluster.accepted(number % 2, request).await;
         assert!(reply.outcome.unwrap().acks >= 2);
         let found = cluster.kv(number % 2).get(get(&key)).await.unwrap().into_inner();
         assert_eq!(values(&found), ["value"]);

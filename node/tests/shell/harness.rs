@@ -25,7 +25,6 @@ use dynamo_proto::{
     v1::{self, key_value_client::KeyValueClient},
 };
 use hyper_util::rt::TokioIo;
-use prost::Message as _;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -33,10 +32,15 @@ use tokio::{
     time::Instant,
 };
 use tonic::{
-    Code, Status,
+    Status,
     transport::{Channel, Endpoint, Uri},
 };
 use turmoil::net::{TcpListener, TcpStream};
+
+#[path = "../support/messages.rs"]
+mod messages;
+
+pub(crate) use messages::{count, detail, get, values, why};
 
 /// When every simulation begins: 2023-11-14.
 const EPOCH_S: u64 = 1_700_000_000;
@@ -400,54 +404,12 @@ pub(crate) fn within<T>(timeout: Duration, message: T) -> tonic::Request<T> {
     request
 }
 
-pub(crate) fn get(key: &str) -> v1::GetRequest {
-    v1::GetRequest {
-        key: Bytes::copy_from_slice(key.as_bytes()),
-        ..v1::GetRequest::default()
-    }
-}
-
 /// A blind put that w replicas must accept.
 pub(crate) fn put(key: &str, value: &str, w: u32) -> v1::PutRequest {
     v1::PutRequest {
-        key: Bytes::copy_from_slice(key.as_bytes()),
-        value: Bytes::copy_from_slice(value.as_bytes()),
         w: count(w),
-        ..v1::PutRequest::default()
+        ..messages::put(key, value, &Bytes::new())
     }
-}
-
-/// As a request's field.
-#[allow(clippy::unnecessary_wraps, reason = "the field is optional")]
-pub(crate) fn count(count: u32) -> Option<v1::Replicas> {
-    Some(v1::Replicas {
-        amount: Some(v1::replicas::Amount::Count(count)),
-    })
-}
-
-pub(crate) fn values(response: &v1::GetResponse) -> Vec<String> {
-    let versions = response.versions.iter();
-    let mut values: Vec<_> = versions
-        .map(|version| String::from_utf8(version.value.to_vec()).unwrap())
-        .collect();
-    values.sort();
-    values
-}
-
-/// The code and the reason of a failure; no reason if it is not the node's own word.
-pub(crate) fn why(status: &Status) -> (Code, String) {
-    let info: Option<tonic_types::pb::ErrorInfo> = detail(status, "google.rpc.ErrorInfo");
-    (status.code(), info.unwrap_or_default().reason)
-}
-
-/// A typed detail of a failure.
-pub(crate) fn detail<M: prost::Message + Default>(status: &Status, name: &str) -> Option<M> {
-    let rich = tonic_types::pb::Status::decode(status.details()).unwrap();
-    let any = rich
-        .details
-        .into_iter()
-        .find(|any| any.type_url == format!("type.googleapis.com/{name}"))?;
-    Some(M::decode(any.value.as_slice()).unwrap())
 }
 
 /// Waits for a condition; fails with its name after the deadline.

@@ -1,7 +1,8 @@
 //! What a directory must be to become a store, and what is said when it is not.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read as _},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
@@ -117,15 +118,25 @@ pub(super) fn refuse_endless_manifest(path: &Path) -> Result<(), OpenError> {
         return Ok(());
     };
     // What is wrong with the name or the file, RocksDB says itself.
-    let Ok(manifest) = fs::read(path.join(current.trim_end())) else {
+    let Ok(mut manifest) = fs::File::open(path.join(current.trim_end())) else {
         return Ok(());
     };
-    match manifest.chunks(LOG_BLOCK_BYTES).find_map(foreign_record) {
-        None => Ok(()),
-        Some(kind) => Err(OpenError::Damaged {
-            path: path.to_owned(),
-            reason: format!("{} has a record of kind {kind}", current.trim_end()),
-        }),
+    let mut block = Vec::with_capacity(LOG_BLOCK_BYTES);
+    loop {
+        block.clear();
+        let read = manifest
+            .by_ref()
+            .take(LOG_BLOCK_BYTES as u64)
+            .read_to_end(&mut block);
+        if !read.is_ok_and(|bytes| bytes > 0) {
+            return Ok(());
+        }
+        if let Some(kind) = foreign_record(&block) {
+            return Err(OpenError::Damaged {
+                path: path.to_owned(),
+                reason: format!("{} has a record of kind {kind}", current.trim_end()),
+            });
+        }
     }
 }
 
