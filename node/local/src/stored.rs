@@ -32,7 +32,14 @@ pub(crate) struct Description {
 #[derive(Debug)]
 pub(crate) struct Directory {
     path: PathBuf,
-    _lock: File,
+    lock: File,
+}
+
+/// A child process that has been forked and not begun yet holds every open file; closing this one would not unlock it.
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = self.lock.unlock();
+    }
 }
 
 impl Directory {
@@ -48,7 +55,7 @@ impl Directory {
             .open(&lock)
             .map_err(Error::file("open", &lock))?;
         match file.try_lock() {
-            Ok(()) => Ok(Self { path, _lock: file }),
+            Ok(()) => Ok(Self { path, lock: file }),
             Err(TryLockError::WouldBlock) => Err(Error::Running { dir: path }),
             Err(TryLockError::Error(source)) => Err(Error::File {
                 what: "lock",
@@ -196,8 +203,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = Directory::open(dir.path()).unwrap();
         assert!(matches!(Directory::open(dir.path()), Err(Error::Running { .. })));
+        // As in a child that has been forked and not begun yet.
+        let shared = first.lock.try_clone().unwrap();
         drop(first);
         assert!(Directory::open(dir.path()).is_ok());
+        drop(shared);
     }
 
     #[test]
