@@ -72,6 +72,8 @@ pub(crate) struct Merged {
     pub(crate) ring: bool,
     /// Peers remember this life of the member, which the disk does not, or more of it.
     pub(crate) exposed: Option<Incarnation>,
+    /// Of whom there are news.
+    pub(crate) members: Vec<MemberId>,
 }
 
 /// What bootstrap answers.
@@ -392,6 +394,7 @@ impl Membership {
         Merged {
             ring: changes.ring,
             exposed: changes.self_superseded,
+            members: changes.members,
         }
     }
 

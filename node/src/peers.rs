@@ -104,6 +104,14 @@ impl Peers {
         self.detector.lock().probes_due(clock::monotonic_ms())
     }
 
+    /// These run, as they say themselves or others say.
+    pub(crate) fn signs_of_life<'a>(&self, members: impl IntoIterator<Item = &'a MemberId>) {
+        let (mut detector, now_ms) = (self.detector.lock(), clock::monotonic_ms());
+        for member in members {
+            detector.sign_of_life(member, now_ms);
+        }
+    }
+
     /// Whom to gossip with, chosen by the core's rule.
     pub(crate) fn with_detector<T>(&self, read: impl FnOnce(&Detector) -> T) -> T {
         read(&self.detector.lock())

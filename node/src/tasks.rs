@@ -21,8 +21,11 @@ use crate::{
 
 /// Time between gossip exchanges that this node begins.
 const GOSSIP_INTERVAL: Duration = Duration::from_secs(1);
-/// The same while it waits for its first ring: seeds may still wait for theirs.
-const JOINING_INTERVAL: Duration = Duration::from_millis(200);
+/// The same while it waits for its first ring, as seeds may still wait for theirs, and in its first rounds: who found it down
+/// shall hear soon that it runs.
+const QUICK_INTERVAL: Duration = Duration::from_millis(200);
+/// So many rounds after the start, or after the first ring, are quick.
+const QUICK_ROUNDS: u32 = 10;
 /// How often the failure detector is asked for due probes; it spaces them itself.
 const PROBE_CHECK_INTERVAL: Duration = Duration::from_millis(250);
 /// How often the store is asked for its condition.
@@ -33,6 +36,7 @@ pub(crate) fn start(node: &Arc<Node>, tracker: &TaskTracker, shutdown: &Cancella
     let gossip_node = Arc::clone(node);
     tracker.spawn(shutdown.clone().run_until_cancelled_owned(async move {
         let mut announcer = Announcer::new();
+        let mut rounds = 0;
         loop {
             gossip_round(&gossip_node).await;
             gossip_node.gossiped();
@@ -44,8 +48,15 @@ pub(crate) fn start(node: &Arc<Node>, tracker: &TaskTracker, shutdown: &Cancella
                     .announce_synced(writer, &mut announcer)
                     .await;
             }
-            let hurry = gossip_node.membership().ring().is_none() || gossip_node.is_unconfirmed();
-            tokio::time::sleep(if hurry { JOINING_INTERVAL } else { GOSSIP_INTERVAL }).await;
+            if gossip_node.membership().ring().is_some() && !gossip_node.is_unconfirmed() {
+                rounds += 1;
+            }
+            tokio::time::sleep(if rounds <= QUICK_ROUNDS {
+                QUICK_INTERVAL
+            } else {
+                GOSSIP_INTERVAL
+            })
+            .await;
         }
     }));
     let probe_node = Arc::clone(node);
@@ -175,6 +186,7 @@ pub(crate) async fn merge(node: &Arc<Node>, delta: dynamo_proto::peer::GossipDel
     match delta_from_proto(cluster, delta) {
         Ok(delta) => {
             let merged = node.membership().merge(node.writer(), delta).await;
+            node.peers().signs_of_life(&merged.members);
             if let Some(remembered) = merged.exposed {
                 node.exposed(remembered).await;
             }

@@ -3,7 +3,8 @@
 use std::{net::SocketAddr, time::Duration};
 
 use dynamo_proto::admin::{
-    BootstrapRequest, JoinRequest, Member, StatusRequest, StatusResponse, admin_client::AdminClient,
+    BootstrapRequest, JoinRequest, Member, PeerInfo, PeersRequest, StatusRequest, StatusResponse,
+    admin_client::AdminClient,
 };
 use tonic::{
     Status,
@@ -23,6 +24,14 @@ pub(crate) async fn status(admin: SocketAddr) -> Result<StatusResponse, Failure>
         .status(StatusRequest {})
         .await
         .map(tonic::Response::into_inner)
+        .map_err(|status| failure(&status))
+}
+
+/// All members as the node sees them, itself among them.
+pub(crate) async fn peers(admin: SocketAddr) -> Result<Vec<PeerInfo>, Failure> {
+    let answer = connect(admin).await?.peers(PeersRequest {}).await;
+    answer
+        .map(|answer| answer.into_inner().peers)
         .map_err(|status| failure(&status))
 }
 

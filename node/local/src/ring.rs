@@ -29,6 +29,15 @@ const STOP_LIMIT: Duration = Duration::from_secs(25);
 /// Each node is told so many others: the first ones, because node 1 is where the ring begins.
 const SEEDS: usize = 2;
 
+/// What is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// Every running node serves.
+    Valid,
+    /// Each also reaches all others.
+    Acquainted,
+}
+
 /// A ring of child processes. Dropped, it kills them.
 #[derive(Debug)]
 pub struct LocalRing {
@@ -43,7 +52,7 @@ pub struct LocalRing {
 }
 
 impl LocalRing {
-    /// Starts every node of the stored ring, or of a new one, and waits until all of them are valid.
+    /// Starts every node of the stored ring, or of a new one, and waits until all of them are valid and reach each other.
     ///
     /// # Errors
     /// If the shape, the directory or the ports cannot be had, or a node ends or is not valid in time. Nothing is left
@@ -89,7 +98,8 @@ impl LocalRing {
             watchdog,
         };
         ring.launch("all")?;
-        ring.ready().await?;
+        // One that was asked too early counts as unreachable until it is probed: the first writes would go to fallbacks.
+        ring.wait(Until::Acquainted).await?;
         Ok(ring)
     }
 
@@ -243,10 +253,17 @@ impl LocalRing {
     /// # Errors
     /// If one ends or is not valid after 60 s: with its last words.
     pub async fn ready(&mut self) -> Result<(), Error> {
+        self.wait(Until::Valid).await
+    }
+
+    async fn wait(&mut self, until: Until) -> Result<(), Error> {
         let began = Instant::now();
         let mut said = usize::MAX;
         loop {
-            let waiting = self.admit().await?;
+            let mut waiting = self.admit().await?;
+            if waiting.is_empty() && until == Until::Acquainted {
+                waiting = self.strangers().await;
+            }
             let Some((index, reason)) = waiting.first() else {
                 return Ok(());
             };

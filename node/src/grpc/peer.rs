@@ -138,6 +138,9 @@ impl Peer for PeerService {
             ..GossipResponse::default()
         };
         let from = request.header.map(|header| header.member_id).unwrap_or_default();
+        if let Ok(member) = MemberId::new(&from) {
+            self.node.peers().signs_of_life([&member]);
+        }
         if let Some(delta) = request.delta {
             tasks::merge(&self.node, delta).await;
         }

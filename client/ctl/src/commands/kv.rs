@@ -130,12 +130,17 @@ pub(super) fn written_text(what: &str, written: &Written, output: Output) -> Str
             written.info.coordinator, written.acks
         )
     };
-    let token = values::token(&written.context);
-    if output.is_terminal() {
-        format!("{what}{by}\ncontext: {token}")
-    } else {
-        format!("{what}\ncontext: {token}")
+    let by = if output.is_terminal() { by } else { String::new() };
+    let mut text = format!("{what}{by}");
+    if written.info.fallbacks_counted > 0 {
+        let _ = write!(
+            text,
+            "\n{} of {} acks are a fallback's: until its hint is delivered, a read may miss this",
+            written.info.fallbacks_counted, written.acks
+        );
     }
+    let _ = write!(text, "\ncontext: {}", values::token(&written.context));
+    text
 }
 
 fn found_text(found: &Found, output: Output) -> String {

@@ -180,6 +180,14 @@ impl Detector {
             .map(|(member, _)| member)
     }
 
+    /// The peer has asked something, or others have news of it: it runs. Whether it also answers shows a probe, which is due
+    /// at once if the peer is doubted.
+    pub fn sign_of_life(&mut self, member: &MemberId, now_ms: u64) {
+        if let Some(peer) = self.peers.get_mut(member) {
+            peer.probe_due_ms = peer.probe_due_ms.min(now_ms);
+        }
+    }
+
     /// The unreachable and the silent peers to probe now: each once in [`PROBE_INTERVAL_MS`], however often this is asked.
     /// A probe should wait longer than the longest time-out: what answers it late is slow, not gone.
     pub fn probes_due(&mut self, now_ms: u64) -> Vec<MemberId> {

@@ -31,6 +31,21 @@ fn d62_unknown_peers_are_reachable_until_a_request_fails() {
 }
 
 #[test]
+fn d62_who_is_doubted_is_probed_at_once_when_it_shows_life() {
+    let mut detector = detector();
+    detector.sign_of_life(&id(1), 5);
+    assert_eq!(due(&mut detector, 5), []);
+    detector.failed(&id(1), Silence::Refused, (10, 20), "connection refused".into());
+    assert_eq!(due(&mut detector, 20), []);
+    detector.sign_of_life(&id(1), 21);
+    // That it asks does not mean that it answers.
+    assert!(!detector.reachable(&id(1)));
+    assert_eq!(due(&mut detector, 21), [id(1)]);
+    assert_eq!(due(&mut detector, 22), []);
+    assert_eq!(due(&mut detector, 21 + PROBE_INTERVAL_MS), [id(1)]);
+}
+
+#[test]
 fn d62_a_failure_counts_only_if_nothing_was_heard_since_its_request_began() {
     // (heard at, request began, failed at) and whether the peer is reachable afterwards.
     for (heard_ms, started_ms, failed_ms, reachable) in [

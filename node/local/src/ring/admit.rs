@@ -48,6 +48,23 @@ impl LocalRing {
         Ok(waiting)
     }
 
+    /// The nodes that do not reach all others, or do not know them.
+    pub(super) async fn strangers(&self) -> Vec<(usize, String)> {
+        let mut strangers = Vec::new();
+        for (index, node) in self.nodes.iter().enumerate() {
+            let reason = match admin::peers(node.addresses.admin).await {
+                Ok(peers) if peers.len() < self.nodes.len() => "it does not know all others".to_owned(),
+                Ok(peers) => match peers.into_iter().find(|peer| !peer.reachable) {
+                    Some(peer) => format!("it does not reach {}: {}", peer.member_id, peer.last_error),
+                    None => continue,
+                },
+                Err(failure) => failure,
+            };
+            strangers.push((index, reason));
+        }
+        strangers
+    }
+
     async fn bootstrap(&self) -> Result<(), Error> {
         let Layout {
             partitions, factor, ..

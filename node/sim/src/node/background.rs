@@ -89,6 +89,10 @@ impl Live<'_> {
         if changes == Changes::default() {
             return;
         }
+        let now_ms = self.now_ms();
+        for member in &changes.members {
+            self.p.detector.sign_of_life(member, now_ms);
+        }
         if let Some(remembered) = changes.self_superseded
             && self.sh.knobs.mistake != Some(Mistake::SameIncarnationAfterLoss)
         {

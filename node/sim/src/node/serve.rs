@@ -53,6 +53,9 @@ impl Live<'_> {
         match request {
             Request::Probe => self.reply(from, call, Reply::Done),
             Request::Digest(digest) => {
+                let now_ms = self.now_ms();
+                let asking = &self.sh.members[from];
+                self.p.detector.sign_of_life(asking, now_ms);
                 if let Some(remembered) = self.p.view.exposed_by(&digest)
                     && self.sh.knobs.mistake != Some(Mistake::SameIncarnationAfterLoss)
                 {
