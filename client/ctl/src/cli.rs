@@ -263,14 +263,16 @@ pub(crate) struct Inspect {
 
 /// Measure puts and gets for a short while
 ///
-/// A closed loop: each task sends its next request when the last one is answered. Puts pass the context of the task's
-/// last operation on the key, so that no siblings grow. The keys stay in the bucket and are used again.
+/// A closed loop: each task sends its next request when the last one is answered. With --rate it is an open one: requests
+/// have their times, and latencies count from those, however busy the tasks are. Puts pass the context of the task's last
+/// operation on the key, so that no siblings grow. The keys stay in the bucket and are used again.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   dynamoctl bench-lite
   dynamoctl bench-lite --tasks 64 --put-percent 100 --duration 30s
   dynamoctl bench-lite --operations 100000 --value-bytes 100 --output json
+  dynamoctl bench-lite --rate 20000 --tasks 2000 --keys 20000 --duration 1m     # more than it can serve?
   dynamoctl bench-lite --route endpoint     # what a client without the ring would see
   dynamoctl bench-lite --coordination client --put-percent 0")]
 pub(crate) struct BenchLite {
@@ -280,6 +282,9 @@ pub(crate) struct BenchLite {
     /// Connections to each node
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub(crate) connections: u32,
+    /// Requests that begin each second; without it, as many as the tasks manage
+    #[arg(long, value_name = "PER_SECOND", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub(crate) rate: Option<u32>,
     /// How long to measure
     #[arg(long, value_name = "DURATION", value_parser = values::duration, default_value = "10s")]
     pub(crate) duration: Duration,

@@ -1,4 +1,4 @@
-//! bench-lite: a closed loop of puts and gets, and how long they took.
+//! bench-lite: a closed or an open loop of puts and gets, and how long they took.
 
 use std::{
     collections::BTreeMap,
@@ -37,9 +37,14 @@ struct Measured {
     errors: BTreeMap<(&'static str, String), u64>,
 }
 
-/// When to stop.
+/// When to begin, and when to stop.
 struct Limits {
+    began: Instant,
     until: Instant,
+    /// Operations a second that are to begin, answered or not.
+    rate: Option<u32>,
+    /// Of these, how many a task has taken.
+    taken: AtomicU64,
     /// Operations that may still begin.
     left: Option<AtomicU64>,
     done: AtomicU64,
@@ -61,6 +66,9 @@ pub(crate) async fn run(global: &Global, bench: &BenchLite, output: Output) -> R
     }
     let began = Instant::now();
     let limits = Arc::new(Limits {
+        began,
+        rate: bench.rate,
+        taken: AtomicU64::new(0),
         // A bench of operations may still meet a cluster that serves none.
         until: began
             + bench
@@ -118,7 +126,8 @@ fn tasks(bench: &BenchLite, clients: &[Client]) -> Vec<Task> {
 impl Task {
     async fn run(mut self, limits: Arc<Limits>) -> Result<Measured, Failure> {
         let mut measured = Measured::new()?;
-        while limits.begin() {
+        while let Some(begin) = limits.begin() {
+            tokio::time::sleep_until(begin.into()).await;
             let chosen = rand::random_range(0..self.keys.len());
             let put = rand::random_range(0..100) < self.put_percent;
             // What was there before is read, unmeasured, so that puts supersede it and gets find something.
@@ -127,7 +136,12 @@ impl Task {
                 continue;
             };
             let key = &self.keys[chosen].0;
-            let begin = Instant::now();
+            // An open loop that is late has waited all the same.
+            let begin = if limits.rate.is_some() {
+                begin
+            } else {
+                Instant::now()
+            };
             let result = if put {
                 self.client
                     .put(key, self.value.clone(), &context)
@@ -171,16 +185,22 @@ impl Task {
 }
 
 impl Limits {
-    /// Whether another operation may begin.
-    fn begin(&self) -> bool {
-        if Instant::now() >= self.until {
-            return false;
+    /// When another operation may begin; `None`: no more.
+    fn begin(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let begin = self.rate.map_or(now, |rate| {
+            let number = self.taken.fetch_add(1, Ordering::Relaxed);
+            self.began + Duration::from_secs_f64(number as f64 / f64::from(rate))
+        });
+        if now.max(begin) >= self.until {
+            return None;
         }
         let take = |left: u64| left.checked_sub(1);
-        self.left.as_ref().is_none_or(|left| {
+        if let Some(left) = &self.left {
             left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
-                .is_ok()
-        })
+                .ok()?;
+        }
+        Some(begin)
     }
 }
 
@@ -270,7 +290,7 @@ impl Measured {
         });
         json!({
             "seconds": seconds, "tasks": bench.tasks, "connections": bench.connections,
-            "value_bytes": bench.value_bytes, "operations": operations, "errors": errors.collect::<Vec<_>>(),
+            "value_bytes": bench.value_bytes, "rate": bench.rate, "operations": operations, "errors": errors.collect::<Vec<_>>(),
         })
     }
 
@@ -345,17 +365,29 @@ mod tests {
     #[test]
     fn a_counted_bench_begins_exactly_so_many_operations() {
         let until = Instant::now() + Duration::from_mins(1);
-        let limits = Limits {
+        let counted = limits(until, None, Some(3));
+        assert_eq!((0..10).filter(|_| counted.begin().is_some()).count(), 3);
+        let over = limits(Instant::now(), None, None);
+        assert!(over.begin().is_none());
+    }
+
+    #[test]
+    fn an_open_loop_has_times_of_its_own() {
+        let open = limits(Instant::now() + Duration::from_mins(1), Some(10), None);
+        let times = [(); 3].map(|()| open.begin().unwrap() - open.began);
+        assert_eq!(times, [0, 100, 200].map(Duration::from_millis));
+        let left = std::iter::from_fn(|| open.begin()).take(10_000).count();
+        assert!((590..=597).contains(&left), "{left} in the minute's rest");
+    }
+
+    fn limits(until: Instant, rate: Option<u32>, left: Option<u64>) -> Limits {
+        Limits {
+            began: Instant::now(),
             until,
-            left: Some(AtomicU64::new(3)),
+            rate,
+            taken: AtomicU64::new(0),
+            left: left.map(AtomicU64::new),
             done: AtomicU64::new(0),
-        };
-        assert_eq!((0..10).filter(|_| limits.begin()).count(), 3);
-        let over = Limits {
-            until: Instant::now(),
-            left: None,
-            done: AtomicU64::new(0),
-        };
-        assert!(!over.begin());
+        }
     }
 }
