@@ -13,6 +13,22 @@ pub fn check(sh: &mut Shared, key: KeyIx, state: Option<&KeyState>, promised: &S
     }
     let mut known = state.map(|state| state.seen().clone()).unwrap_or_default();
     known.union(&sh.ledger.key(key).reaped);
+    if known.descends(promised) {
+        return;
+    }
+    // A write that was tried twice has two names; what survives a lost disk may be either.
+    let names = sh.ledger.key(key).dots.iter();
+    for (dot, (number, _)) in names.filter(|(dot, _)| promised.contains(dot)) {
+        if sh
+            .ledger
+            .write(*number)
+            .dots
+            .iter()
+            .any(|name| known.contains(name))
+        {
+            known.insert(*dot);
+        }
+    }
     let life_us = sh.knobs.message_life_ms() * 1000;
     if sh.old_read_us.is_some_and(|at_us| sh.now_us < at_us + life_us) {
         // A store put back in time, and cut off ever since its start, is believed after a while: it may be all there is.
