@@ -156,6 +156,7 @@ fn may_retry(failed: &Failed) -> bool {
         Origin::Connect | Origin::TimedOut => true,
         // Too large an answer is too large everywhere.
         Origin::Transport => failed.code != Code::OutOfRange,
+        Origin::Node if failed.is_no_member() => true,
         Origin::Node => match failed.code {
             Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Aborted => true,
             Code::ResourceExhausted => failed.reason != "TOO_MANY_SIBLINGS",

@@ -4,18 +4,18 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use dynamo_core::types::KeyHash;
-use dynamo_proto::v1::{self, key_value_client::KeyValueClient};
+use dynamo_proto::v1;
 use futures::{StreamExt as _, stream};
 use prost::Message;
 use tokio::time::{Instant, sleep_until};
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Code, Status};
 
 use crate::{
     attempts::{Attempts, Verdict},
     call::{Reply as _, Shared, with_timeout},
     client::Client,
     error::Error,
-    nodes::Node,
+    nodes::{Node, Stub},
     status::{Failed, Origin},
     types::{Context, Found, OpId, ReadOptions, WriteOptions, Written},
 };
@@ -100,7 +100,7 @@ trait Batched: Message + Clone + Sized {
 
     /// Sends them all in one message.
     fn send(
-        stub: KeyValueClient<Channel>,
+        stub: Stub,
         requests: Vec<Self>,
         limit: Duration,
     ) -> impl Future<Output = Result<tonic::Response<Answers<Self::Output>>, Status>> + Send;
@@ -281,7 +281,7 @@ impl Batched for v1::GetRequest {
     type Output = Found;
 
     async fn send(
-        mut stub: KeyValueClient<Channel>,
+        mut stub: Stub,
         requests: Vec<Self>,
         limit: Duration,
     ) -> Result<tonic::Response<Answers<Found>>, Status> {
@@ -309,7 +309,7 @@ impl Batched for v1::PutRequest {
     type Output = Written;
 
     async fn send(
-        mut stub: KeyValueClient<Channel>,
+        mut stub: Stub,
         requests: Vec<Self>,
         limit: Duration,
     ) -> Result<tonic::Response<Answers<Written>>, Status> {

@@ -7,14 +7,14 @@ use std::{
 
 use bytes::Bytes;
 use dynamo_core::types::{KeyHash, MemberId};
-use dynamo_proto::v1::{self, key_value_client::KeyValueClient};
+use dynamo_proto::v1;
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use tokio::{
     sync::Notify,
     task::AbortHandle,
     time::{Instant, sleep_until, timeout},
 };
-use tonic::{Code, Request, Response, Status, transport::Channel};
+use tonic::{Code, Request, Response, Status};
 
 use crate::{
     attempts::{Attempts, Verdict},
@@ -23,7 +23,7 @@ use crate::{
     error::Error,
     hedge::{Budget, Stopwatch},
     memory::Memory,
-    nodes::Node,
+    nodes::{Node, Stub},
     routing::Router,
     status::{Failed, Origin},
     types::{OpId, WriteOptions},
@@ -112,7 +112,7 @@ impl Shared {
     pub(crate) async fn call<T, F>(
         &self,
         operation: Operation,
-        mut send: impl FnMut(KeyValueClient<Channel>, Duration) -> F,
+        mut send: impl FnMut(Stub, Duration) -> F,
     ) -> Result<T, Error>
     where
         T: Reply,
@@ -145,7 +145,7 @@ impl Shared {
         operation: Operation,
         until: Instant,
         attempts: &mut Attempts,
-        send: &mut impl FnMut(KeyValueClient<Channel>, Duration) -> F,
+        send: &mut impl FnMut(Stub, Duration) -> F,
     ) -> Result<T, Verdict>
     where
         F: Future<Output = Result<Response<T>, Status>>,
@@ -242,7 +242,7 @@ impl Shared {
         };
         let nodes = &self.router.nodes;
         match failed.origin {
-            Origin::Node if failed.reason == "NOT_READY" => nodes.failed(node, started, &failed.message),
+            Origin::Node if failed.is_no_member() => nodes.failed(node, started, &failed.message),
             Origin::Node => node.heard(),
             // The rest of a deadline may be too short to blame the node.
             Origin::TimedOut if limit < usual / 2 => {}

@@ -161,7 +161,11 @@ impl<'a> Read<'a> {
             let failed = Failed::local(Origin::Connect, Code::Unavailable, message);
             return (member, fallback, Err(failed));
         };
-        let message = replica_request(self.request, self.routes.placement.ring().epoch());
+        let message = replica_request(
+            self.request,
+            self.routes.placement.ring().epoch(),
+            member.to_string(),
+        );
         let usual = self.shared.settings.attempt_timeout;
         let limit = self.until.saturating_duration_since(Instant::now()).min(usual);
         let mut stub = self.shared.router.nodes.stub(node);
@@ -309,7 +313,7 @@ async fn learn(
         write: false,
         deadline: until.saturating_duration_since(Instant::now()) / 2,
     };
-    let message = replica_request(request, shared.router.epoch());
+    let message = replica_request(request, shared.router.epoch(), String::new());
     let reply = shared.call(operation, |mut stub, limit: Duration| {
         let request = with_timeout(message.clone(), limit);
         async move { stub.replica_get(request).await }
@@ -329,11 +333,12 @@ async fn learn(
     Ok(rules)
 }
 
-fn replica_request(request: &v1::GetRequest, ring_epoch: u64) -> v1::ReplicaGetRequest {
+fn replica_request(request: &v1::GetRequest, ring_epoch: u64, member_id: String) -> v1::ReplicaGetRequest {
     v1::ReplicaGetRequest {
         bucket: request.bucket.clone(),
         key: request.key.clone(),
         ring_epoch,
+        member_id,
     }
 }
 

@@ -6,16 +6,22 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use dynamo_proto::v1::key_value_client::KeyValueClient;
+use dynamo_core::types::ClusterId;
+use dynamo_proto::{CLUSTER_METADATA, v1::key_value_client::KeyValueClient};
 use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
-use tonic::transport::{Channel, Endpoint};
+use tonic::{
+    Request, Status,
+    metadata::AsciiMetadataValue,
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::{Channel, Endpoint},
+};
 
 use crate::{
     config::{Settings, check_address},
@@ -34,6 +40,23 @@ pub(crate) struct Nodes {
     /// Numbers nodes, and counts uses to find the channel that was used longest ago.
     ticks: AtomicU64,
     open: AtomicU64,
+    cluster: NamesCluster,
+}
+
+/// What calls a node.
+pub(crate) type Stub = KeyValueClient<InterceptedService<Channel, NamesCluster>>;
+
+/// Says in every request which cluster is meant, once it is known: another one may have got a member's address.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct NamesCluster(Arc<OnceLock<AsciiMetadataValue>>);
+
+impl Interceptor for NamesCluster {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(cluster) = self.0.get() {
+            request.metadata_mut().insert(CLUSTER_METADATA, cluster.clone());
+        }
+        Ok(request)
+    }
 }
 
 /// One node.
@@ -66,6 +89,14 @@ impl Nodes {
             by_address: RwLock::new(BTreeMap::new()),
             ticks: AtomicU64::new(0),
             open: AtomicU64::new(0),
+            cluster: NamesCluster::default(),
+        }
+    }
+
+    /// The cluster that all further requests are for; the first one that is told stays.
+    pub(crate) fn name_cluster(&self, cluster: ClusterId) {
+        if let Ok(cluster) = cluster.to_string().try_into() {
+            let _ = self.cluster.0.set(cluster);
         }
     }
 
@@ -104,7 +135,7 @@ impl Nodes {
     }
 
     /// A stub for the node, over its one channel, which is opened now if it was not.
-    pub(crate) fn stub(&self, node: &Node) -> KeyValueClient<Channel> {
+    pub(crate) fn stub(&self, node: &Node) -> Stub {
         node.used
             .store(self.ticks.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
         let (channel, opened) = {
@@ -124,7 +155,7 @@ impl Nodes {
                 self.close_oldest(node.id);
             }
         }
-        KeyValueClient::new(channel)
+        KeyValueClient::with_interceptor(channel, self.cluster.clone())
             .max_encoding_message_size(self.settings.send_bytes_max)
             .max_decoding_message_size(self.settings.receive_bytes_max)
     }

@@ -104,6 +104,7 @@ impl Router {
                 return Ok(());
             }
         }
+        self.nodes.name_cluster(ring.cluster_id());
         let members = addresses
             .iter()
             .map(|address| self.nodes.at(address).ok())

@@ -88,6 +88,12 @@ impl Failed {
         }
     }
 
+    /// Who answered does not serve as the member that was meant: it joins, stops, or another one has its address now.
+    pub(crate) fn is_no_member(&self) -> bool {
+        self.origin == Origin::Node
+            && ["NOT_READY", "FOREIGN_CLUSTER", "WRONG_RECIPIENT"].contains(&self.reason.as_str())
+    }
+
     /// What became of a write in this attempt.
     pub(crate) fn write_outcome(&self) -> Outcome {
         if let Some(outcome) = &self.outcome {
@@ -104,7 +110,7 @@ impl Failed {
         let untouched = match self.origin {
             Origin::Connect => true,
             Origin::Transport | Origin::TimedOut => false,
-            Origin::Node => self.reason == "NOT_READY" || decided_at_once(self.code),
+            Origin::Node => self.is_no_member() || decided_at_once(self.code),
         };
         if untouched {
             Outcome::NotApplied

@@ -180,6 +180,23 @@ async fn older_and_foreign_rings_are_not_taken() {
     }
 }
 
+/// Another cluster has got the address of a member: it must not get its data.
+#[tokio::test]
+async fn a_node_of_another_cluster_gets_nothing() {
+    let cluster = Cluster::start(3).await;
+    let client = patient(&cluster).connect().await.unwrap();
+    cluster.nodes[1].foreign(true);
+    let key = cluster.key_at(1);
+    client.put(&key, "v", &Context::none()).await.unwrap();
+    assert_eq!(client.get(&key).await.unwrap().single().unwrap(), "v");
+    assert_eq!(cluster.nodes[1].data_requests(), []);
+    cluster.nodes[1].foreign(false);
+    eventually("the member is back", || !cluster.nodes[1].seen().is_empty()).await;
+    let before = cluster.nodes[1].data_requests().len();
+    client.get(&key).await.unwrap();
+    assert_eq!(cluster.nodes[1].data_requests().len(), before + 1);
+}
+
 #[tokio::test]
 async fn a_silent_node_costs_one_attempt_and_is_skipped_until_it_answers() {
     let cluster = Cluster::start(3).await;

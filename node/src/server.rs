@@ -15,7 +15,10 @@ use dynamo_proto::{
 };
 use parking_lot::Mutex;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::transport::{Server, server::Router};
+use tonic::{
+    service::interceptor::InterceptedService,
+    transport::{Server, server::Router},
+};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
@@ -23,7 +26,11 @@ use crate::{
     config::{Config, DurabilityMode, KEEPALIVE, SIBLINGS_MAX},
     durable::{self, DurableError, Started},
     faults::Faults,
-    grpc::{admin::AdminService, kv::KvService, peer::PeerService},
+    grpc::{
+        admin::AdminService,
+        kv::{KvService, MeantHere},
+        peer::PeerService,
+    },
     host::{Host, Machine, Stores},
     membership::{Addresses, Membership},
     net::Bounded,
@@ -288,6 +295,7 @@ impl Running {
         let kv = KeyValueServer::new(KvService::new(Arc::clone(node)))
             .max_decoding_message_size(client_bytes_max)
             .max_encoding_message_size(peer_bytes_max);
+        let kv = InterceptedService::new(kv, MeantHere(Arc::clone(node)));
         let peer = PeerServer::new(PeerService::new(Arc::clone(node)))
             .max_decoding_message_size(peer_bytes_max)
             .max_encoding_message_size(peer_bytes_max);

@@ -1,4 +1,4 @@
-//! Generated code of the three gRPC surfaces, and nothing else.
+//! Generated code of the three gRPC surfaces, and the one metadata key.
 //!
 //! [`v1`] is what clients speak, [`peer`] what nodes speak with each other, [`admin`] what administrators and the
 //! operator speak with a node. The sources are `proto/dynamo/**.proto`; their comments are the reference.
@@ -46,3 +46,6 @@ pub use dynamo::v1;
 
 /// The encoded descriptors of all packages, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// Metadata of requests of clients: the cluster that is meant, as a UUID.
+pub const CLUSTER_METADATA: &str = "dynamo-cluster";

@@ -24,15 +24,20 @@ use dynamo_core::{
     types::{ClusterId, KeyHash, MemberId, Zone},
     version::KeyState,
 };
-use dynamo_proto::v1::{self, key_value_server::KeyValueServer};
+use dynamo_proto::{
+    CLUSTER_METADATA,
+    v1::{self, key_value_server::KeyValueServer},
+};
 use prost::Message as _;
 use tokio::{net::TcpListener, sync::oneshot};
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Code, Status};
+use tonic::{Code, Status, service::interceptor::InterceptedService};
 
 use service::Service;
 
 const PARTITIONS: u32 = 32;
+/// What the nodes belong to.
+const CLUSTER: ClusterId = ClusterId([7; 16]);
 
 /// What a node does with one request, instead of serving it.
 pub enum Act {
@@ -122,6 +127,7 @@ struct Inner {
     copies: Mutex<BTreeMap<Bytes, Bytes>>,
     suspect: AtomicBool,
     behind: AtomicBool,
+    foreign: AtomicBool,
 }
 
 impl Cluster {
@@ -159,7 +165,7 @@ impl Cluster {
                 weight: 1,
             })
             .collect();
-        Ring::bootstrap(ClusterId([7; 16]), members, PARTITIONS, nodes.min(3) as u32).unwrap()
+        Ring::bootstrap(CLUSTER, members, PARTITIONS, nodes.min(3) as u32).unwrap()
     }
 
     pub fn set_ring(&self, ring: &Ring, addresses: &[String]) {
@@ -204,10 +210,24 @@ impl FakeNode {
             copies: Mutex::default(),
             suspect: AtomicBool::new(false),
             behind: AtomicBool::new(false),
+            foreign: AtomicBool::new(false),
         });
         let (stop, stopped) = oneshot::channel::<()>();
         let service = KeyValueServer::from_arc(Arc::new(Service(Arc::clone(&inner))))
             .max_decoding_message_size(8 << 20);
+        let meant = {
+            let inner = Arc::clone(&inner);
+            move |request: tonic::Request<()>| match request.metadata().get(CLUSTER_METADATA) {
+                Some(_) if inner.foreign.load(Ordering::SeqCst) => {
+                    Err(status(Code::FailedPrecondition, "FOREIGN_CLUSTER", Vec::new()))
+                }
+                Some(named) if named != CLUSTER.to_string().as_str() => {
+                    Err(Status::internal("a cluster that nobody has told"))
+                }
+                _ => Ok(request),
+            }
+        };
+        let service = InterceptedService::new(service, meant);
         tokio::spawn(async move {
             tonic::transport::Server::builder()
                 .add_service(service)
@@ -254,6 +274,11 @@ impl FakeNode {
     /// Its own ring is an older one, by which it is a primary of nothing.
     pub fn behind(&self, behind: bool) {
         self.inner.behind.store(behind, Ordering::SeqCst);
+    }
+
+    /// Its address is another cluster's now.
+    pub fn foreign(&self, foreign: bool) {
+        self.inner.foreign.store(foreign, Ordering::SeqCst);
     }
 
     /// Closes the port.

@@ -27,6 +27,39 @@ async fn d1_two_blind_puts_are_siblings_and_a_put_with_their_context_replaces_bo
     assert_eq!(values(&one), ["potato, onion"]);
 }
 
+/// A client whose address for a member is another's now is told so, and nothing is read or written.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_for_another_cluster_or_member_is_refused() {
+    let cluster = Cluster::start(Shape::new(3, 0)).await;
+    let mut kv = cluster.kv(0);
+    let ring = kv.get_ring(v1::GetRingRequest::default()).await.unwrap();
+    let mine = uuid::Uuid::from_slice(&ring.into_inner().ring.unwrap().cluster_id).unwrap();
+    let named = |cluster: uuid::Uuid| {
+        let mut request = tonic::Request::new(put("key", "value", &Bytes::new()));
+        let cluster = cluster.to_string().try_into().unwrap();
+        request
+            .metadata_mut()
+            .insert(dynamo_proto::CLUSTER_METADATA, cluster);
+        request
+    };
+    let status = kv.put(named(uuid::Uuid::nil())).await.unwrap_err();
+    assert_eq!(why(&status), (Code::FailedPrecondition, "FOREIGN_CLUSTER".into()));
+    let status = kv.get(get("key")).await.unwrap_err();
+    assert_eq!(status.code(), Code::NotFound);
+    kv.put(named(mine)).await.unwrap();
+
+    let replica = |member: &str| v1::ReplicaGetRequest {
+        key: "key".into(),
+        member_id: member.to_owned(),
+        ..v1::ReplicaGetRequest::default()
+    };
+    let status = kv.replica_get(replica(&Cluster::id(1))).await.unwrap_err();
+    assert_eq!(why(&status), (Code::FailedPrecondition, "WRONG_RECIPIENT".into()));
+    for member in [String::new(), Cluster::id(0)] {
+        kv.replica_get(replica(&member)).await.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn d2_a_damaged_or_foreign_context_is_refused_and_changes_nothing() {
     let cluster = Cluster::start(Shape::new(3, 0)).await;

@@ -7,11 +7,14 @@ use dynamo_core::{
     types::KeyHash,
     version::{Context, Seen},
 };
-use dynamo_proto::{v1, v1::key_value_server::KeyValue};
+use dynamo_proto::{CLUSTER_METADATA, v1, v1::key_value_server::KeyValue};
 use futures::{Stream, future::join_all};
-use tonic::{Request, Response, Status, metadata::MetadataMap};
+use tonic::{Request, Response, Status, metadata::MetadataMap, service::Interceptor};
 
-use super::{convert, status::Failure};
+use super::{
+    convert,
+    status::{Failure, Reason},
+};
 use crate::{
     config::{BATCH_KEYS_MAX, PAGE_KEYS_MAX},
     node::{Node, Placed},
@@ -34,6 +37,24 @@ pub(crate) struct KvService {
 impl KvService {
     pub(crate) fn new(node: Arc<Node>) -> Self {
         Self { node }
+    }
+}
+
+/// Refuses requests that name another cluster: their client has an address that was another node's.
+#[derive(Clone)]
+pub(crate) struct MeantHere(pub(crate) Arc<Node>);
+
+impl Interceptor for MeantHere {
+    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
+        if let (Some(meant), Some(mine)) = (
+            request.metadata().get(CLUSTER_METADATA),
+            self.0.membership().cluster_id(),
+        ) && !meant.as_bytes().eq_ignore_ascii_case(mine.to_string().as_bytes())
+        {
+            let message = format!("this node belongs to cluster {mine}, not to {meant:?}");
+            return Err(Failure::new(Reason::ForeignCluster, message).into());
+        }
+        Ok(request)
     }
 }
 

@@ -66,6 +66,13 @@ pub(super) async fn replica(
     request: v1::ReplicaGetRequest,
 ) -> Result<v1::ReplicaGetResponse, Failure> {
     let placed = node.placed()?;
+    if let Some(me) = node.membership().me()
+        && !request.member_id.is_empty()
+        && request.member_id != me.member.as_str()
+    {
+        let message = format!("this is {}, not {}", me.member, request.member_id);
+        return Err(Failure::new(Reason::WrongRecipient, message));
+    }
     let key = convert::record_key(&request.bucket, &request.key)?;
     let read = node.read_replica(&key).await.map_err(|error| {
         let message = format!("the key with hash {}: {error}", key.hash());
