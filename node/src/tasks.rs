@@ -64,6 +64,7 @@ pub(crate) fn start(node: &Arc<Node>, tracker: &TaskTracker, shutdown: &Cancella
         let mut checks = every(PROBE_CHECK_INTERVAL);
         loop {
             checks.tick().await;
+            probe_node.runs();
             probe_unreachable(&probe_node);
         }
     }));

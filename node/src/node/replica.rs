@@ -456,6 +456,11 @@ impl Node {
         })
     }
 
+    /// This process runs: its silence about a record means something.
+    pub(crate) fn runs(&self) {
+        self.quiet.lock().runs(clock::monotonic_ms());
+    }
+
     /// Who is asked before something is removed: every member of this ring, or of an earlier one, since it may keep hints or
     /// copies from then. A node that joined and never was in a ring holds nothing, and is not waited for.
     pub(crate) fn reap_parties(&self, placed: &Placed, partition: PartitionId) -> ReapParties {

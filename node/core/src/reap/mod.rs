@@ -20,10 +20,10 @@
 //!
 //! The argument rests on two rules that the caller keeps:
 //!
-//! - *Message life*: what an operation sends is merged within `life` of the operation's begin, or never; pauses of the
-//!   process and delays of the network included. `grace >= life`.
+//! - *Message life*: what an operation sends is merged within `life` of the operation's begin, or never; delays of the
+//!   network and short pauses of the process included. `grace >= life`.
 //! - *Quiet* time of a record counts from the last merge that **arrived** for it, whether or not it changed anything
-//!   ([`QuietTable`]), and from the start of the process if that is later.
+//!   ([`QuietTable`]), and from the start of the process, or its latest standstill, if that is later.
 //!
 //! Let p be the time of the last `Prepare`. Every primary then has S and had it, untouched, since p - grace. All
 //! `Clear` answers lie before the first `Prepare`. What could still carry v?

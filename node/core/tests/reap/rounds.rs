@@ -485,6 +485,25 @@ fn quiet_counts_from_the_last_arrival_and_errs_towards_waiting() {
     assert!(table.is_empty());
 }
 
+/// A process that stood still for longer than any grace has heard nothing, which says nothing: old writes may wait in its
+/// sockets.
+#[test]
+fn a_standstill_is_no_quiet() {
+    let mut table = QuietTable::new(0, 9);
+    table.touch(&key("k"), 100);
+    for now_ms in (0..60_000).step_by(250) {
+        table.runs(now_ms);
+    }
+    assert_eq!(table.quiet_ms(&key("k"), 60_000), 59_900);
+    // Asked before the process has noticed by itself, and after.
+    assert_eq!(table.quiet_ms(&key("k"), 660_000), 0);
+    table.runs(660_000);
+    assert!(table.is_empty());
+    for name in ["k", "never heard of"] {
+        assert_eq!(table.quiet_ms(&key(name), 661_000), 1000);
+    }
+}
+
 /// The model's merge is the record's.
 #[test]
 fn the_model_merges_as_records_do() {

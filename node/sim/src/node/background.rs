@@ -177,6 +177,7 @@ impl Live<'_> {
     /// Asks unreachable peers for a sign of life.
     pub fn probe_round(&mut self) {
         let now_ms = self.now_ms();
+        self.p.quiet.runs(now_ms);
         for member in self.p.detector.probes_due(now_ms) {
             let peer = self.sh.index_of(&member);
             let timeout_ms = self.sh.knobs.call_timeout_ms;
