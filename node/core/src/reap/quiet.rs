@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 /// A process that has not said for so long that it runs stood still, as one that is stopped or starved does.
-pub const STANDSTILL_MS: u64 = 5000;
+const STANDSTILL_MS: u64 = 5000;
 
 /// Remembers when something last arrived for each record, within a bound.
 ///
@@ -32,7 +32,7 @@ impl QuietTable {
         }
     }
 
-    /// The process runs; to be said several times in [`STANDSTILL_MS`].
+    /// The process runs; to be said several times in 5 s.
     ///
     /// Where it stood still, the silence was its own: messages from before may wait in its sockets, older than any grace.
     pub fn runs(&mut self, now_ms: u64) {
