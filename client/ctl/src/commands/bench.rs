@@ -11,8 +11,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use dynamo_client::{Client, Context, Error};
-use futures::future;
+use dynamo_client::{Client, Context, Error, Outcome};
+use futures::{StreamExt as _, future, stream};
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -26,6 +26,8 @@ use crate::{
 
 /// Longest latency that is told apart: a minute, in microseconds.
 const LATENCY_US_MAX: u64 = 60_000_000;
+/// Tasks that get to know their keys at the same time.
+const PREPARING: usize = 64;
 /// Digits of a latency that are kept.
 const DIGITS: u8 = 3;
 
@@ -64,6 +66,15 @@ pub(crate) async fn run(global: &Global, bench: &BenchLite, output: Output) -> R
     for _ in 0..bench.connections {
         clients.push(connect::bench(global, bench).await?);
     }
+    let mut tasks = tasks(bench, &clients);
+    if bench.rate.is_some() {
+        // An open loop shall measure nothing else.
+        tasks = stream::iter(tasks)
+            .map(Task::prepared)
+            .buffer_unordered(PREPARING)
+            .collect()
+            .await;
+    }
     let began = Instant::now();
     let limits = Arc::new(Limits {
         began,
@@ -77,7 +88,7 @@ pub(crate) async fn run(global: &Global, bench: &BenchLite, output: Output) -> R
         left: bench.operations.map(AtomicU64::new),
         done: AtomicU64::new(0),
     });
-    let tasks: Vec<JoinHandle<Result<Measured, Failure>>> = tasks(bench, &clients)
+    let tasks: Vec<JoinHandle<Result<Measured, Failure>>> = tasks
         .into_iter()
         .map(|task| tokio::spawn(task.run(Arc::clone(&limits))))
         .collect();
@@ -159,12 +170,21 @@ impl Task {
                 }
                 Err(error) => {
                     measured.count_error(if put { "put" } else { "get" }, reason(&error));
-                    None
+                    // What was not written has changed nothing.
+                    (!put || error.outcome() == Outcome::NotApplied).then_some(context)
                 }
             };
             self.keys[chosen].1 = context;
         }
         Ok(measured)
+    }
+
+    /// Knows all of its keys.
+    async fn prepared(mut self) -> Self {
+        for chosen in 0..self.keys.len() {
+            self.keys[chosen].1 = self.prepare(chosen, false).await;
+        }
+        self
     }
 
     async fn prepare(&mut self, chosen: usize, put: bool) -> Option<Context> {
