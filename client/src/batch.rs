@@ -148,6 +148,9 @@ async fn run<R: Batched>(
     deadline: Duration,
 ) -> Vec<Result<R::Output, Error>> {
     let until = Instant::now() + deadline;
+    for _ in &items {
+        shared.earn_retry();
+    }
     // A message of many keys takes longer than one key.
     let usual = (shared.settings.attempt_timeout * 2).min(deadline);
     loop {
@@ -260,7 +263,7 @@ fn absorb<R: Batched>(
         });
         match answer {
             Ok(output) => item.result = Some(Ok(output)),
-            Err(failed) => match item.attempts.failed(failed, &chunk.node.address, rand::random()) {
+            Err(failed) => match shared.judge(&mut item.attempts, failed, &chunk.node) {
                 Verdict::Fail(error) => item.result = Some(Err(error)),
                 Verdict::Retry(after) => pause = pause.max(Some(after)),
             },

@@ -21,7 +21,7 @@ use crate::{
     background,
     config::{Builder, Settings},
     error::Error,
-    hedge::{Budget, Stopwatch},
+    hedge::{Budget, HEDGES_SAVED_MAX, Stopwatch},
     memory::Memory,
     nodes::{Node, Stub},
     routing::Router,
@@ -32,6 +32,12 @@ use crate::{
 /// With less time left than this, no further attempt is begun.
 pub(crate) const ATTEMPT_MIN: Duration = Duration::from_millis(5);
 
+/// Requests that overloaded nodes have refused are made again for so many of a hundred operations: where all nodes are
+/// overloaded, more would only add to it.
+const RETRIES_PERCENT: u32 = 20;
+/// Of these, so many can be saved up, for a node that is overloaded for a moment.
+const RETRIES_SAVED_MAX: u32 = 100;
+
 /// What clones of a client share.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -39,6 +45,7 @@ pub(crate) struct Shared {
     pub(crate) router: Router,
     pub(crate) memory: Memory,
     hedges: Budget,
+    retries: Budget,
     wake: Arc<Notify>,
     tasks: OnceLock<Vec<AbortHandle>>,
 }
@@ -82,13 +89,15 @@ impl Shared {
             settings,
         } = builder;
         let router = Router::new(settings.clone(), &endpoints, zone)?;
-        let hedges = Budget::new(settings.hedge_percent);
+        let hedges = Budget::new(settings.hedge_percent, HEDGES_SAVED_MAX);
+        let retries = Budget::new(RETRIES_PERCENT, RETRIES_SAVED_MAX).full();
         let wake = Arc::new(Notify::new());
         let shared = Arc::new(Self {
             settings,
             router,
             memory: Memory::default(),
             hedges,
+            retries,
             wake,
             tasks: OnceLock::new(),
         });
@@ -120,6 +129,7 @@ impl Shared {
     {
         let until = Instant::now() + operation.deadline;
         let mut attempts = Attempts::new(operation.write);
+        self.earn_retry();
         if operation.is_read_of_key() {
             self.hedges.earn();
         }
@@ -167,7 +177,7 @@ impl Shared {
                 tokio::select! {
                     Some((node, result)) = running.next() => match result {
                         Ok(reply) => return Ok(reply),
-                        Err(failed) => match attempts.failed(failed, &node.address, rand::random()) {
+                        Err(failed) => match self.judge(attempts, failed, &node) {
                             // The other one may still answer.
                             Verdict::Retry(_) if !running.is_empty() => {}
                             verdict => return Err(verdict),
@@ -181,6 +191,20 @@ impl Shared {
                     }
                 }
             };
+        }
+    }
+
+    /// An operation is begun, which may one day pay for another one's retry.
+    pub(crate) fn earn_retry(&self) {
+        self.retries.earn();
+    }
+
+    /// What to do after a failure.
+    pub(crate) fn judge(&self, attempts: &mut Attempts, failed: Failed, node: &Node) -> Verdict {
+        let overloaded = failed.reason == "OVERLOADED";
+        match attempts.failed(failed, &node.address, rand::random()) {
+            Verdict::Retry(_) if overloaded && !self.retries.spend() => Verdict::Fail(attempts.error()),
+            verdict => verdict,
         }
     }
 

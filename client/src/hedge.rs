@@ -21,8 +21,8 @@ const SAMPLES_MIN: usize = 16;
 /// No second node is asked before: below, timers and schedulers decide more than nodes.
 const DELAY_MIN: Duration = Duration::from_millis(1);
 /// Hedges that can be saved up for a bad moment.
-const SAVED_MAX: u32 = 10;
-/// What one hedge costs; every read earns the budget's percentage of it.
+pub(crate) const HEDGES_SAVED_MAX: u32 = 10;
+/// What one additional request costs; every operation earns the budget's percentage of it.
 const COST: u32 = 100;
 
 /// How long one node took for its last reads.
@@ -45,10 +45,11 @@ impl Default for Latencies {
     }
 }
 
-/// Second nodes may be asked for so many of a hundred reads.
+/// Additional requests may be made for so many of a hundred operations.
 #[derive(Debug)]
 pub(crate) struct Budget {
     percent: u32,
+    saved_max: u32,
     saved: AtomicU32,
 }
 
@@ -85,22 +86,31 @@ impl Latencies {
 }
 
 impl Budget {
-    pub(crate) fn new(percent: u32) -> Self {
+    /// Nothing is saved yet.
+    pub(crate) fn new(percent: u32, saved_max: u32) -> Self {
         Self {
             percent,
+            saved_max,
             saved: AtomicU32::new(0),
         }
     }
 
-    /// A read is begun.
+    /// As much is saved as can be.
+    pub(crate) fn full(self) -> Self {
+        self.saved.store(self.saved_max * COST, Ordering::Relaxed);
+        self
+    }
+
+    /// An operation is begun.
     pub(crate) fn earn(&self) {
-        let more = |saved: u32| Some(saved.saturating_add(self.percent).min(SAVED_MAX * COST));
+        let most = self.saved_max * COST;
+        let more = |saved: u32| Some(saved.saturating_add(self.percent).min(most));
         let _ = self
             .saved
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
     }
 
-    /// Whether a second node may be asked now.
+    /// Whether one more request may be made now.
     pub(crate) fn spend(&self) -> bool {
         self.saved
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |saved| {
@@ -156,7 +166,7 @@ mod tests {
 
     #[test]
     fn the_budget_is_a_share_of_the_reads_and_little_of_it_is_saved() {
-        let budget = Budget::new(5);
+        let budget = Budget::new(5, 10);
         let mut spent = 0;
         for _ in 0..1000 {
             budget.earn();
@@ -166,8 +176,10 @@ mod tests {
         for _ in 0..1000 {
             budget.earn();
         }
-        assert_eq!((0..100).filter(|_| budget.spend()).count(), SAVED_MAX as usize);
-        let none = Budget::new(0);
+        assert_eq!((0..100).filter(|_| budget.spend()).count(), 10);
+        let full = Budget::new(5, 10).full();
+        assert_eq!((0..100).filter(|_| full.spend()).count(), 10);
+        let none = Budget::new(0, 10);
         none.earn();
         assert!(!none.spend());
     }

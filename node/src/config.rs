@@ -201,7 +201,8 @@ pub struct Limits {
     pub value_bytes_max: usize,
     /// Open connections per port, 1..=100000.
     pub connections_max: usize,
-    /// Client requests served at once, 1..=100000; more are refused with RESOURCE_EXHAUSTED.
+    /// Client requests served at once at most, 1..=100000; more are refused with RESOURCE_EXHAUSTED. Fewer, but at least 64,
+    /// while they take longer than a quarter of `peer_timeout_ms` in the mean.
     pub requests_in_flight_max: usize,
     /// Milliseconds that a request may take when its client names no deadline, 1..=30000.
     pub request_timeout_ms: u64,

@@ -15,8 +15,8 @@
 //!
 //! Modules in reading order:
 //! [`types`]; [`version`] (§4.4); [`replica`], what one node does to one record; [`ring`] (§4.2, §4.3, §6.2);
-//! [`quorum`] (§4.5); [`coordinator`] (§4.5, §5); [`listing`]; [`membership`] (§4.8). Paragraph marks are sections of
-//! the Dynamo paper (SOSP 2007).
+//! [`quorum`] (§4.5); [`coordinator`] (§4.5, §5); [`admission`] and [`overload`] (§6.5); [`listing`]; [`membership`]
+//! (§4.8). Paragraph marks are sections of the Dynamo paper (SOSP 2007).
 
 pub mod types;
 
@@ -43,6 +43,8 @@ pub mod recovery;
 pub mod reap;
 
 pub mod admission;
+
+pub mod overload;
 
 pub mod listing;
 

@@ -12,6 +12,7 @@ use arc_swap::ArcSwapOption;
 use dynamo_core::{
     bucket::BucketPolicy,
     coordinator::{Candidate, Candidates},
+    overload::Overload,
     quorum::Quorum,
     reap::QuietTable,
     recovery::Recovery,
@@ -21,7 +22,7 @@ use dynamo_core::{
 };
 use dynamo_proto::peer;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
 
 use crate::{
     background::{Background, refetch::Refetches},
@@ -42,7 +43,10 @@ use crate::{
     telemetry::metrics::{Metrics, Operation, Snapshot},
 };
 
+mod place;
 mod replica;
+
+pub(crate) use place::Place;
 
 /// Bytes of records that one page of a scan reads.
 const SCAN_BYTES_MAX: usize = 4 << 20;
@@ -82,10 +86,13 @@ pub(crate) struct Node {
     peers: Peers,
     metrics: Metrics,
     hlc: Mutex<Hlc>,
-    in_flight: Arc<Semaphore>,
+    in_flight: Arc<Mutex<Overload>>,
     draining: AtomicBool,
     started_ms: u64,
 }
+
+/// Requests should take this part of what one call to a peer may take, in the mean: those above it are then still in time.
+const PATIENCE_PARTS: u64 = 4;
 
 /// What a node keeps on disk, and what follows it.
 pub(crate) struct Storage {
@@ -151,7 +158,11 @@ impl Node {
             peers: Peers::new(&config, faults, connect),
             metrics: Metrics::new()?,
             hlc: Mutex::new(Hlc::default()),
-            in_flight: Arc::new(Semaphore::new(config.limits.requests_in_flight_max)),
+            in_flight: Arc::new(Mutex::new(Overload::new(
+                config.limits.requests_in_flight_max as u64,
+                config.limits.peer_timeout_ms / PATIENCE_PARTS,
+                clock::monotonic_ms(),
+            ))),
             draining: AtomicBool::new(false),
             placed: ArcSwapOption::empty(),
             started_ms: clock::monotonic_ms(),
@@ -223,15 +234,11 @@ impl Node {
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED if all are taken: early, instead of a queue that nobody waits for.
-    pub(crate) fn admit(&self) -> Result<OwnedSemaphorePermit, Failure> {
-        Arc::clone(&self.in_flight).try_acquire_owned().map_err(|_| {
+    pub(crate) fn admit(&self) -> Result<Place, Failure> {
+        Place::take(&self.in_flight).map_err(|bound| {
             self.metrics.shed();
-            let most = self.config.limits.requests_in_flight_max;
-            Failure::new(
-                Reason::Overloaded,
-                format!("{most} requests are in flight here; try another node, or later"),
-            )
-            .not_applied()
+            let message = format!("{bound} requests are in flight here; try another node, or later");
+            Failure::new(Reason::Overloaded, message).not_applied()
         })
     }
 
@@ -438,10 +445,14 @@ impl Node {
     pub(crate) fn snapshot(&self) -> Snapshot {
         let estimate = self.store.estimate().unwrap_or_default();
         let writer = self.writer.counters();
+        let (in_flight, bound) = {
+            let overload = self.in_flight.lock();
+            (overload.in_flight(), overload.bound())
+        };
         let mut snapshot = Snapshot {
             ready: self.not_ready_reason().is_none(),
-            requests_in_flight: (self.config.limits.requests_in_flight_max
-                - self.in_flight.available_permits()) as u64,
+            requests_in_flight: in_flight,
+            requests_in_flight_bound: bound,
             keys: estimate.keys,
             data_bytes: estimate.bytes,
             writer_batches: writer.groups,

@@ -15,7 +15,7 @@ use dynamo_core::{
 use dynamo_proto::{peer, v1};
 use futures::{Stream, StreamExt as _, future::join_all, stream::once};
 use tokio::{
-    sync::{OwnedSemaphorePermit, mpsc, oneshot},
+    sync::{mpsc, oneshot},
     time::{Instant, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -25,7 +25,7 @@ use crate::{
     clock::wall_ms,
     config::REQUEST_TIMEOUT_MS_MAX,
     grpc::status::{Failure, Reason},
-    node::{Node, Placed},
+    node::{Node, Place, Placed},
     telemetry::metrics::Operation,
 };
 
@@ -56,7 +56,7 @@ pub(crate) fn stream(
     node: Arc<Node>,
     placed: Arc<Placed>,
     listing: Listing,
-    permit: OwnedSemaphorePermit,
+    place: Place,
 ) -> Result<impl Stream<Item = Result<v1::ListKeysResponse, Status>> + Send + 'static, Failure> {
     let after = match &listing.page_token {
         token if token.is_empty() => None,
@@ -88,7 +88,7 @@ pub(crate) fn stream(
         node.metrics()
             .request(Operation::ListKeys, word, started.elapsed());
         let unsent = pager.finish(result).await;
-        drop(permit);
+        drop(place);
         if let Some(failure) = unsent {
             let _ = unsent_in.send(failure);
         }

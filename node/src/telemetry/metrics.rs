@@ -67,6 +67,7 @@ struct Gauges {
     peer_up: Gauge<u64>,
     ready: Gauge<u64>,
     requests_in_flight: Gauge<u64>,
+    requests_in_flight_bound: Gauge<u64>,
     keys: Gauge<u64>,
     data_bytes: Gauge<u64>,
     writer_batches: Gauge<u64>,
@@ -93,6 +94,7 @@ pub(crate) struct Snapshot {
     pub(crate) peers: Vec<(String, bool)>,
     pub(crate) ready: bool,
     pub(crate) requests_in_flight: u64,
+    pub(crate) requests_in_flight_bound: u64,
     pub(crate) keys: u64,
     pub(crate) data_bytes: u64,
     pub(crate) writer_batches: u64,
@@ -184,6 +186,10 @@ impl Metrics {
                 peer_up: gauge("dynamo_peer_up", "1 if this node reaches the peer"),
                 ready: gauge("dynamo_ready", "1 if this node serves its ranges"),
                 requests_in_flight: gauge("dynamo_requests_in_flight", "Client requests being served"),
+                requests_in_flight_bound: gauge(
+                    "dynamo_requests_in_flight_bound",
+                    "Client requests that may be served at once; falls while they take too long",
+                ),
                 keys: gauge("dynamo_keys_estimate", "Estimated number of records on this node"),
                 data_bytes: gauge("dynamo_data_bytes", "Estimated bytes of records on this node"),
                 writer_batches: gauge("dynamo_writer_batches", "Batches committed since the start"),
@@ -298,6 +304,9 @@ impl Metrics {
         }
         gauges.ready.record(u64::from(snapshot.ready), &[]);
         gauges.requests_in_flight.record(snapshot.requests_in_flight, &[]);
+        gauges
+            .requests_in_flight_bound
+            .record(snapshot.requests_in_flight_bound, &[]);
         gauges.keys.record(snapshot.keys, &[]);
         gauges.data_bytes.record(snapshot.data_bytes, &[]);
         gauges.writer_batches.record(snapshot.writer_batches, &[]);

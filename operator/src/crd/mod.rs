@@ -521,7 +521,7 @@ pub struct Limits {
     #[serde(default = "defaults::connections_max")]
     #[schemars(range(min = 1, max = 100_000))]
     pub connections_max: i32,
-    /// Requests served at once, 1 to 100000; more are refused with RESOURCE_EXHAUSTED.
+    /// Requests served at once at most, 1 to 100000; more are refused with RESOURCE_EXHAUSTED. Fewer while they take too long.
     #[serde(default = "defaults::requests_in_flight_max")]
     #[schemars(range(min = 1, max = 100_000))]
     pub requests_in_flight_max: i32,

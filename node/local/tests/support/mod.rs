@@ -62,6 +62,12 @@ pub(crate) struct Did {
 }
 
 impl Did {
+    /// Takes what others did.
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.history.merge(other.history);
+        self.failures.extend(other.failures);
+    }
+
     /// Acknowledged, with unknown outcome, not applied.
     pub(crate) fn counts(&self) -> (u64, u64, u64) {
         use Outcome::{Acknowledged, NotApplied, Unknown};
@@ -141,11 +147,16 @@ pub(crate) struct Writers {
 
 impl Writers {
     pub(crate) fn start(client: &Client, count: u32, keys: u32, seed: u64) -> Self {
+        Self::start_from(client, 0, count, keys, seed)
+    }
+
+    /// With the numbers from `first`.
+    pub(crate) fn start_from(client: &Client, first: u32, count: u32, keys: u32, seed: u64) -> Self {
         let (stop, stopped) = watch::channel(false);
         let task = |writer| tokio::spawn(write(client.clone(), writer, keys, seed, stopped.clone()));
         Self {
             stop,
-            tasks: (0..count).map(task).collect(),
+            tasks: (first..first + count).map(task).collect(),
         }
     }
 
@@ -154,9 +165,7 @@ impl Writers {
         self.stop.send(true).unwrap();
         let mut all = Did::default();
         for task in self.tasks {
-            let one = task.await.unwrap();
-            all.history.merge(one.history);
-            all.failures.extend(one.failures);
+            all.merge(task.await.unwrap());
         }
         all
     }

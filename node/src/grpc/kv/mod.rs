@@ -184,12 +184,12 @@ impl KeyValue for KvService {
                 request.limit
             },
         };
-        let permit = self.node.admit()?;
+        let place = self.node.admit()?.untimed();
         Ok(Response::new(Box::pin(list::stream(
             Arc::clone(&self.node),
             placed,
             listing,
-            permit,
+            place,
         )?)))
     }
 
