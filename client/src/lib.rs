@@ -19,14 +19,17 @@
 //! # Ok(()) }
 //! ```
 //!
+//! A client belongs to the cluster whose ring it learns first: a node of another one that has got a member's address gets
+//! none of its requests. What overloaded nodes refuse is tried again for a fifth of the operations, and fails otherwise.
+//!
 //! Reads are coordinated by a node, or by the client itself if it is told so ([`Coordination`]). Values of data types
 //! are updated by [`Client::update`] and never have siblings.
 //!
 //! Modules in reading order: [`Client`] (`client`, `update`, `resolve`, `batch`, `listing`), its [`Builder`] (`config`),
 //! values (`types`, `typed`), [`Error`] (`error`); then the machinery: `call` carries an operation to its end, `attempts`
-//! decides whether and when to try again, `routing` where, `hedge` when a slow node gets company; `coordinate` reads replicas without a coordinating node,
-//! `memory` keeps what was learnt on the way, `nodes` one channel and the local opinion per node, `background` refreshes
-//! the ring and probes nodes put aside.
+//! decides whether and when to try again, `routing` where, `hedge` when a slow node gets company; `coordinate` reads
+//! replicas without a coordinating node, `memory` keeps what was learnt on the way, `nodes` one channel and the local
+//! opinion per node, `background` refreshes the ring and probes nodes put aside.
 
 mod client;
 

@@ -51,7 +51,9 @@ impl Interceptor for MeantHere {
             self.0.membership().cluster_id(),
         ) && !meant.as_bytes().eq_ignore_ascii_case(mine.to_string().as_bytes())
         {
-            let message = format!("this node belongs to cluster {mine}, not to {meant:?}");
+            let message = format!(
+                "this node belongs to cluster {mine}, not to {meant:?}; if that one is gone, restart its client"
+            );
             return Err(Failure::new(Reason::ForeignCluster, message).into());
         }
         Ok(request)
