@@ -6,6 +6,7 @@ use std::rc::Rc;
 use dynamo_core::membership::View;
 use dynamo_core::version::KeyState;
 
+use crate::buggify::Site;
 use crate::disk::{Disk, Place, Value};
 use crate::keys::KeyIx;
 use crate::node::{Node, boot};
@@ -38,7 +39,9 @@ pub fn may_put_back(sh: &Shared, nodes: &[Node], victim: usize, copy: &Disk) -> 
         .filter(|view| view.get(me).is_some_and(|entry| entry.synced > copy.sequence))
         .count();
     let confirmed = copy.bytes(boot::PAST).is_none();
-    let kept = sh.knobs.w > 1 || sh.knobs.hints_max > sh.knobs.keys as usize * sh.knobs.nodes;
+    let crowded = [Site::SpentHintBudget, Site::FullQueue].map(|site| sh.buggify.may_fire(site));
+    let room = sh.knobs.hints_max > sh.knobs.keys as usize * sh.knobs.nodes && crowded == [false; 2];
+    let kept = sh.knobs.w > 1 || room;
     kept && confirmed && noticed + 1 == nodes.len() && may_empty(sh, nodes, victim)
 }
 

@@ -70,6 +70,11 @@ impl Buggify {
         fires
     }
 
+    /// Whether it can happen in this run.
+    pub fn may_fire(&self, site: Site) -> bool {
+        self.enabled[site as usize]
+    }
+
     /// None from now on.
     pub fn stop(&mut self) {
         self.enabled = Default::default();
