@@ -22,7 +22,12 @@ mod messages;
 pub(crate) use messages::*;
 
 pub(crate) const CLUSTER: [u8; 16] = [7; 16];
-const DEADLINE: Duration = Duration::from_secs(30);
+
+/// For whatever is waited for; `DYNAMO_TEST_DEADLINE_S` allows more where there are more keys than usual.
+fn deadline() -> Duration {
+    let seconds = std::env::var("DYNAMO_TEST_DEADLINE_S");
+    Duration::from_secs(seconds.map_or(30, |seconds| seconds.parse().unwrap()))
+}
 
 /// What a cluster is to be.
 #[derive(Clone)]
@@ -241,7 +246,7 @@ impl Cluster {
     /// Takes a node down that ends by itself.
     pub(crate) async fn ended(&mut self, index: usize) {
         let mut running = self.nodes[index].take().unwrap();
-        let ends = tokio::time::timeout(DEADLINE, running.storage_failed()).await;
+        let ends = tokio::time::timeout(deadline(), running.storage_failed()).await;
         assert!(ends.is_ok(), "node {index} goes on");
         running.stop().await.unwrap();
     }
@@ -515,7 +520,7 @@ impl Cluster {
                 Ok(response) => return Some(values(&response.into_inner())),
                 Err(status) if status.code() == Code::NotFound => return None,
                 Err(status) => {
-                    assert!(begun.elapsed() < DEADLINE, "{status}");
+                    assert!(begun.elapsed() < deadline(), "{status}");
                     // Between two looks at the condition.
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
@@ -567,7 +572,7 @@ async fn started(config: Config) -> Running {
         match dynamo_node::start(config.clone()).await {
             Ok(running) => return running,
             // In one process, what a stopped node still had under way may hold its store for a moment.
-            Err(error) if begun.elapsed() < DEADLINE && format!("{error:#}").contains("has it open") => {
+            Err(error) if begun.elapsed() < deadline() && format!("{error:#}").contains("has it open") => {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             Err(error) => panic!("{error:#}"),
@@ -606,7 +611,8 @@ pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut condition: i
         }
     };
     assert!(
-        tokio::time::timeout(DEADLINE, met).await.is_ok(),
-        "not within {DEADLINE:?}: {what}"
+        tokio::time::timeout(deadline(), met).await.is_ok(),
+        "not within {:?}: {what}",
+        deadline()
     );
 }

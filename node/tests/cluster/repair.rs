@@ -179,7 +179,7 @@ async fn rounds(cluster: &Cluster, rounds: u64) {
     }
 }
 
-/// `A_KEYS=1000000 A_DIVERGED=1000` measures what the default only shows.
+/// `A_KEYS=1000000 A_DIVERGED=1000 DYNAMO_TEST_DEADLINE_S=600` measures what the default only shows.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_d38_d39_d54_diverged_replicas_become_equal_by_what_differs_and_equal_ones_ship_nothing() {
     let number = |name, default| env::var(name).map_or(default, |text| text.parse().unwrap());
