@@ -49,7 +49,7 @@ impl Interceptor for MeantHere {
         if let (Some(meant), Some(mine)) = (
             request.metadata().get(CLUSTER_METADATA),
             self.0.membership().cluster_id(),
-        ) && !meant.as_bytes().eq_ignore_ascii_case(mine.to_string().as_bytes())
+        ) && !uuid::Uuid::try_parse_ascii(meant.as_bytes()).is_ok_and(|meant| meant.into_bytes() == mine.0)
         {
             let message = format!(
                 "this node belongs to cluster {mine}, not to {meant:?}; if that one is gone, restart its client"
