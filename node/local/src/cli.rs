@@ -69,6 +69,10 @@ pub(crate) enum Durability {
     Every,
     /// In the write-ahead log, which is synced every second
     Interval,
+    /// Synced on the node that coordinates it, as `interval` on the others
+    OneOfN,
+    /// In memory, which is written and synced every second
+    Buffered,
 }
 
 /// Where a ring lives.
