@@ -19,7 +19,7 @@ help: ## this list
 	@echo 'make TARGET [VARIABLE=VALUE...]'; echo
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo 'Variables of run, tour and bench-lite: NODES=6 ZONES=3 N=3 R= W= PARTITIONS=256 DURABILITY=every|interval PORT=7700;'
+	@echo 'Variables of run, tour and bench-lite: NODES=6 ZONES=3 N=3 R= W= PARTITIONS=256 DURABILITY=every|interval|one-of-n|buffered PORT=7700;'
 	@echo 'of run alone: DATA=<directory>, by default one for each shape in ~/.local/share/dynamo-kubernetes/local.'
 
 build: ## build all programs, after installing what is missing for that
