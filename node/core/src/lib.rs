@@ -1,6 +1,6 @@
 //! The protocol of a Dynamo node as plain values and step functions: no I/O, no clock, no randomness, no threads.
 //!
-//! Shells (the node's tokio process, later the simulator) drive it: they pass in time, random numbers and what
+//! Shells (the node's tokio process, the simulator) drive it: they pass in time, random numbers and what
 //! arrived, and perform what comes out.
 //!
 //! ```text

@@ -11,8 +11,8 @@ use std::{
 };
 
 use dynamo_client::{Client, Context};
-use dynamo_local::{LocalRing, Running};
-use support::{alone, client, folder, settings};
+use dynamo_local::LocalRing;
+use support::{alone, client, folder, peak_kib, settings};
 
 /// Bytes that one flood sends at most, and for how long.
 const FLOOD_BYTES: usize = 64 << 20;
@@ -161,13 +161,6 @@ fn repeated(bytes: Vec<u8>) -> impl FnMut(u32) -> Vec<u8> {
     move |_| bytes.repeat(100)
 }
 
-/// Most memory that the process ever had, in KiB.
-fn peak_kib(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
 async fn serves(client: &Client, what: &str) {
     let found = client.get("key").await;
     let context = found.map_or_else(|_| Context::none(), |found| found.context);
@@ -180,12 +173,9 @@ async fn g26_floods_of_frames_neither_stop_nor_bloat_a_node() {
     let _alone = alone().await;
     let dir = folder();
     let mut ring = LocalRing::start(settings(dir.path(), 1, 1)).await.unwrap();
-    let Running::Yes { pid } = ring.nodes()[0].running() else {
-        panic!("it runs")
-    };
     let kv = client(&ring).await;
     serves(&kv, "before").await;
-    let before = peak_kib(pid);
+    let before = peak_kib(&ring, 0);
     let addresses = ring.nodes()[0].addresses();
     for (port, path) in [
         (addresses.client, "/dynamo.v1.KeyValue/Get"),
@@ -218,9 +208,9 @@ async fn g26_floods_of_frames_neither_stop_nor_bloat_a_node() {
                 // While it lasts, others are served.
                 serves(&kv, &what).await;
                 let end = end.await.unwrap();
-                println!("{what}: {end:?}, {} KiB", peak_kib(pid));
+                println!("{what}: {end:?}, {} KiB", peak_kib(&ring, 0));
                 assert!(!must_close || end == End::Closed, "{what}: {end:?}");
-                let grown = peak_kib(pid) - before;
+                let grown = peak_kib(&ring, 0) - before;
                 assert!(grown <= GROWTH_KIB, "{what}: {grown} KiB more than before");
             }
         }

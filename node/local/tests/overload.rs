@@ -10,8 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dynamo_local::{LocalRing, Running};
-use support::{Did, Writers, all_is_kept, alone, client, folder, settings, until_hints_are_delivered};
+use dynamo_local::LocalRing;
+use support::{
+    Did, Writers, all_is_kept, alone, client, folder, peak_kib, settings, until_hints_are_delivered,
+};
 
 /// Writers that write as fast as they can: many times what the ring can serve.
 const CROWD: u32 = 4000;
@@ -50,15 +52,8 @@ async fn writes(ring: &LocalRing, phase: u32, writers: u32, time: Duration) -> (
 }
 
 /// Most memory that a node of the ring ever had, in KiB.
-fn peak_kib(ring: &LocalRing) -> u64 {
-    let peaks = ring.nodes().iter().map(|node| {
-        let Running::Yes { pid } = node.running() else {
-            panic!("{} has ended", node.member())
-        };
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    });
+fn highest_peak_kib(ring: &LocalRing) -> u64 {
+    let peaks = (0..ring.nodes().len()).map(|index| peak_kib(ring, index));
     peaks.max().unwrap()
 }
 
@@ -98,7 +93,7 @@ async fn g18_overload_is_refused_early_and_leaves_nothing_behind() {
     let mut ring = LocalRing::start(settings(dir.path(), 6, 3)).await.unwrap();
     let (calm, calm_per_s) = writes(&ring, 0, FEW, Duration::from_secs(2)).await;
     assert_eq!(calm.counts().1 + calm.counts().2, 0, "{:?}", calm.failures);
-    let before = peak_kib(&ring);
+    let before = highest_peak_kib(&ring);
 
     let (crowd, crowd_per_s) = writes(&ring, 1, CROWD, Duration::from_secs(seconds())).await;
     let (acked, unknown, refused) = crowd.counts();
@@ -108,7 +103,7 @@ async fn g18_overload_is_refused_early_and_leaves_nothing_behind() {
          acknowledged a second / by {FEW} writers alone: {:.2}; {} KiB at most, before {before}",
         seconds(),
         crowd_per_s / calm_per_s,
-        peak_kib(&ring)
+        highest_peak_kib(&ring)
     );
     assert!(refused > 1000, "that was no overload");
     assert!(
@@ -116,7 +111,7 @@ async fn g18_overload_is_refused_early_and_leaves_nothing_behind() {
         "{late} of {served} puts were begun and not ended in time: {:?}",
         crowd.failures
     );
-    let grown = peak_kib(&ring) - before;
+    let grown = highest_peak_kib(&ring) - before;
     assert!(grown <= GROWTH_KIB, "{grown} KiB more than before");
 
     // Afterwards a whole second without a failure comes soon.

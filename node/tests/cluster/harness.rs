@@ -443,10 +443,14 @@ impl Cluster {
                         .admin(index)
                         .merkle_root(MerkleRootRequest { partition })
                         .await;
-                    // Others than primaries refuse.
-                    if let Ok(root) = asked {
-                        let root = root.into_inner();
-                        roots.insert((root.root, root.rebuilding));
+                    match asked {
+                        Ok(root) => {
+                            let root = root.into_inner();
+                            roots.insert((root.root, root.rebuilding));
+                        }
+                        // It is no primary.
+                        Err(status) if status.code() == Code::InvalidArgument => {}
+                        Err(_) => return false,
                     }
                 }
                 if roots.len() != 1 || roots.iter().any(|(_, rebuilding)| *rebuilding) {

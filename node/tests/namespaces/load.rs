@@ -4,26 +4,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use dynamo_client::{Client, Context};
-use dynamo_local::Running;
 use dynamo_proto::fault::SetRequest;
 use futures::{StreamExt as _, future::join_all, stream};
 
 use crate::{
-    support::numbers,
+    support::{numbers, peak_kib},
     world::{Shape, World, name, scenario},
 };
 
 /// What a node may take at most, as resident memory.
 const RSS_KIB_MAX: u64 = 512 << 10;
-
-fn peak_rss_kib(world: &World, node: usize) -> u64 {
-    let Running::Yes { pid } = world.ring.nodes()[node - 1].running() else {
-        panic!("node {node} does not run")
-    };
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
 
 /// 500 writers put a value each under one key, blindly and at once: the caps refuse what is too much, of that key alone.
 #[test]
@@ -52,7 +42,7 @@ fn c25_a_hot_key_hurts_itself_only() {
         let peaks: Vec<u64> = world
             .all()
             .iter()
-            .map(|node| peak_rss_kib(&world, *node))
+            .map(|node| peak_kib(&world.ring, *node - 1))
             .collect();
         println!("{accepted} accepted, {capped} refused by the cap; RSS {peaks:?} KiB at most");
         assert!(

@@ -122,7 +122,7 @@ pub(super) fn options(quorum: &WriteQuorum) -> WriteOptions {
 }
 
 pub(super) fn written_text(what: &str, written: &Written, output: Output) -> String {
-    let by = if written.info.coordinator.is_empty() {
+    let by = if written.info.coordinator.is_empty() || !output.is_terminal() {
         String::new()
     } else {
         format!(
@@ -130,7 +130,6 @@ pub(super) fn written_text(what: &str, written: &Written, output: Output) -> Str
             written.info.coordinator, written.acks
         )
     };
-    let by = if output.is_terminal() { by } else { String::new() };
     let mut text = format!("{what}{by}");
     if written.info.fallbacks_counted > 0 {
         let _ = write!(

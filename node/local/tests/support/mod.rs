@@ -14,7 +14,7 @@ use std::{
 
 use dynamo_client::{Client, Context};
 use dynamo_history::{Findings, History, Outcome, ValueId, Write};
-use dynamo_local::{LocalRing, Settings, program};
+use dynamo_local::{LocalRing, Running, Settings, program};
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard, watch};
@@ -51,6 +51,17 @@ pub(crate) async fn client(ring: &LocalRing) -> Client {
         .endpoints(ring.endpoints())
         .deadline(Duration::from_secs(2));
     builder.connect().await.unwrap()
+}
+
+/// Most memory that the process of the node with this index ever had, in KiB.
+pub(crate) fn peak_kib(ring: &LocalRing, index: usize) -> u64 {
+    let node = &ring.nodes()[index];
+    let Running::Yes { pid } = node.running() else {
+        panic!("{} does not run", node.member())
+    };
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 /// What writers did.
