@@ -16,7 +16,7 @@
 //!   incarnation  generation ‖ id, 8 bytes big-endian
 //!   starts       number
 //!   clean-stop   incarnation ‖ starts ‖ next epoch
-//!   past         incarnation ‖ sequence number
+//!   past         incarnation ‖ sequence number ‖ incarnations since
 //!   confirmed    empty
 //!   view, seeds, suspect: opaque
 //! ```
@@ -25,6 +25,7 @@
 
 use bytes::Bytes;
 use dynamo_core::{
+    membership::LIVES_SINCE_MAX,
     replica::Minter,
     types::{ClusterId, Incarnation, MemberId, Zone},
     wire::{DecodeError, Reader, put_bytes, put_varint},
@@ -65,6 +66,8 @@ pub struct Started {
     pub life: Life,
     /// The last life that no peer has yet compared with what it remembers, if it is not the present one.
     pub previous: Option<Incarnation>,
+    /// Lives that began since then, oldest first: see [`SelfHistory::since`](dynamo_core::membership::SelfHistory::since).
+    pub since: Vec<Incarnation>,
     /// [`Store::sequence`] as the start after that life found it: peers who remember that `previous` had more synced know
     /// that this disk lost some of it.
     pub recovered: u64,
@@ -158,13 +161,26 @@ pub fn start(store: &dyn Store, random_id: u64) -> Result<Started, DurableError>
     };
     let starts = last.map_or(0, |last| last.starts) + 1;
     let past = read(store, "past", meta::PAST, |reader| {
-        Ok((read_incarnation(reader)?, reader.varint()?))
+        let (previous, recovered) = (read_incarnation(reader)?, reader.varint()?);
+        let mut since = Vec::new();
+        while reader.remaining() > 0 {
+            since.push(read_incarnation(reader)?);
+        }
+        Ok((previous, recovered, since))
     })?;
     // Until a peer has compared it, later lives are no excuse for what an earlier one lost.
-    let before = last.map(|last| (last.incarnation, recovered));
-    let (previous, recovered) = match past.or(before.filter(|(life, _)| confirmed && *life != incarnation)) {
-        Some((previous, recovered)) => (Some(previous), recovered),
-        None => (None, recovered),
+    let before = last.map(|last| last.incarnation);
+    let (previous, recovered, since) = match (past, before) {
+        (Some((previous, recovered, mut since)), Some(last)) => {
+            if last != previous && since.last() != Some(&last) && since.len() < LIVES_SINCE_MAX {
+                since.push(last);
+            }
+            (Some(previous), recovered, since)
+        }
+        (_, before) => {
+            let previous = before.filter(|life| confirmed && *life != incarnation);
+            (previous, recovered, Vec::new())
+        }
     };
     let started = Started {
         identity,
@@ -173,6 +189,7 @@ pub fn start(store: &dyn Store, random_id: u64) -> Result<Started, DurableError>
         starts,
         life,
         previous,
+        since,
         recovered,
         fresh: !confirmed,
         suspect,
@@ -186,6 +203,9 @@ pub fn start(store: &dyn Store, random_id: u64) -> Result<Started, DurableError>
     if let Some(previous) = started.previous {
         let mut past = incarnation_bytes(previous);
         put_varint(&mut past, started.recovered);
+        for life in &started.since {
+            past.extend(incarnation_bytes(*life));
+        }
         put(&mut batch, meta::PAST, &past);
     }
     store.write(batch, true)?;

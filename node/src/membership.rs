@@ -128,6 +128,7 @@ impl Membership {
                 previous: started
                     .previous
                     .filter(|previous| *previous != started.incarnation),
+                since: started.since.clone(),
                 recovered: started.recovered,
             });
             let mut state = membership.state.lock();

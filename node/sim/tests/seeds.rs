@@ -218,6 +218,14 @@ const FOUND: [(u64, &str); 18] = [
         3613,
         "simulator: a digest that lists another life of the member exposed it in the real shell alone",
     ),
+    (
+        703_720,
+        "core: who got a ring unasked did not get the rival lives that go with it, and gave it on without them",
+    ),
+    (
+        707_397,
+        "core: a disk that was put back and started twice had a later generation than the life that it had lost",
+    ),
 ];
 
 #[test]

@@ -108,15 +108,26 @@ fn a_start_reports_what_it_recovered(subject: &mut impl Subject) {
     let second = start(subject.store(), 8).unwrap();
     let told = |started: &Started| (started.previous, started.recovered, started.fresh);
     assert_eq!(told(&second), (Some(first.incarnation), synced, false));
-    // As long as no peer has compared it, that stays the question.
+    assert_eq!(second.since, []);
+    // As long as no peer has compared it, that stays the question, and every life since is remembered.
     subject.kill();
     let third = start(subject.store(), 9).unwrap();
     assert_eq!(told(&third), (Some(first.incarnation), synced, false));
-    write(subject.store(), confirmed());
+    assert_eq!(third.since, [second.incarnation]);
     stop_after(subject.store(), &third, 0);
-    let fourth = start(subject.store(), 10).unwrap();
-    assert_eq!((fourth.previous, fourth.fresh), (None, false));
-    assert!(fourth.recovered > synced);
+    let kept = start(subject.store(), 10).unwrap();
+    assert_eq!(kept.incarnation, third.incarnation);
+    assert_eq!(kept.since, [second.incarnation, third.incarnation]);
+    subject.kill();
+    let fourth = start(subject.store(), 11).unwrap();
+    assert_eq!(told(&fourth), (Some(first.incarnation), synced, false));
+    assert_eq!(fourth.since, kept.since);
+    write(subject.store(), confirmed());
+    stop_after(subject.store(), &fourth, 0);
+    let fifth = start(subject.store(), 12).unwrap();
+    assert_eq!((fifth.previous, fifth.fresh), (None, false));
+    assert_eq!(fifth.since, []);
+    assert!(fifth.recovered > synced);
 }
 
 /// A store that was emptied is as good as new until a peer has said what it remembers, however often it is started.
@@ -153,6 +164,7 @@ fn an_empty_directory_begins_the_first_life(subject: &mut impl Subject) {
         starts: 1,
         life: Life::First,
         previous: None,
+        since: Vec::new(),
         recovered: found,
         fresh: true,
         suspect: None,

@@ -8,7 +8,7 @@ use dynamo_core::{
         exchange::{HASHES_PER_MESSAGE, LEAVES_PER_MESSAGE, RECORDS_PER_TRANSFER},
         has_news_for,
     },
-    types::PartitionId,
+    types::{MemberId, PartitionId},
     version::KeyState,
 };
 use dynamo_proto::peer::{
@@ -19,13 +19,14 @@ use dynamo_proto::peer::{
 use futures::future::try_join_all;
 
 use super::status::{Failure, Reason};
-use crate::{background::exchange::TRANSFER_BYTES_MAX, node::Node, storage::DataKey};
+use crate::{background::exchange::TRANSFER_BYTES_MAX, clock, node::Node, storage::DataKey};
 
 pub(super) fn tree_hashes(node: &Node, request: &TreeHashesRequest) -> Result<TreeHashesResponse, Failure> {
     at_most("nodes", request.nodes.len(), HASHES_PER_MESSAGE)?;
     let partition = PartitionId(request.partition);
     let suspect = node.is_suspect(partition);
-    let Some(tree) = node.tree(partition) else {
+    let tree = node.tree(partition);
+    let Some(tree) = tree.filter(|_| request.level == 0 || lets_in(node, request, partition)) else {
         return Ok(TreeHashesResponse {
             not_ready: true,
             suspect,
@@ -40,6 +41,20 @@ pub(super) fn tree_hashes(node: &Node, request: &TreeHashesRequest) -> Result<Tr
         not_ready: false,
         suspect,
     })
+}
+
+/// The peer looks below the root, so something differs.
+fn lets_in(node: &Node, request: &TreeHashesRequest, partition: PartitionId) -> bool {
+    let sender = request
+        .header
+        .as_ref()
+        .map(|header| MemberId::new(&header.member_id));
+    let Some(Ok(sender)) = sender else {
+        return false;
+    };
+    let now_ms = clock::monotonic_ms();
+    node.background()
+        .with_schedule(|schedule| schedule.lets_in(partition, &sender, now_ms))
 }
 
 pub(super) async fn tree_keys(

@@ -113,7 +113,7 @@ pub(super) async fn repair(
                 } else {
                     response
                         .failed
-                        .push(format!("{member}: it did not answer, or its tree is being made"));
+                        .push(format!("{member}: it did not answer, its tree is being made, or another exchange of the partition is under way there"));
                 }
             }
             None => response.failed.push(format!(

@@ -24,8 +24,10 @@ pub struct Schedule {
     period_ms: u64,
     paused: bool,
     peers: BTreeMap<MemberId, Peer>,
-    /// Partitions of which an exchange is under way: one at a time, or two peers send the same key.
+    /// Partitions of which an exchange is under way that this node began: one at a time, or two peers send the same key.
     running: BTreeSet<PartitionId>,
+    /// Partitions of which a peer has begun one that found a difference, and until when nobody else is let in.
+    held: BTreeMap<PartitionId, (MemberId, u64)>,
 }
 
 /// An exchange to begin.
@@ -63,6 +65,7 @@ impl Schedule {
             paused: false,
             peers: BTreeMap::new(),
             running: BTreeSet::new(),
+            held: BTreeMap::new(),
         }
     }
 
@@ -114,8 +117,11 @@ impl Schedule {
         if self.paused {
             return None;
         }
+        self.held.retain(|_, (_, until_ms)| now_ms < *until_ms);
         let due = |(member, peer): (&MemberId, &Peer)| {
-            let free = |(_, partition): &&(u64, PartitionId)| !self.running.contains(partition);
+            let free = |(_, partition): &&(u64, PartitionId)| {
+                !self.running.contains(partition) && !self.held.contains_key(partition)
+            };
             let (due_ms, partition) = *peer.queue.iter().find(free)?;
             (due_ms <= now_ms && reachable(member)).then(|| (due_ms, partition, member.clone()))
         };
@@ -154,6 +160,20 @@ impl Schedule {
             Pair { due_ms, ..pair }
         };
         peer.put(due.partition, pair);
+    }
+
+    /// Whether a peer whose exchange of a partition found that something differs may go on with it. One at a time: two would
+    /// send the same keys. Whoever is let in keeps others out for a sixteenth of the period from its last question;
+    /// whoever is not tries again soon.
+    pub fn lets_in(&mut self, partition: PartitionId, peer: &MemberId, now_ms: u64) -> bool {
+        let held = self.held.get(&partition);
+        let by_another = held.is_some_and(|(holder, until_ms)| holder != peer && now_ms < *until_ms);
+        if by_another || self.running.contains(&partition) {
+            return false;
+        }
+        let until_ms = now_ms + self.parts(1);
+        self.held.insert(partition, (peer.clone(), until_ms));
+        true
     }
 
     /// Stops giving out exchanges; those under way are the caller's to stop.

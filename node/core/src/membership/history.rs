@@ -10,13 +10,31 @@ use crate::types::{Incarnation, MemberId};
 /// At most so often does a member announce how far its storage is synced.
 pub const ANNOUNCE_INTERVAL_MS: u64 = 10_000;
 
+/// Lives after the previous one that a member remembers at most.
+pub const LIVES_SINCE_MAX: usize = 64;
+
 /// What a member knows of its own past when it starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SelfHistory {
-    /// The life of the data before the present one, if this start began another.
+    /// The last life of the data that a peer has compared, if it is not the present one.
     pub previous: Option<Incarnation>,
+    /// Lives between that one and the present one, the last [`LIVES_SINCE_MAX`] at most: no peer has compared them, and they
+    /// lost nothing that the comparison of `previous` would not show.
+    pub since: Vec<Incarnation>,
     /// The storage sequence number up to which the store was found at this start.
     pub recovered: u64,
+}
+
+impl SelfHistory {
+    /// Whether a life that others remember came after the previous one, and this volume does not: then it is an older copy.
+    pub(super) fn lacks(&self, present: Incarnation, remembered: Incarnation) -> bool {
+        let Some(previous) = self.previous.filter(|_| self.since.len() < LIVES_SINCE_MAX) else {
+            return false;
+        };
+        let between =
+            previous.generation < remembered.generation && remembered.generation <= present.generation;
+        between && remembered != present && !self.since.contains(&remembered)
+    }
 }
 
 /// One life of a member and how far its storage has come in it.

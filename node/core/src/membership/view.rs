@@ -185,10 +185,9 @@ impl View {
             entry.member = self.me.clone();
             entry.version += 1;
             if entry.incarnation != before {
-                self.history = self.history.map(|history| SelfHistory {
-                    previous: None,
-                    ..history
-                });
+                if let Some(history) = &mut self.history {
+                    history.previous = None;
+                }
             }
         }
     }
@@ -271,7 +270,7 @@ impl View {
         let my_ring = self.ring.as_deref().map(RingVersion::from);
         wanted.ring = my_ring < digest.ring;
         if my_ring > digest.ring {
-            delta.ring = self.ring.as_ref().map(|ring| ring.encode());
+            self.add_ring(&mut delta);
         }
         wanted.log = self.log.lacks(&digest.log);
         delta.log = self.log.beyond(&digest.log);
@@ -299,14 +298,7 @@ impl View {
             .filter_map(|id| self.entries.get(id));
         delta.members = known.cloned().collect();
         if wanted.ring {
-            delta.ring = self.ring.as_ref().map(|ring| ring.encode());
-            // Whoever gets a ring begins to serve: had it another life that this node knows of, it must hear of it first.
-            let rivals = self.displaced.values().filter(|entry| {
-                let present = self.entries.get(&entry.member);
-                present.is_some_and(|present| rivals(present.incarnation, entry.incarnation))
-            });
-            delta.members.splice(0..0, rivals.cloned());
-            delta.members.truncate(DELTA_ENTRIES_MAX);
+            self.add_ring(&mut delta);
         }
         delta.log = self.log.select(&wanted.log);
         if wanted.policies {
@@ -392,7 +384,7 @@ impl View {
 
     /// How far this node can account for its own lives; nothing before it knows its past.
     fn claim(&self) -> Option<Claim> {
-        let history = self.history?;
+        let history = self.history.as_ref()?;
         let me = self.me();
         let present = Life {
             incarnation: me.incarnation,
@@ -432,6 +424,18 @@ impl View {
             log: Vec::new(),
             policies: Vec::new(),
         }
+    }
+
+    /// Adds the ring, and before all entries the lives that rival a present one: whoever gets a ring begins to serve, and so
+    /// does whoever gets it from there. Had one of them another life, it must hear of that first.
+    fn add_ring(&self, delta: &mut Delta) {
+        delta.ring = self.ring.as_ref().map(|ring| ring.encode());
+        let displaced = self.displaced.values().filter(|entry| {
+            let present = self.entries.get(&entry.member);
+            present.is_some_and(|present| rivals(present.incarnation, entry.incarnation))
+        });
+        delta.members.splice(0..0, displaced.cloned());
+        delta.members.truncate(DELTA_ENTRIES_MAX);
     }
 
     fn hear_of_rings(&mut self, rings: Vec<LogEntry>, changes: &mut Changes) {
@@ -511,9 +515,11 @@ impl View {
         // The same life has been started more often than this volume remembers: an older copy of it runs here.
         let later_start = theirs.id == mine.id && entry.starts > me.starts;
         // A life that this volume remembers has synced more than is found here.
-        let rolled_back = self.history.is_some_and(|history| {
+        let rolled_back = self.history.as_ref().is_some_and(|history| {
             let before = history.previous == Some(theirs) && entry.synced > history.recovered;
-            before || (theirs == mine && entry.synced > history.recovered.max(me.synced))
+            before
+                || history.lacks(mine, theirs)
+                || (theirs == mine && entry.synced > history.recovered.max(me.synced))
         });
         if another_life || later_start || rolled_back {
             changes.self_superseded = changes.self_superseded.max(Some(theirs));

@@ -254,3 +254,41 @@ fn an_administrator_may_hurry_a_partition() {
         "once with each"
     );
 }
+
+/// Two exchanges that found a difference in one partition would send the same keys.
+#[test]
+fn one_exchange_at_a_time_may_send_keys_of_a_partition() {
+    let mut schedule = Schedule::new(INTERVAL_MS);
+    let (a, b) = (member("m1"), member("m2"));
+    let (this, other) = (PartitionId(3), PartitionId(4));
+    let hold_ms = INTERVAL_MS / 16;
+    schedule.set_pairs(&BTreeSet::from([(a.clone(), this)]), 2, 0, 1);
+    let far_ms = 10 * INTERVAL_MS;
+
+    assert!(schedule.lets_in(this, &a, far_ms));
+    assert!(!schedule.lets_in(this, &b, far_ms + hold_ms - 1), "a is in");
+    assert!(schedule.lets_in(other, &b, far_ms), "another partition is free");
+    assert!(
+        schedule.lets_in(this, &a, far_ms + hold_ms - 1),
+        "whoever is in goes on"
+    );
+    assert!(
+        !schedule.lets_in(this, &b, far_ms + hold_ms),
+        "and stays in from its last question"
+    );
+    assert_eq!(
+        schedule.next(far_ms + hold_ms, &|_| true),
+        None,
+        "nor is one begun here"
+    );
+
+    let over_ms = far_ms + 2 * hold_ms;
+    let due = schedule.next(over_ms, &|_| true).unwrap();
+    assert_eq!(due.partition, this);
+    assert!(
+        !schedule.lets_in(this, &b, over_ms),
+        "this node's own is under way"
+    );
+    schedule.ended(&due, over_ms, true, over_ms + 1, 1);
+    assert!(schedule.lets_in(this, &b, over_ms + 1));
+}

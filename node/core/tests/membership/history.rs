@@ -284,6 +284,7 @@ fn restarted(recovered: u64) -> View {
     });
     view.with_history(SelfHistory {
         previous: Some(FIRST),
+        since: Vec::new(),
         recovered,
     })
 }
@@ -325,6 +326,7 @@ fn z3_a_volume_put_back_in_time_shows_in_the_same_life() {
     for (recovered, noticed) in [(99, true), (100, false)] {
         let mut me = view(0).with_history(SelfHistory {
             previous: None,
+            since: Vec::new(),
             recovered,
         });
         let mut peer = view(1);
@@ -335,6 +337,7 @@ fn z3_a_volume_put_back_in_time_shows_in_the_same_life() {
     // What it has announced itself since comes back to it and means nothing.
     let mut me = view(0).with_history(SelfHistory {
         previous: None,
+        since: Vec::new(),
         recovered: 100,
     });
     Announcer::new().announce(&mut me, 500, 0);
@@ -370,6 +373,7 @@ fn a_smaller_rival_life_is_remembered_and_goes_with_the_ring() {
     };
     let mut emptied = View::new(CLUSTER, life(9), None).with_history(SelfHistory {
         previous: None,
+        since: Vec::new(),
         recovered: 0,
     });
     let mut between = View::new(CLUSTER, entry(1), Some(Arc::new(ring(3, 1))));
@@ -387,4 +391,53 @@ fn a_smaller_rival_life_is_remembered_and_goes_with_the_ring() {
     assert!(changes.ring);
     between.merge(delta(vec![life(5)]));
     assert_eq!(between.get(&id(2)), Some(&life(9)), "and the larger one holds");
+}
+
+/// A ring that goes to one who has none may be carried on: the rival lives of all members go with it.
+#[test]
+fn rival_lives_go_with_the_ring_through_others() {
+    let life = |id| MemberEntry {
+        incarnation: Incarnation { generation: 1, id },
+        ..entry(2)
+    };
+    let mut emptied = View::new(CLUSTER, life(9), None).with_history(SelfHistory {
+        previous: None,
+        since: Vec::new(),
+        recovered: 0,
+    });
+    let mut knows = View::new(CLUSTER, entry(1), Some(Arc::new(ring(3, 1))));
+    knows.merge(delta(vec![life(5)]));
+    knows.merge(delta(vec![life(9)]));
+    let mut courier = View::new(CLUSTER, entry(0), None);
+
+    exchange(&mut courier, &mut knows);
+    let answer = courier.answer(&emptied.digest());
+    assert!(answer.delta.ring.is_some());
+    let changes = emptied.merge(answer.delta);
+    assert_eq!(changes.self_superseded, Some(life(5).incarnation));
+}
+
+/// A volume that was put back in time and started twice before anybody compared it has a later generation than the life that it
+/// lost. It knows which lives it began since the copy was made: any other one betrays it.
+#[test]
+fn z3_a_copy_that_was_started_twice_is_found_out_by_a_life_that_it_does_not_know() {
+    let life = |generation, id| Incarnation { generation, id };
+    let (copied, begun, present) = (life(1, 5), life(2, 6), life(3, 7));
+    let entry = |incarnation| MemberEntry {
+        incarnation,
+        ..entry(0)
+    };
+    let told = |remembered| {
+        let mut me = View::new(CLUSTER, entry(present), None).with_history(SelfHistory {
+            previous: Some(copied),
+            since: vec![begun],
+            recovered: 100,
+        });
+        me.merge(delta(vec![entry(remembered)])).self_superseded
+    };
+    assert_eq!(told(life(2, 9)), Some(life(2, 9)));
+    assert_eq!(told(life(3, 9)), Some(life(3, 9)));
+    assert_eq!(told(begun), None, "its own");
+    assert_eq!(told(copied), None, "nothing of it is lost");
+    assert_eq!(told(life(1, 9)), None, "before the copy");
 }

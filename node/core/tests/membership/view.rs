@@ -125,6 +125,7 @@ fn of_two_lives_the_one_that_is_heard_of_later_is_told_too() {
         }
         let history = SelfHistory {
             previous: None,
+            since: Vec::new(),
             recovered: 0,
         };
         let view = View::new(CLUSTER, emptied.clone(), None).with_history(history);

@@ -67,11 +67,22 @@ impl Node {
         });
         // Until a peer has compared it, later lives are no excuse for what an earlier one lost.
         let before = previous.filter(|previous| was_confirmed && *previous != incarnation);
-        let (previous, recovered) = match self.disk.bytes(PAST) {
-            Some(past) => (Some(incarnation_of(&past)), number_of(&past[12..20])),
-            None => (before, recovered),
+        let (previous, recovered, since) = match self.disk.bytes(PAST) {
+            Some(past) => {
+                let mut since: Vec<_> = past[20..].chunks(12).map(incarnation_of).collect();
+                let earlier = incarnation_of(&past);
+                since.extend(previous.filter(|life| *life != earlier && since.last() != Some(life)));
+                (Some(earlier), number_of(&past[12..20]), since)
+            }
+            None => (before, recovered, Vec::new()),
         };
-        let view = view.with_history(SelfHistory { previous, recovered });
+        let lives = since.iter().flat_map(|life| incarnation_bytes(*life));
+        let lives: Vec<u8> = lives.collect();
+        let view = view.with_history(SelfHistory {
+            previous,
+            since,
+            recovered,
+        });
         let mut batch = Batch::default();
         batch.put(
             Place::Meta(INCARNATION),
@@ -83,6 +94,7 @@ impl Node {
         if let Some(previous) = previous {
             let mut past = incarnation_bytes(previous).to_vec();
             past.extend_from_slice(&recovered.to_be_bytes());
+            past.extend(lives);
             batch.put(Place::Meta(PAST), Value::Bytes(past.into()));
         }
         if !Self::known_before(sh) {

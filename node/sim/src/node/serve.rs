@@ -119,11 +119,11 @@ impl Live<'_> {
                 nodes,
             } => {
                 let suspect = self.suspect(partition);
-                let hashes = self
-                    .p
-                    .trees
-                    .ready(partition)
-                    .and_then(|tree| tree.hashes_of(level, &nodes));
+                let now_ms = self.now_ms();
+                let sender = &self.sh.members[from];
+                let let_in = level == 0 || self.p.schedule.lets_in(partition, sender, now_ms);
+                let tree = self.p.trees.ready(partition).filter(|_| let_in);
+                let hashes = tree.and_then(|tree| tree.hashes_of(level, &nodes));
                 let reply = hashes.map_or(Reply::NotReady, |hashes| Reply::Hashes { hashes, suspect });
                 self.reply(from, call, reply);
             }
