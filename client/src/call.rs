@@ -10,9 +10,9 @@ use dynamo_core::types::{KeyHash, MemberId};
 use dynamo_proto::v1;
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use tokio::{
-    sync::Notify,
+    sync::{Notify, Semaphore},
     task::AbortHandle,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 use tonic::{Code, Request, Response, Status};
 
@@ -38,6 +38,11 @@ const RETRIES_PERCENT: u32 = 20;
 /// Of these, so many can be saved up, for a node that is overloaded for a moment.
 const RETRIES_SAVED_MAX: u32 = 100;
 
+/// Bytes of large writes that a client sends at a time. More would share the wire until none of them ends within its attempt.
+const UPLOAD_BYTES: u32 = 16 << 20;
+/// Writes of fewer bytes do not count.
+const SMALL_BYTES: u32 = 64 << 10;
+
 /// What clones of a client share.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -46,6 +51,7 @@ pub(crate) struct Shared {
     pub(crate) memory: Memory,
     hedges: Budget,
     retries: Budget,
+    upload: Semaphore,
     wake: Arc<Notify>,
     tasks: OnceLock<Vec<AbortHandle>>,
 }
@@ -55,6 +61,8 @@ pub(crate) struct Shared {
 pub(crate) struct Operation {
     pub(crate) hash: Option<KeyHash>,
     pub(crate) write: bool,
+    /// That a put sends; 0 for everything else.
+    pub(crate) bytes: usize,
     pub(crate) deadline: Duration,
 }
 
@@ -98,6 +106,7 @@ impl Shared {
             memory: Memory::default(),
             hedges,
             retries,
+            upload: Semaphore::new(UPLOAD_BYTES as usize),
             wake,
             tasks: OnceLock::new(),
         });
@@ -133,6 +142,10 @@ impl Shared {
         if operation.is_read_of_key() {
             self.hedges.earn();
         }
+        let bytes = u32::try_from(operation.bytes).map_or(UPLOAD_BYTES, |bytes| bytes.min(UPLOAD_BYTES));
+        let bytes = if bytes < SMALL_BYTES { 0 } else { bytes };
+        // If there is no room before the deadline, the loop says so.
+        let _room = timeout_at(until, self.upload.acquire_many(bytes)).await;
         loop {
             if until.saturating_duration_since(Instant::now()) < ATTEMPT_MIN {
                 return Err(attempts.error());
@@ -306,6 +319,7 @@ impl Shared {
         let operation = Operation {
             hash: None,
             write: false,
+            bytes: 0,
             deadline: self.settings.deadline,
         };
         self.memory.forget_refusals();

@@ -131,14 +131,15 @@ impl Client {
         context: &Context,
         options: &WriteOptions,
     ) -> Result<Written, Error> {
-        let operation = self.operation(key.as_ref(), true, options.deadline);
+        let mut operation = self.operation(key.as_ref(), true, options.deadline);
         let message = self.put_request(
             Bytes::copy_from_slice(key.as_ref()),
             value.into(),
             context,
             options,
         );
-        self.check_size(message.encoded_len())?;
+        operation.bytes = message.encoded_len();
+        self.check_size(operation.bytes)?;
         let reply = self.shared.call(operation, |mut stub, limit| {
             let request = with_timeout(message.clone(), limit);
             async move { stub.put(request).await }
@@ -241,6 +242,7 @@ impl Client {
         Operation {
             hash: Some(self.hash(key)),
             write,
+            bytes: 0,
             deadline,
         }
     }

@@ -311,6 +311,7 @@ async fn learn(
     let operation = Operation {
         hash: Some(hash),
         write: false,
+        bytes: 0,
         deadline: until.saturating_duration_since(Instant::now()) / 2,
     };
     let message = replica_request(request, shared.router.epoch(), String::new());

@@ -204,6 +204,10 @@ pub struct Limits {
     /// Client requests served at once at most, 1..=100000; more are refused with RESOURCE_EXHAUSTED. Fewer, but at least 64,
     /// while they take longer than a quarter of `peer_timeout_ms` in the mean.
     pub requests_in_flight_max: usize,
+    /// Bytes of clients' requests that are taken in and not yet answered, 1 MiB..=1 TiB, and the same again of peers'; others wait in
+    /// the network. Those below 64 KiB do not count, and one that is larger than all of it is taken in alone. Each takes
+    /// several times its bytes while it is served.
+    pub request_bytes_in_flight_max: usize,
     /// Milliseconds that a request may take when its client names no deadline, 1..=30000.
     pub request_timeout_ms: u64,
     /// Milliseconds that one call to a peer may take, 1..=30000.
@@ -289,6 +293,7 @@ impl Default for Limits {
             value_bytes_max: 1 << 20,
             connections_max: 4096,
             requests_in_flight_max: 1024,
+            request_bytes_in_flight_max: 32 << 20,
             request_timeout_ms: 2000,
             peer_timeout_ms: 500,
             block_cache_bytes: 32 << 20,
@@ -419,6 +424,12 @@ impl Config {
             100_000,
         );
         range(
+            "limits.requestBytesInFlightMax",
+            self.limits.request_bytes_in_flight_max as u64,
+            1 << 20,
+            1 << 40,
+        );
+        range(
             "limits.requestTimeoutMs",
             self.limits.request_timeout_ms,
             1,
@@ -478,7 +489,7 @@ impl Config {
         self.record_bytes_max() * 4 + (1 << 20)
     }
 
-    /// Bytes of one record beyond which a put that would add a sibling is refused: eight values of full size.
+    /// Bytes of a key's values beyond which a put that would add a sibling is refused: eight values of full size.
     pub fn record_bytes_max(&self) -> usize {
         self.limits.value_bytes_max * 8
     }

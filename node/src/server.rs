@@ -8,7 +8,7 @@ use std::{future::Future, net::SocketAddr, path::Path, sync::Arc, time::Duration
 
 use anyhow::Context as _;
 use axum::serve::Listener;
-use dynamo_core::{reap::QuietTable, recovery::Recovery};
+use dynamo_core::{reap::QuietTable, recovery::Recovery, replica::SiblingCaps};
 use dynamo_proto::{
     DESCRIPTORS, admin::admin_server::AdminServer, peer::peer_server::PeerServer,
     v1::key_value_server::KeyValueServer,
@@ -28,6 +28,7 @@ use crate::{
     faults::Faults,
     grpc::{
         admin::AdminService,
+        inflow::Inflow,
         kv::{KvService, MeantHere},
         peer::PeerService,
     },
@@ -48,6 +49,10 @@ use crate::{
 
 /// Streams that one connection may have open.
 const STREAMS_MAX: u32 = 1024;
+/// Bytes of one request that wait unread at most.
+const STREAM_WINDOW_BYTES: u32 = 64 << 10;
+/// The same of all requests of one connection: what large ones that wait for room leave unread must not stop the others.
+const CONNECTION_WINDOW_BYTES: u32 = STREAMS_MAX * STREAM_WINDOW_BYTES;
 /// Bytes of the headers of one request.
 const HEADER_BYTES_MAX: u32 = 16 << 10;
 /// Name of the health service's entry for clients.
@@ -258,7 +263,10 @@ fn writer_options(config: &Config) -> WriterOptions {
     };
     WriterOptions {
         durability,
-        siblings_max: SIBLINGS_MAX,
+        caps: SiblingCaps {
+            siblings: SIBLINGS_MAX,
+            bytes: config.record_bytes_max(),
+        },
         free_bytes_min: config.storage.free_bytes_min,
     }
 }
@@ -296,9 +304,12 @@ impl Running {
             .max_decoding_message_size(client_bytes_max)
             .max_encoding_message_size(peer_bytes_max);
         let kv = InterceptedService::new(kv, MeantHere(Arc::clone(node)));
+        let inflow_bytes_max = config.limits.request_bytes_in_flight_max;
+        let kv = Inflow::new(kv, inflow_bytes_max, None);
         let peer = PeerServer::new(PeerService::new(Arc::clone(node)))
             .max_decoding_message_size(peer_bytes_max)
             .max_encoding_message_size(peer_bytes_max);
+        let peer = Inflow::new(peer, inflow_bytes_max, Some("/dynamo.peer.v1.Peer/Coordinate"));
         let admin =
             AdminServer::new(AdminService::new(Arc::clone(node))).max_encoding_message_size(peer_bytes_max);
 
@@ -460,6 +471,8 @@ fn server() -> Server {
         .http2_keepalive_timeout(Some(KEEPALIVE * 2))
         .http2_max_header_list_size(HEADER_BYTES_MAX)
         .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
 }
 
 fn write_whole(path: &Path, text: &str) -> anyhow::Result<()> {

@@ -66,6 +66,42 @@ pub struct Coordinated {
     pub replayed: bool,
 }
 
+/// How large a record may be for a write to add a sibling to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SiblingCaps {
+    /// Siblings, the new one included.
+    pub siblings: usize,
+    /// Bytes of their values, the new one included.
+    pub bytes: usize,
+}
+
+impl SiblingCaps {
+    /// Everything may be added.
+    pub const NONE: Self = Self {
+        siblings: usize::MAX,
+        bytes: usize::MAX,
+    };
+
+    fn check(self, stored: &KeyState, added: &Sibling) -> Result<(), UpdateRefused> {
+        let siblings = stored.siblings().len();
+        if siblings >= self.siblings {
+            return Err(UpdateRefused::TooManySiblings {
+                siblings,
+                siblings_max: self.siblings,
+            });
+        }
+        let size = |sibling: &Sibling| sibling.value().map_or(0, Bytes::len);
+        let bytes = stored.siblings().values().map(size).sum::<usize>();
+        if siblings > 0 && bytes + size(added) > self.bytes {
+            return Err(UpdateRefused::SiblingsTooLarge {
+                bytes,
+                bytes_max: self.bytes,
+            });
+        }
+        Ok(())
+    }
+}
+
 /// Why a client's write was not given a place. Nothing changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UpdateRefused {
@@ -78,6 +114,16 @@ pub enum UpdateRefused {
         siblings: usize,
         /// The limit in effect.
         siblings_max: usize,
+    },
+    /// The write would add a sibling to a key whose siblings have as many bytes as are allowed.
+    #[error(
+        "the key's siblings have {bytes} bytes, {bytes_max} at most with the new one; get it, and put one value with the context that the get returns"
+    )]
+    SiblingsTooLarge {
+        /// Of the values of the record.
+        bytes: usize,
+        /// The limit in effect.
+        bytes_max: usize,
     },
     /// In a bucket whose last write wins, the write would hide all others until that time has come.
     #[error(
@@ -105,17 +151,17 @@ pub struct Merged {
 /// under this node's next dot. The dot may leave the node as soon as this returns, before anything is on disk: after
 /// a crash the incarnation is another one, so the dot is never given again.
 ///
-/// `minter` has advanced if the returned entry's epoch is a new one. At most `siblings_max` siblings: a write that
-/// would make them more is refused; one that supersedes at least one sibling never is.
+/// `minter` has advanced if the returned entry's epoch is a new one. A write that would add a sibling beyond
+/// the `caps` is refused; one that supersedes at least one sibling never is.
 ///
 /// # Errors
-/// If the key has too many siblings.
+/// If the key has too many siblings, or too large ones.
 pub fn coordinate(
     stored: Option<&KeyState>,
     entry: Option<&EpochEntry>,
     minter: &mut Minter,
     update: Update,
-    siblings_max: usize,
+    caps: SiblingCaps,
 ) -> Result<Coordinated, UpdateRefused> {
     if let Some(first) = stored.and_then(|stored| replay(stored, &update)) {
         return Ok(first);
@@ -134,13 +180,9 @@ pub fn coordinate(
         content,
     };
     if let Some(stored) = stored {
-        let siblings = stored.siblings().len();
         let adds = !stored.siblings().keys().any(|dot| context.contains(dot));
-        if adds && siblings >= siblings_max {
-            return Err(UpdateRefused::TooManySiblings {
-                siblings,
-                siblings_max,
-            });
+        if adds {
+            caps.check(stored, &sibling)?;
         }
     }
     let entry = next_entry(entry, minter, |actor| {
@@ -200,7 +242,7 @@ pub fn coordinate_lww(
             update.context.union(stored.seen());
         }
     }
-    coordinate(stored, entry, minter, update, usize::MAX)
+    coordinate(stored, entry, minter, update, SiblingCaps::NONE)
 }
 
 /// Merges what another node sent into the record: the one replica operation. Never refused.

@@ -48,7 +48,14 @@ impl Node {
             expires_at_ms: None,
         };
         let (record, entry) = (self.record.as_ref(), self.entry.as_ref());
-        let done = replica::coordinate(record, entry, &mut self.minter, update, 100).unwrap();
+        let done = replica::coordinate(
+            record,
+            entry,
+            &mut self.minter,
+            update,
+            replica::SiblingCaps::NONE,
+        )
+        .unwrap();
         (self.record, self.entry) = (Some(done.state), done.entry);
         Done {
             delta: done.delta,

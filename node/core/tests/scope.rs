@@ -239,7 +239,14 @@ impl World {
         let replica = &mut self.replicas[client.at];
         let mut minter = Minter::new(replica.incarnation, replica.next_epoch);
         let stored = replica.stored.as_ref();
-        let done = replica::coordinate(stored, replica.entry.as_ref(), &mut minter, update, 100).unwrap();
+        let done = replica::coordinate(
+            stored,
+            replica.entry.as_ref(),
+            &mut minter,
+            update,
+            replica::SiblingCaps::NONE,
+        )
+        .unwrap();
         replica.next_epoch = minter.next_epoch();
         replica.unsynced = Some((who, done.state, done.entry.unwrap()));
         // I3: no dot is given twice.

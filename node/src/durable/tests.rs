@@ -427,5 +427,7 @@ fn coordinated(minter: &mut Minter) -> Dot {
         stamp: Stamp(1),
         expires_at_ms: None,
     };
-    replica::coordinate(None, None, minter, update, 1).unwrap().dot
+    replica::coordinate(None, None, minter, update, replica::SiblingCaps::NONE)
+        .unwrap()
+        .dot
 }

@@ -10,6 +10,8 @@ mod data_types;
 
 pub(crate) mod gossip;
 
+pub(crate) mod inflow;
+
 pub(crate) mod kv;
 
 pub(crate) mod locate;

@@ -139,7 +139,9 @@ impl From<WriteError> for Failure {
             WriteError::Overloaded => Reason::Overloaded,
             WriteError::DiskFull { .. } => Reason::DiskFull,
             WriteError::BudgetSpent => Reason::HintDeclined,
-            WriteError::Refused(UpdateRefused::TooManySiblings { .. }) => Reason::TooManySiblings,
+            WriteError::Refused(
+                UpdateRefused::TooManySiblings { .. } | UpdateRefused::SiblingsTooLarge { .. },
+            ) => Reason::TooManySiblings,
             WriteError::Refused(_) | WriteError::TypedRefused(_) => Reason::InvalidArgument,
             WriteError::Stopped => Reason::NotReady,
             WriteError::Read(_) | WriteError::Storage(_) | WriteError::WrongSpace(_) => Reason::Storage,

@@ -302,9 +302,9 @@ fn local_done(key: &DataKey, result: Result<Ack, WriteError>) -> Arrival {
         Arrival::Refused(Failure::new(reason, message))
     };
     match error {
-        WriteError::Refused(why @ UpdateRefused::TooManySiblings { .. }) => {
-            refused(Reason::TooManySiblings, why.to_string())
-        }
+        WriteError::Refused(
+            why @ (UpdateRefused::TooManySiblings { .. } | UpdateRefused::SiblingsTooLarge { .. }),
+        ) => refused(Reason::TooManySiblings, why.to_string()),
         WriteError::Refused(why) => refused(Reason::InvalidArgument, why.to_string()),
         WriteError::TypedRefused(why) => refused(Reason::InvalidArgument, why.to_string()),
         WriteError::Overloaded => refused(

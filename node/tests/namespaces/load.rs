@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// What a node may take at most, as resident memory.
-const RSS_KIB_MAX: u64 = 512 << 10;
+const RSS_KIB_MAX: u64 = 256 << 10;
 
 /// 500 writers put a value each under one key, blindly and at once: the caps refuse what is too much, of that key alone.
 #[test]
@@ -21,7 +21,7 @@ fn c25_a_hot_key_hurts_itself_only() {
     scenario(Shape::FIVE, async |mut world: World| {
         const WRITERS: usize = 500;
         let client = world.client().await;
-        let value = Bytes::from(vec![7; 16 << 10]);
+        let value = Bytes::from(vec![7; 1 << 20]);
         let context = Context::none();
         let hot = join_all((0..WRITERS).map(|_| client.put("hot", value.clone(), &context)));
         let others = async {

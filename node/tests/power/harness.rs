@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use dynamo_core::{
-    replica::{Minter, Update},
+    replica::{Minter, SiblingCaps, Update},
     types::Incarnation,
     version::{Content, KeyState, Seen, Stamp},
 };
@@ -77,7 +77,7 @@ pub(crate) fn runtime() -> Runtime {
 pub(crate) fn options(durability: Durability) -> WriterOptions {
     WriterOptions {
         durability,
-        siblings_max: 100,
+        caps: SiblingCaps::NONE,
         free_bytes_min: Some(0),
     }
 }
@@ -112,7 +112,8 @@ pub(crate) fn delta(
         .as_ref()
         .map_or_else(Seen::new, |state| state.seen().clone());
     let update = update(number, length, context);
-    let made = dynamo_core::replica::coordinate(state.as_ref(), None, minter, update, usize::MAX).unwrap();
+    let made =
+        dynamo_core::replica::coordinate(state.as_ref(), None, minter, update, SiblingCaps::NONE).unwrap();
     *state = Some(made.state);
     made.delta
 }

@@ -184,10 +184,10 @@ impl View {
             change(entry);
             entry.member = self.me.clone();
             entry.version += 1;
-            if entry.incarnation != before {
-                if let Some(history) = &mut self.history {
-                    history.previous = None;
-                }
+            if entry.incarnation != before
+                && let Some(history) = &mut self.history
+            {
+                history.previous = None;
             }
         }
     }

@@ -1,6 +1,9 @@
 use super::*;
 
-const SIBLINGS_MAX: usize = 100;
+const CAPS: SiblingCaps = SiblingCaps {
+    siblings: 100,
+    bytes: 1000,
+};
 
 /// One node's share in one record.
 struct Node {
@@ -18,13 +21,13 @@ impl Node {
         }
     }
 
-    fn try_write(&mut self, update: Update, siblings_max: usize) -> Result<Coordinated, UpdateRefused> {
+    fn try_write(&mut self, update: Update, caps: SiblingCaps) -> Result<Coordinated, UpdateRefused> {
         let done = coordinate(
             self.state.as_ref(),
             self.entry.as_ref(),
             &mut self.minter,
             update,
-            siblings_max,
+            caps,
         )?;
         self.state = Some(done.state.clone());
         self.entry = done.entry.or(self.entry);
@@ -32,7 +35,7 @@ impl Node {
     }
 
     fn write(&mut self, update: Update) -> Coordinated {
-        self.try_write(update, SIBLINGS_MAX).unwrap()
+        self.try_write(update, CAPS).unwrap()
     }
 
     fn take_in(&mut self, incoming: &KeyState) {
@@ -266,7 +269,8 @@ fn only_a_write_that_adds_a_sibling_meets_the_limit() {
     node.write(put("b"));
     let before = (node.state.clone(), node.entry, node.minter.next_epoch());
 
-    let refused = node.try_write(put("c"), 2).unwrap_err();
+    let caps = |siblings| SiblingCaps { siblings, ..CAPS };
+    let refused = node.try_write(put("c"), caps(2)).unwrap_err();
     assert_eq!(
         refused,
         UpdateRefused::TooManySiblings {
@@ -282,16 +286,16 @@ fn only_a_write_that_adds_a_sibling_meets_the_limit() {
                 op_id: Some([7; 16]),
                 ..put("a")
             },
-            2
+            caps(2)
         )
         .unwrap()
         .replayed
     );
     let context = Seen::from_iter([first.dot]);
-    node.try_write(Update { context, ..put("d") }, 2).unwrap();
+    node.try_write(Update { context, ..put("d") }, caps(2)).unwrap();
     // A limit that was lowered since: what makes them no more is still taken.
     let context = Seen::from_iter([dot(1, 0, 2)]);
-    node.try_write(Update { context, ..put("e") }, 1).unwrap();
+    node.try_write(Update { context, ..put("e") }, caps(1)).unwrap();
     assert_eq!(node.values(), ["d", "e"]);
 
     // Merging is never refused.
@@ -474,4 +478,34 @@ fn sibling(value: &'static str) -> Sibling {
         op_id,
         content,
     }
+}
+
+/// D16, D52: what the cap is for is the size of the record.
+#[test]
+fn only_a_write_that_adds_a_sibling_meets_the_limit_in_bytes() {
+    let mut node = Node::new(1);
+    let caps = SiblingCaps { bytes: 10, ..CAPS };
+    node.try_write(put("more than all of it"), caps).unwrap();
+    let context = node.state.clone().unwrap().seen().clone();
+    node.try_write(
+        Update {
+            context,
+            ..put("123456")
+        },
+        caps,
+    )
+    .unwrap();
+    node.try_write(put("7890"), caps).unwrap();
+    let refused = UpdateRefused::SiblingsTooLarge {
+        bytes: 10,
+        bytes_max: 10,
+    };
+    assert_eq!(node.try_write(put("x"), caps).unwrap_err(), refused);
+    let context = node.state.clone().unwrap().seen().clone();
+    let update = Update {
+        context,
+        ..put("resolved, and large")
+    };
+    node.try_write(update, caps).unwrap();
+    assert_eq!(node.state.unwrap().siblings().len(), 1);
 }

@@ -321,7 +321,14 @@ fn a_deleted_key_begins_anew_and_an_update_beats_a_delete_that_did_not_know_it()
         stamp: Stamp(2),
         expires_at_ms: None,
     };
-    let done = replica::coordinate(nodes[1].record.as_ref(), None, &mut minter(50), delete, 9).unwrap();
+    let done = replica::coordinate(
+        nodes[1].record.as_ref(),
+        None,
+        &mut minter(50),
+        delete,
+        replica::SiblingCaps::NONE,
+    )
+    .unwrap();
     let before = nodes[0].state();
     nodes[1].merge(&done.state);
     assert_eq!(crdt::read(COUNTER, &nodes[1].state(), 0), Ok(None));
@@ -413,7 +420,7 @@ fn what_is_no_value_is_an_error_and_never_an_empty_one() {
         stamp: Stamp(1),
         expires_at_ms: None,
     };
-    let state: KeyState = replica::coordinate(None, None, &mut minter(7), plain, 9)
+    let state: KeyState = replica::coordinate(None, None, &mut minter(7), plain, replica::SiblingCaps::NONE)
         .unwrap()
         .state;
     assert!(crdt::read(COUNTER, &state, 0).is_err());

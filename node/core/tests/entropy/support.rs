@@ -103,7 +103,14 @@ impl Replica {
             expires_at_ms,
         };
         let entry = self.entries.get(key);
-        let done = replica::coordinate(stored, entry, &mut self.minter, update, 1000).unwrap();
+        let done = replica::coordinate(
+            stored,
+            entry,
+            &mut self.minter,
+            update,
+            replica::SiblingCaps::NONE,
+        )
+        .unwrap();
         self.entries.insert(key.clone(), done.entry.unwrap());
         self.set(key, Some(done.state));
     }

@@ -219,7 +219,7 @@ impl History {
             at.entry.as_ref(),
             &mut at.minter,
             update.clone(),
-            usize::MAX,
+            replica::SiblingCaps::NONE,
         )
         .unwrap();
         let operation = update.stamp.0 as u8;

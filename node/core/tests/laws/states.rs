@@ -28,7 +28,14 @@ fn put(stored: &KeyState, context: Seen, content: Content) -> replica::Coordinat
         stamp: Stamp(1),
         expires_at_ms: None,
     };
-    replica::coordinate(Some(stored), None, &mut minter, update, usize::MAX).unwrap()
+    replica::coordinate(
+        Some(stored),
+        None,
+        &mut minter,
+        update,
+        replica::SiblingCaps::NONE,
+    )
+    .unwrap()
 }
 
 proptest! {

@@ -8,7 +8,7 @@ use dynamo_core::reap::{
     ReapParties, ReapReport, Refusal, Removal, Replica, Round, Standing, Target, agree, clear, commit,
     prepare, visible_to_exchange,
 };
-use dynamo_core::replica::{EpochEntry, Minter, Update, coordinate, merge};
+use dynamo_core::replica::{EpochEntry, Minter, SiblingCaps, Update, coordinate, merge};
 use dynamo_core::types::{Incarnation, MemberId};
 use dynamo_core::version::{Actor, Content, Dot, KeyState, Seen, Sibling, Stamp};
 
@@ -567,7 +567,7 @@ fn z2_a_new_actor_keeps_a_recreated_record_from_old_states() {
             stamp: Stamp::default(),
             expires_at_ms: None,
         };
-        coordinate(record, entry, &mut minter, update, 100).unwrap()
+        coordinate(record, entry, &mut minter, update, SiblingCaps::NONE).unwrap()
     };
     let value = |text: &'static str| Content::Value(Bytes::from_static(text.as_bytes()));
     let v = write(None, None, value("v"), &Seen::new());

@@ -9,7 +9,7 @@ use dynamo_core::bucket::Conflict;
 use dynamo_core::coordinator::{Ack, FailureKind, ReplicaFailure};
 use dynamo_core::crdt::{self, TypedUpdate};
 use dynamo_core::reap::visible_to_exchange;
-use dynamo_core::replica::{self, EpochEntry, Minter, Update};
+use dynamo_core::replica::{self, EpochEntry, Minter, SiblingCaps, Update};
 use dynamo_core::types::Incarnation;
 use dynamo_core::version::{Actor, KeyState, Seen};
 
@@ -28,7 +28,10 @@ const GROUP_MAX: usize = 64;
 /// Operations that wait at most; the real shell's number.
 pub const QUEUE_MAX: usize = 4096;
 /// Siblings beyond which a write that adds one is refused.
-pub const SIBLINGS_MAX: usize = 100;
+pub const SIBLING_CAPS: SiblingCaps = SiblingCaps {
+    siblings: 100,
+    bytes: 8 << 20,
+};
 
 /// What is done when a write has ended.
 pub type Done = Box<dyn FnOnce(&mut Live<'_>, Result<Ack, ReplicaFailure>)>;
@@ -271,7 +274,7 @@ impl Live<'_> {
                 }
                 done.map_err(|_| refused)?
             }
-            (Intent::Plain(update), _) => replica::coordinate(stored, entry, minter, update, SIBLINGS_MAX)
+            (Intent::Plain(update), _) => replica::coordinate(stored, entry, minter, update, SIBLING_CAPS)
                 .map_err(|_| {
                     self.sh.stats.capped += 1;
                     self.sh.stats.capped_keys |= 1_u64.checked_shl(key).unwrap_or(0);

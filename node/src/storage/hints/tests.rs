@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use dynamo_core::{
-    replica::{self, Minter},
+    replica::{self, Minter, SiblingCaps},
     types::Incarnation,
     version::{Content, Seen, Stamp},
 };
@@ -28,7 +28,7 @@ fn minter(id: u64) -> Minter {
 fn options() -> WriterOptions {
     WriterOptions {
         durability: Durability::Every,
-        siblings_max: 100,
+        caps: SiblingCaps::NONE,
         free_bytes_min: None,
     }
 }
@@ -63,7 +63,7 @@ fn update(value: &str) -> Update {
 
 /// One write of another node.
 fn delta(id: u64) -> KeyState {
-    let made = replica::coordinate(None, None, &mut minter(id), update("value"), 100);
+    let made = replica::coordinate(None, None, &mut minter(id), update("value"), SiblingCaps::NONE);
     made.unwrap().delta
 }
 

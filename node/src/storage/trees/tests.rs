@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use dynamo_core::{
-    replica::{self, Minter, Update},
+    replica::{self, Minter, SiblingCaps, Update},
     types::Incarnation,
     version::{Content, KeyState, Seen, Stamp},
 };
@@ -28,7 +28,7 @@ fn start(store: &MemoryStore) -> (Writer, Arc<PartitionTrees>) {
     let trees = PartitionTrees::new();
     let options = WriterOptions {
         durability: Durability::Every,
-        siblings_max: 100,
+        caps: SiblingCaps::NONE,
         free_bytes_min: None,
     };
     let follower = Arc::clone(&trees) as Arc<dyn Follower>;
@@ -54,7 +54,7 @@ fn delta(id: u64) -> KeyState {
         stamp: Stamp(1),
         expires_at_ms: None,
     };
-    let made = replica::coordinate(None, None, &mut minter(id), update, 100);
+    let made = replica::coordinate(None, None, &mut minter(id), update, SiblingCaps::NONE);
     made.unwrap().delta
 }
 

@@ -23,7 +23,7 @@ use std::{
 };
 
 use dynamo_core::{
-    replica::Minter,
+    replica::{Minter, SiblingCaps},
     version::{Dot, KeyState},
 };
 use parking_lot::Mutex;
@@ -76,8 +76,8 @@ pub enum Durability {
 pub struct WriterOptions {
     /// When a write counts as accepted.
     pub durability: Durability,
-    /// Siblings beyond which a coordinated write that would add one is refused.
-    pub siblings_max: usize,
+    /// Beyond these a coordinated write that would add a sibling is refused.
+    pub caps: SiblingCaps,
     /// Bytes of the disk that stay free: below, whatever brings data is refused with [`WriteError::DiskFull`], while
     /// reads and removals go on. None: [`free_bytes_min`] of the disk's size. 0: never refused.
     pub free_bytes_min: Option<u64>,

@@ -7,7 +7,7 @@ use dynamo_core::{
 };
 use tokio::task::JoinHandle;
 
-use dynamo_core::replica::Update;
+use dynamo_core::replica::{SiblingCaps, Update};
 
 use super::*;
 use crate::{
@@ -186,7 +186,10 @@ fn minter(id: u64) -> Minter {
 fn options(durability: Durability) -> WriterOptions {
     WriterOptions {
         durability,
-        siblings_max: 100,
+        caps: SiblingCaps {
+            siblings: 100,
+            ..SiblingCaps::NONE
+        },
         free_bytes_min: None,
     }
 }
@@ -220,7 +223,7 @@ fn delta(value: &'static str, counter: u64) -> KeyState {
             entry.as_ref(),
             &mut other,
             update(value),
-            usize::MAX,
+            SiblingCaps::NONE,
         );
         let made = made.unwrap();
         (state, entry) = (Some(made.state), made.entry);
@@ -445,7 +448,7 @@ async fn an_operation_that_is_repeated_gets_its_first_dot_now_and_after_a_restar
 
     let options = WriterOptions {
         durability: Durability::Every,
-        siblings_max: 100,
+        caps: SiblingCaps::NONE,
         free_bytes_min: None,
     };
     let (writer, _failure) = Writer::start(Arc::new(store.clone()), minter(2), options).unwrap();
@@ -568,7 +571,10 @@ async fn a_refused_update_changes_nothing() {
     let store = TestStore::default();
     let options = WriterOptions {
         durability: Durability::Every,
-        siblings_max: 1,
+        caps: SiblingCaps {
+            siblings: 1,
+            ..SiblingCaps::NONE
+        },
         free_bytes_min: None,
     };
     let (writer, _failure) = Writer::start(Arc::new(store.clone()), minter(1), options).unwrap();

@@ -322,12 +322,13 @@ impl Thread {
             record.epoch = Epoch::Stored(stored);
         }
         let (state, entry) = (record.state.as_ref(), record.epoch.entry());
-        let siblings_max = self.options.siblings_max;
+        let caps = self.options.caps;
         let coordinated = self
             .mint
             .with(|minter| match intent {
-                Intent::Siblings(update) => replica::coordinate(state, entry, minter, update, siblings_max)
-                    .map_err(WriteError::Refused),
+                Intent::Siblings(update) => {
+                    replica::coordinate(state, entry, minter, update, caps).map_err(WriteError::Refused)
+                }
                 Intent::Lww { update, wall_ms } => {
                     replica::coordinate_lww(state, entry, minter, update, wall_ms)
                         .map_err(WriteError::Refused)

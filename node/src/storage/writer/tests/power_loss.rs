@@ -12,7 +12,7 @@ async fn a_kill_takes_nothing_that_was_acknowledged() {
         for life in 1..4u64 {
             let options = WriterOptions {
                 durability,
-                siblings_max: 100,
+                caps: SiblingCaps::NONE,
                 free_bytes_min: None,
             };
             let store: Arc<dyn Store> = subject.store.clone();

@@ -1,0 +1,186 @@
+//! How many bytes of requests are taken in at a time. Those beyond wait in the network: their senders feel it as a slow
+//! connection, not as a refusal.
+//!
+//! ```text
+//!   first frame: 5 bytes of gRPC say how long the message is ──▶ small: on it goes
+//!                                                          └──▶ large: wait for so much room, held until the answer
+//! ```
+
+use std::{
+    pin::Pin,
+    sync::{Arc, OnceLock},
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf as _, Bytes};
+use futures::future::BoxFuture;
+use http_body::Frame;
+use pin_project_lite::pin_project;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::{
+    Status,
+    body::Body,
+    codegen::{Service, http},
+    server::NamedService,
+};
+
+/// Messages of fewer bytes do not count, so that large ones do not hold them up.
+const SMALL_BYTES: u64 = 64 << 10;
+/// Room is counted in KiB.
+const UNIT: u64 = 1 << 10;
+
+/// A service whose large requests share so much room.
+#[derive(Clone)]
+pub(crate) struct Inflow<S> {
+    service: S,
+    room: Arc<Room>,
+}
+
+struct Room {
+    free: Arc<Semaphore>,
+    most: u32,
+    /// Requests to this method do not count: they end only when others were served.
+    exempt: Option<&'static str>,
+}
+
+/// What a request holds until it is answered.
+type Held = Arc<OnceLock<OwnedSemaphorePermit>>;
+
+impl<S> Inflow<S> {
+    /// So many bytes at a time; a message that is larger than all of it is taken in alone.
+    pub(crate) fn new(service: S, bytes_max: usize, exempt: Option<&'static str>) -> Self {
+        let most = u32::try_from(bytes_max as u64 / UNIT).unwrap_or(u32::MAX);
+        let room = Room {
+            free: Arc::new(Semaphore::new(most as usize)),
+            most,
+            exempt,
+        };
+        Self {
+            service,
+            room: Arc::new(room),
+        }
+    }
+}
+
+impl<S: NamedService> NamedService for Inflow<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S: Service<http::Request<Body>>> Service<http::Request<Body>> for Inflow<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Answered<S::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.service.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let held = Held::default();
+        let exempt = self.room.exempt.is_some_and(|path| request.uri().path() == path);
+        let request = if exempt {
+            request
+        } else {
+            request.map(|body| {
+                Body::new(Metered {
+                    body,
+                    room: Arc::clone(&self.room),
+                    held: Arc::clone(&held),
+                    state: State::First,
+                })
+            })
+        };
+        Answered {
+            answer: self.service.call(request),
+            held,
+        }
+    }
+}
+
+pin_project! {
+    /// The answer to a request; what it holds goes back with it.
+    pub(crate) struct Answered<F> {
+        #[pin]
+        answer: F,
+        held: Held,
+    }
+}
+
+impl<F: Future> Future for Answered<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        self.project().answer.poll(context)
+    }
+}
+
+struct Metered {
+    body: Body,
+    room: Arc<Room>,
+    held: Held,
+    state: State,
+}
+
+enum State {
+    First,
+    Waiting(Frame<Bytes>, BoxFuture<'static, Option<OwnedSemaphorePermit>>),
+    Flowing,
+}
+
+impl Room {
+    /// What a message needs that begins with this frame; 0: nothing.
+    fn needed(&self, first: &Frame<Bytes>) -> u32 {
+        let Some(mut data) = first.data_ref().map(Bytes::as_ref) else {
+            return 0;
+        };
+        // Nobody sends the head of a message in parts, except to find out what happens then.
+        let bytes = if data.len() < 5 {
+            u64::MAX
+        } else {
+            data.advance(1);
+            u64::from(data.get_u32())
+        };
+        if bytes < SMALL_BYTES {
+            return 0;
+        }
+        u32::try_from(bytes.div_ceil(UNIT))
+            .unwrap_or(u32::MAX)
+            .min(self.most)
+    }
+}
+
+impl http_body::Body for Metered {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if let State::First = self.state {
+            let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(context)).transpose()? else {
+                return Poll::Ready(None);
+            };
+            let needed = self.room.needed(&frame);
+            if needed == 0 {
+                self.state = State::Flowing;
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            let free = Arc::clone(&self.room.free);
+            let room = async move { free.acquire_many_owned(needed).await.ok() };
+            self.state = State::Waiting(frame, Box::pin(room));
+        }
+        if let State::Waiting(_, room) = &mut self.state {
+            if let Some(permit) = ready!(room.as_mut().poll(context)) {
+                let _ = self.held.set(permit);
+            }
+            if let State::Waiting(frame, _) = std::mem::replace(&mut self.state, State::Flowing) {
+                return Poll::Ready(Some(Ok(frame)));
+            }
+        }
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,80 @@
+use std::{
+    convert::Infallible,
+    sync::atomic::{AtomicUsize, Ordering::SeqCst},
+};
+
+use futures::{StreamExt as _, stream::FuturesUnordered};
+use http_body_util::{BodyExt as _, StreamBody};
+use tokio::sync::watch;
+use tower::service_fn;
+
+use super::*;
+
+const MIB: usize = 1 << 20;
+
+/// A message of so many bytes, its head cut after `head` of them.
+fn message(bytes: usize, head: usize) -> Body {
+    let mut all = vec![0];
+    all.extend((bytes as u32).to_be_bytes());
+    all.extend(vec![7; bytes]);
+    let rest = Bytes::from(all.split_off(head));
+    let frames = [all.into(), rest].map(|part| Ok::<_, Infallible>(Frame::data(part)));
+    Body::new(StreamBody::new(futures::stream::iter(frames)))
+}
+
+fn request(path: &str, body: Body) -> http::Request<Body> {
+    http::Request::builder().uri(path).body(body).unwrap()
+}
+
+/// How many requests of these are read by a service that answers none of them before it is told to; then all are answered.
+async fn read_at_once(bytes_max: usize, requests: Vec<http::Request<Body>>) -> usize {
+    let (release, released) = watch::channel(false);
+    let read = Arc::new(AtomicUsize::new(0));
+    let count = requests.len();
+    let service = {
+        let read = Arc::clone(&read);
+        service_fn(move |request: http::Request<Body>| {
+            let (read, mut released) = (Arc::clone(&read), released.clone());
+            async move {
+                request.into_body().collect().await.unwrap();
+                read.fetch_add(1, SeqCst);
+                released.wait_for(|released| *released).await.unwrap();
+                Ok::<_, Infallible>(())
+            }
+        })
+    };
+    let mut inflow = Inflow::new(service, bytes_max, Some("/exempt"));
+    let mut answers: FuturesUnordered<_> = requests.into_iter().map(|one| inflow.call(one)).collect();
+    assert!(futures::poll!(answers.next()).is_pending());
+    let at_once = read.load(SeqCst);
+    release.send(true).unwrap();
+    assert_eq!(answers.by_ref().count().await, count);
+    assert_eq!(inflow.room.free.available_permits(), inflow.room.most as usize);
+    at_once
+}
+
+#[tokio::test]
+async fn large_requests_wait_for_room_until_others_are_answered() {
+    let large = |count| (0..count).map(|_| request("/", message(MIB, 5))).collect();
+    assert_eq!(read_at_once(3 * MIB, large(3)).await, 3);
+    assert_eq!(read_at_once(3 * MIB, large(10)).await, 3);
+    // One that is larger than all of the room has it alone.
+    assert_eq!(read_at_once(MIB / 2, large(4)).await, 1);
+}
+
+#[tokio::test]
+async fn small_and_exempt_requests_do_not_wait() {
+    let mut requests = vec![
+        request("/", message(2 * MIB, 5)),
+        request("/", message(2 * MIB, 5)),
+    ];
+    requests.extend((0..20).map(|_| request("/", message(SMALL_BYTES as usize - 1, 5))));
+    requests.extend((0..20).map(|_| request("/exempt", message(MIB, 5))));
+    assert_eq!(read_at_once(3 * MIB, requests).await, 41);
+}
+
+#[tokio::test]
+async fn a_message_whose_head_comes_in_parts_counts_as_the_largest() {
+    let requests = [1, 3, 4].map(|head| request("/", message(10, head)));
+    assert_eq!(read_at_once(3 * MIB, requests.into()).await, 1);
+}
