@@ -50,4 +50,6 @@ pub mod listing;
 
 pub mod membership;
 
+pub mod transition;
+
 pub mod wire;

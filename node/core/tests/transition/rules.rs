@@ -1,0 +1,305 @@
+//! The rules one by one.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use dynamo_core::membership::RingVersion;
+use dynamo_core::ring::Ring;
+use dynamo_core::transition::{Local, ProposeRefused, Step, Transition};
+use dynamo_core::types::{Incarnation, MemberId};
+
+use super::model::{name, ring};
+
+const OLD: [usize; 3] = [0, 1, 2];
+const NEW: [usize; 3] = [1, 2, 3];
+
+fn life(generation: u32) -> Incarnation {
+    Incarnation { generation, id: 9 }
+}
+
+/// What a node says that has nothing under way and everything that it should hold.
+fn ready(of: &Transition) -> Local {
+    Local {
+        oldest: None,
+        synced: Some(of.newest()),
+    }
+}
+
+/// Members 0 to 3, of whom the first three serve by the first ring.
+struct Cluster(Vec<Transition>);
+
+impl Cluster {
+    fn new() -> Self {
+        let first = Arc::new(ring(1, &OLD));
+        let member = |me: usize| {
+            let mut transition = Transition::new(name(me), life(1), Arc::clone(&first), false);
+            (0..4).for_each(|other| transition.lives(&name(other), life(1)));
+            transition
+        };
+        Self((0..4).map(member).collect())
+    }
+
+    /// As [`new`](Self::new), and the next ring is proposed and known to everybody.
+    fn proposed() -> Self {
+        let mut cluster = Self::new();
+        cluster.propose(0, &NEW).unwrap();
+        cluster.gossip();
+        cluster
+    }
+
+    fn propose(&mut self, at: usize, members: &[usize]) -> Result<(), ProposeRefused> {
+        let epoch = self.0[at].newest().epoch + 1;
+        self.0[at].propose(Arc::new(ring(epoch, members)), BTreeSet::new())
+    }
+
+    fn gossip(&mut self) {
+        for _ in 0..2 {
+            for from in 0..self.0.len() {
+                let told = self.0[from].told();
+                self.0.iter_mut().for_each(|member| member.hear(told.clone()));
+            }
+        }
+    }
+
+    /// This member gives its next mark, if it is due.
+    fn step(&mut self, at: usize) -> Option<Step> {
+        let member = &mut self.0[at];
+        let mark = member.due(ready(member))?;
+        member.give(mark.clone());
+        Some(mark.step)
+    }
+
+    /// All give their next mark and tell each other.
+    fn all(&mut self, step: Step) {
+        for member in 0..self.0.len() {
+            assert_eq!(self.step(member), Some(step), "{member}");
+        }
+        self.gossip();
+    }
+
+    fn epochs(&self, at: usize) -> (Vec<u64>, Option<u64>) {
+        let member = &self.0[at];
+        let epoch = |ring: &Arc<Ring>| ring.epoch();
+        (member.written().map(epoch).collect(), member.read().map(epoch))
+    }
+}
+
+#[test]
+fn each_step_waits_for_the_one_before_at_everybody() {
+    let mut cluster = Cluster::proposed();
+    assert_eq!(cluster.epochs(0), (vec![1, 2], Some(1)));
+    for step in [Step::Known, Step::Synced] {
+        for member in 0..4 {
+            assert!(step == Step::Synced || !cluster.0[member].may_sync());
+            assert_eq!(cluster.step(member), Some(step));
+            assert_eq!(cluster.step(member), None, "others are not as far");
+        }
+        cluster.gossip();
+        assert!(cluster.0.iter().all(Transition::may_sync));
+    }
+    for member in 0..3 {
+        assert_eq!(cluster.step(member), Some(Step::Reading));
+        assert_eq!(cluster.epochs(member), (vec![1, 2], Some(2)));
+    }
+    cluster.gossip();
+    let (step, waits_for) = cluster.0[0].waits_for().unwrap();
+    assert_eq!((step, waits_for), (Step::Reading, vec![&name(3)]));
+    assert_eq!(cluster.epochs(3), (vec![1, 2], Some(1)));
+
+    assert_eq!(cluster.step(3), Some(Step::Reading));
+    assert_eq!(
+        cluster.epochs(3),
+        (vec![2], Some(2)),
+        "the last one retires the base"
+    );
+    cluster.gossip();
+    for member in 0..4 {
+        assert_eq!(cluster.epochs(member), (vec![2], Some(2)));
+        assert_eq!(cluster.0[member].told().marks, BTreeSet::new());
+        assert_eq!(cluster.0[member].waits_for(), None);
+    }
+}
+
+#[test]
+fn known_waits_for_what_was_begun_without_the_ring() {
+    let mut cluster = Cluster::new();
+    let before = cluster.0[0].newest();
+    cluster.propose(0, &NEW).unwrap();
+    let member = &cluster.0[0];
+    let local = |oldest| Local {
+        oldest: Some(oldest),
+        synced: None,
+    };
+    assert_eq!(member.due(local(before)), None);
+    assert_eq!(member.due(local(member.newest())).unwrap().step, Step::Known);
+}
+
+#[test]
+fn synced_is_a_word_about_the_newest_ring() {
+    let mut cluster = Cluster::proposed();
+    cluster.all(Step::Known);
+    let synced = Some(cluster.0[1].newest());
+    cluster.propose(1, &[2, 3, 0]).unwrap();
+    cluster.gossip();
+    cluster.all(Step::Known);
+    let due = |synced| cluster.0[1].due(Local { oldest: None, synced });
+    assert_eq!(due(synced), None, "of the ring before");
+    assert_eq!(due(Some(cluster.0[1].newest())).unwrap().step, Step::Synced);
+}
+
+#[test]
+fn a_node_that_retired_the_base_refuses_who_still_uses_it() {
+    let mut cluster = Cluster::proposed();
+    for step in [Step::Known, Step::Synced, Step::Reading] {
+        cluster.all(step);
+    }
+    let old = RingVersion::from(&ring(1, &OLD));
+    let lagging = Cluster::proposed();
+    assert!(!cluster.0[0].admits(old) && cluster.0[0].admits(cluster.0[0].newest()));
+    assert!(lagging.0[0].admits(old) && lagging.0[0].admits(cluster.0[0].newest()));
+    // And whoever lags learns it with everything that follows, whatever it missed.
+    cluster.propose(3, &OLD).unwrap();
+    let mut member = lagging.0[2].clone();
+    member.hear(cluster.0[3].told());
+    assert_eq!((member.base().epoch(), member.newest().epoch), (2, 3));
+    member.hear(lagging.0[1].told());
+    assert_eq!(
+        (member.base().epoch(), member.newest().epoch),
+        (2, 3),
+        "the larger base wins"
+    );
+}
+
+#[test]
+fn a_change_of_mind_is_written_to_all_rings_until_everybody_knows_it() {
+    let mut cluster = Cluster::proposed();
+    for step in [Step::Known, Step::Synced] {
+        cluster.all(step);
+    }
+    assert_eq!(cluster.step(0), Some(Step::Reading));
+    cluster.propose(1, &[0, 1, 3]).unwrap();
+    assert_eq!(cluster.epochs(1), (vec![1, 2, 3], Some(1)));
+    cluster.gossip();
+    assert_eq!(
+        cluster.epochs(0),
+        (vec![1, 2, 3], Some(1)),
+        "who had begun to read goes back"
+    );
+    assert_eq!(
+        cluster.step(2),
+        Some(Step::Known),
+        "and nobody reads from the ring that was superseded"
+    );
+    cluster.gossip();
+    assert_eq!(cluster.epochs(3), (vec![1, 2, 3], Some(1)));
+    for member in [0, 1, 3] {
+        assert_eq!(cluster.step(member), Some(Step::Known));
+    }
+    cluster.gossip();
+    assert_eq!(cluster.epochs(3), (vec![1, 3], Some(1)));
+    for step in [Step::Synced, Step::Reading] {
+        cluster.all(step);
+    }
+    assert!((0..4).all(|member| cluster.epochs(member) == (vec![3], Some(3))));
+}
+
+#[test]
+fn only_who_remembers_takes_part_and_does_not_read_may_propose() {
+    let mut cluster = Cluster::new();
+    assert_eq!(cluster.propose(3, &NEW), Err(ProposeRefused::NoMember));
+    let stale = cluster.0[0].propose(Arc::new(ring(3, &NEW)), BTreeSet::new());
+    assert_eq!(
+        stale,
+        Err(ProposeRefused::Stale {
+            expected: 2,
+            newest: 1
+        })
+    );
+    cluster.propose(0, &NEW).unwrap();
+    cluster.gossip();
+    cluster.propose(3, &OLD).unwrap();
+    cluster.propose(3, &NEW).unwrap();
+    assert_eq!(cluster.propose(3, &OLD), Err(ProposeRefused::TooMany));
+    cluster.gossip();
+    cluster.all(Step::Known);
+    cluster.propose(3, &OLD).unwrap();
+    cluster.gossip();
+    for step in [Step::Known, Step::Synced] {
+        cluster.all(step);
+    }
+    let epoch = cluster.0[1].newest().epoch;
+    assert_eq!(cluster.step(1), Some(Step::Reading));
+    assert_eq!(cluster.propose(1, &NEW), Err(ProposeRefused::Reading(epoch)));
+}
+
+#[test]
+fn marks_of_a_life_that_is_over_do_not_count() {
+    let mut cluster = Cluster::proposed();
+    for step in [Step::Known, Step::Synced] {
+        cluster.all(step);
+    }
+    cluster.0[0].lives(&name(3), life(2));
+    assert!(!cluster.0[0].may_sync());
+    assert_eq!(cluster.0[0].waits_for(), Some((Step::Known, vec![&name(3)])));
+    assert_eq!(cluster.step(0), None);
+    // It gives them anew.
+    let told = cluster.0[0].told();
+    let mut again = Transition::new(name(3), life(2), Arc::clone(cluster.0[0].base()), false);
+    (0..3).for_each(|other| again.lives(&name(other), life(1)));
+    again.hear(told);
+    for step in [Step::Known, Step::Synced] {
+        let mark = again.due(ready(&again)).unwrap();
+        assert_eq!(mark.step, step);
+        again.give(mark);
+    }
+    cluster.0[0].hear(again.told());
+    assert_eq!(cluster.step(0), Some(Step::Reading));
+}
+
+#[test]
+fn one_that_lost_its_memory_hears_everybody_before_it_reads_or_proposes() {
+    let mut cluster = Cluster::proposed();
+    for step in [Step::Known, Step::Synced] {
+        cluster.all(step);
+    }
+    let mut emptied = Transition::new(name(3), life(2), Arc::clone(cluster.0[0].base()), true);
+    assert_eq!(
+        emptied.read().map(|ring| ring.epoch()),
+        Some(1),
+        "nothing is proposed as far as it knows"
+    );
+    (0..3).for_each(|other| emptied.lives(&name(other), life(1)));
+    emptied.hear(cluster.0[0].told());
+    assert_eq!(emptied.read(), None);
+    for step in [Step::Known, Step::Synced] {
+        let mark = emptied.due(ready(&emptied)).unwrap();
+        assert_eq!(mark.step, step);
+        emptied.give(mark);
+    }
+    let next = Arc::new(ring(3, &OLD));
+    for other in 0..3 {
+        assert_eq!(emptied.due(ready(&emptied)), None);
+        assert_eq!(emptied.read(), None);
+        assert_eq!(
+            emptied.propose(Arc::clone(&next), BTreeSet::new()),
+            Err(ProposeRefused::Forgetful)
+        );
+        emptied.heard_from(&name(other));
+    }
+    assert!(emptied.remembers());
+    assert_eq!(emptied.read().map(|ring| ring.epoch()), Some(1));
+    assert_eq!(emptied.due(ready(&emptied)).unwrap().step, Step::Reading);
+}
+
+#[test]
+fn nobody_waits_for_the_dead() {
+    let mut cluster = Cluster::new();
+    let dead: BTreeSet<MemberId> = [name(0)].into();
+    cluster.0[1].propose(Arc::new(ring(2, &NEW)), dead).unwrap();
+    cluster.0.remove(0);
+    cluster.gossip();
+    for step in [Step::Known, Step::Synced, Step::Reading] {
+        cluster.all(step);
+    }
+    assert!((0..3).all(|member| cluster.epochs(member) == (vec![2], Some(2))));
+}
