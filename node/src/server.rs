@@ -305,11 +305,16 @@ impl Running {
             .max_encoding_message_size(peer_bytes_max);
         let kv = InterceptedService::new(kv, MeantHere(Arc::clone(node)));
         let inflow_bytes_max = config.limits.request_bytes_in_flight_max;
-        let kv = Inflow::new(kv, inflow_bytes_max, None);
+        let kv = Inflow::new(kv, inflow_bytes_max, client_bytes_max, None);
         let peer = PeerServer::new(PeerService::new(Arc::clone(node)))
             .max_decoding_message_size(peer_bytes_max)
             .max_encoding_message_size(peer_bytes_max);
-        let peer = Inflow::new(peer, inflow_bytes_max, Some("/dynamo.peer.v1.Peer/Coordinate"));
+        let peer = Inflow::new(
+            peer,
+            inflow_bytes_max,
+            peer_bytes_max,
+            Some("/dynamo.peer.v1.Peer/Coordinate"),
+        );
         let admin =
             AdminServer::new(AdminService::new(Arc::clone(node))).max_encoding_message_size(peer_bytes_max);
 

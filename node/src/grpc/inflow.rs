@@ -10,13 +10,17 @@ use std::{
     pin::Pin,
     sync::{Arc, OnceLock},
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::{Buf as _, Bytes};
 use futures::future::BoxFuture;
 use http_body::Frame;
 use pin_project_lite::pin_project;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Sleep, sleep},
+};
 use tonic::{
     Status,
     body::Body,
@@ -26,6 +30,8 @@ use tonic::{
 
 /// Messages of fewer bytes do not count, so that large ones do not hold them up.
 const SMALL_BYTES: u64 = 64 << 10;
+/// A message that has room must be whole in so long: who sends a head and no more would keep it from others.
+const ARRIVAL: Duration = Duration::from_secs(5);
 /// Room is counted in KiB.
 const UNIT: u64 = 1 << 10;
 
@@ -39,6 +45,8 @@ pub(crate) struct Inflow<S> {
 struct Room {
     free: Arc<Semaphore>,
     most: u32,
+    /// Longer messages are refused as soon as their head is read.
+    message_bytes_max: u64,
     /// Requests to this method do not count: they end only when others were served.
     exempt: Option<&'static str>,
 }
@@ -47,12 +55,19 @@ struct Room {
 type Held = Arc<OnceLock<OwnedSemaphorePermit>>;
 
 impl<S> Inflow<S> {
-    /// So many bytes at a time; a message that is larger than all of it is taken in alone.
-    pub(crate) fn new(service: S, bytes_max: usize, exempt: Option<&'static str>) -> Self {
+    /// So many bytes at a time; a message that is larger than all of it is taken in alone. `message_bytes_max` is the service's
+    /// own limit.
+    pub(crate) fn new(
+        service: S,
+        bytes_max: usize,
+        message_bytes_max: usize,
+        exempt: Option<&'static str>,
+    ) -> Self {
         let most = u32::try_from(bytes_max as u64 / UNIT).unwrap_or(u32::MAX);
         let room = Room {
             free: Arc::new(Semaphore::new(most as usize)),
             most,
+            message_bytes_max: message_bytes_max as u64,
             exempt,
         };
         Self {
@@ -124,7 +139,8 @@ struct Metered {
 enum State {
     First,
     Waiting(Frame<Bytes>, BoxFuture<'static, Option<OwnedSemaphorePermit>>),
-    Flowing,
+    /// With room: until when.
+    Flowing(Option<Pin<Box<Sleep>>>),
 }
 
 impl Room {
@@ -135,12 +151,12 @@ impl Room {
         };
         // Nobody sends the head of a message in parts, except to find out what happens then.
         let bytes = if data.len() < 5 {
-            u64::MAX
+            self.message_bytes_max
         } else {
             data.advance(1);
             u64::from(data.get_u32())
         };
-        if bytes < SMALL_BYTES {
+        if bytes < SMALL_BYTES || bytes > self.message_bytes_max {
             return 0;
         }
         u32::try_from(bytes.div_ceil(UNIT))
@@ -163,7 +179,7 @@ impl http_body::Body for Metered {
             };
             let needed = self.room.needed(&frame);
             if needed == 0 {
-                self.state = State::Flowing;
+                self.state = State::Flowing(None);
                 return Poll::Ready(Some(Ok(frame)));
             }
             let free = Arc::clone(&self.room.free);
@@ -174,11 +190,23 @@ impl http_body::Body for Metered {
             if let Some(permit) = ready!(room.as_mut().poll(context)) {
                 let _ = self.held.set(permit);
             }
-            if let State::Waiting(frame, _) = std::mem::replace(&mut self.state, State::Flowing) {
+            let flowing = State::Flowing(Some(Box::pin(sleep(ARRIVAL))));
+            if let State::Waiting(frame, _) = std::mem::replace(&mut self.state, flowing) {
                 return Poll::Ready(Some(Ok(frame)));
             }
         }
-        Pin::new(&mut self.body).poll_frame(context)
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        if frame.is_pending()
+            && let State::Flowing(Some(end)) = &mut self.state
+        {
+            ready!(end.as_mut().poll(context));
+            let why = format!(
+                "the rest of the request did not come within {} s",
+                ARRIVAL.as_secs()
+            );
+            return Poll::Ready(Some(Err(Status::deadline_exceeded(why))));
+        }
+        frame
     }
 }
 

@@ -307,7 +307,7 @@ impl Transition {
         self.settle();
     }
 
-    /// Members that the next step waits for; empty while nothing is proposed.
+    /// The step that is waited for, and by whom it is not taken yet. `None` while nothing is proposed.
     pub fn waits_for(&self) -> Option<(Step, Vec<&MemberId>)> {
         let next = self.next()?.version();
         [Step::Known, Step::Synced, Step::Reading]

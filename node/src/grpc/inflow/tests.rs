@@ -43,7 +43,7 @@ async fn read_at_once(bytes_max: usize, requests: Vec<http::Request<Body>>) -> u
             }
         })
     };
-    let mut inflow = Inflow::new(service, bytes_max, Some("/exempt"));
+    let mut inflow = Inflow::new(service, bytes_max, 4 * MIB, Some("/exempt"));
     let mut answers: FuturesUnordered<_> = requests.into_iter().map(|one| inflow.call(one)).collect();
     assert!(futures::poll!(answers.next()).is_pending());
     let at_once = read.load(SeqCst);
@@ -70,11 +70,32 @@ async fn small_and_exempt_requests_do_not_wait() {
     ];
     requests.extend((0..20).map(|_| request("/", message(SMALL_BYTES as usize - 1, 5))));
     requests.extend((0..20).map(|_| request("/exempt", message(MIB, 5))));
-    assert_eq!(read_at_once(3 * MIB, requests).await, 41);
+    // Longer than the service takes: it refuses them itself.
+    requests.extend((0..20).map(|_| request("/", message(4 * MIB + 1, 5))));
+    assert_eq!(read_at_once(3 * MIB, requests).await, 61);
 }
 
 #[tokio::test]
 async fn a_message_whose_head_comes_in_parts_counts_as_the_largest() {
     let requests = [1, 3, 4].map(|head| request("/", message(10, head)));
     assert_eq!(read_at_once(3 * MIB, requests.into()).await, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_sends_a_head_and_no_more_gives_its_room_back() {
+    let head = Bytes::from_static(&[0, 0, 0x10, 0, 0]);
+    let first = futures::stream::iter([Ok::<_, Infallible>(Frame::data(head))]);
+    let stuck = Body::new(StreamBody::new(first.chain(futures::stream::pending())));
+    let service = service_fn(async |request: http::Request<Body>| {
+        let body = request.into_body().collect().await;
+        Ok::<_, Infallible>(body.map(drop).map_err(|status| status.code()))
+    });
+    let mut inflow = Inflow::new(service, MIB, 4 * MIB, None);
+    let (stuck, whole) = (
+        inflow.call(request("/", stuck)),
+        inflow.call(request("/", message(MIB, 5))),
+    );
+    let (stuck, whole) = futures::join!(stuck, whole);
+    assert_eq!(stuck.unwrap(), Err(tonic::Code::DeadlineExceeded));
+    assert_eq!(whole.unwrap(), Ok(()));
 }
