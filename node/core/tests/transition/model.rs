@@ -5,13 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use dynamo_core::membership::RingVersion;
-use dynamo_core::ring::{Member, Ring, RingParts};
+use dynamo_core::ring::Ring;
 use dynamo_core::transition::{Local, Proposal, ProposeRefused, Told, Transition, slots};
-use dynamo_core::types::{ClusterId, Incarnation, MemberId, PartitionId, Zone};
+use dynamo_core::types::{Incarnation, MemberId};
+
+use node::{N, Node, Running, W, list, number, version};
+pub(crate) use node::{name, ring};
+
+mod node;
 
 pub(crate) const NODES: usize = 6;
-const N: usize = 3;
-const W: usize = 2;
 const R: usize = 2;
 /// Longest time that a request takes.
 const DEADLINE: u64 = 120;
@@ -20,7 +23,6 @@ const DELAY: u64 = 100;
 const NEWS_DELAY: u64 = 4;
 /// Longest time that a node hears and tells no news.
 const DEAFNESS: u64 = 300;
-const HERE: PartitionId = PartitionId(0);
 
 /// A rule that is broken on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,40 +88,6 @@ enum Event {
     Deafen(usize),
 }
 
-/// What a coordinator, or one who pulls, waits for.
-enum Running {
-    Write {
-        id: u32,
-        slots: Vec<Vec<usize>>,
-        acks: BTreeSet<usize>,
-        tag: RingVersion,
-    },
-    Read {
-        promised: Value,
-        answers: BTreeMap<usize, Value>,
-        tag: RingVersion,
-    },
-    Pull {
-        version: RingVersion,
-        for_base: bool,
-    },
-    Gossip,
-}
-
-struct Node {
-    id: MemberId,
-    life: Incarnation,
-    began: u64,
-    deaf_until: u64,
-    transition: Option<Transition>,
-    lives: BTreeMap<MemberId, Incarnation>,
-    value: Value,
-    suspect: bool,
-    /// Whom it has pulled from, for a ring: as its new holder, or as a suspect one of the base.
-    pulled: BTreeMap<(RingVersion, bool), BTreeSet<usize>>,
-    running: BTreeMap<Op, Running>,
-}
-
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) reads: u64,
@@ -155,49 +123,6 @@ pub(crate) struct World {
     stormy: bool,
     mistake: Mistake,
     pub(crate) counts: Counts,
-}
-
-pub(crate) fn name(node: usize) -> MemberId {
-    MemberId::new(format!("m{node}")).unwrap()
-}
-
-fn number(member: &MemberId) -> usize {
-    member.as_str()[1..].parse().unwrap()
-}
-
-fn version(ring: &Ring) -> RingVersion {
-    RingVersion::from(ring)
-}
-
-/// Who holds the partition.
-fn list(ring: &Ring) -> Vec<usize> {
-    let primaries = ring.preference_list(HERE).primaries;
-    primaries
-        .into_iter()
-        .map(|index| number(&ring.members()[index].id))
-        .collect()
-}
-
-/// A ring with these members; the first three hold the partition.
-pub(crate) fn ring(epoch: u64, order: &[usize]) -> Ring {
-    let mut members = order.to_vec();
-    members.sort_unstable();
-    let member = |node: &usize| Member {
-        id: name(*node),
-        zone: Zone::new("").unwrap(),
-        weight: 1,
-    };
-    let index = |node: usize| members.iter().position(|member| *member == node).unwrap() as u16;
-    let parts = RingParts {
-        cluster_id: ClusterId([7; 16]),
-        epoch,
-        factor: N as u32,
-        members: members.iter().map(member).collect(),
-        owners: (0..8)
-            .map(|partition| index(order[partition % order.len()]))
-            .collect(),
-    };
-    Ring::new(parts).unwrap()
 }
 
 impl World {
@@ -752,79 +677,5 @@ impl World {
             let op = self.begin(me, Running::Pull { version, for_base });
             self.ask(me, peer, op, Request::Pull);
         }
-    }
-}
-
-impl Running {
-    /// The newest ring when it began, if the mark `known` waits for it.
-    fn tag(&self) -> Option<RingVersion> {
-        match self {
-            Self::Write { tag, .. } | Self::Read { tag, .. } => Some(*tag),
-            Self::Pull { .. } | Self::Gossip => None,
-        }
-    }
-}
-
-impl Node {
-    fn hear(&mut self, told: Told, lives: BTreeMap<MemberId, Incarnation>, mistake: Mistake) {
-        for (member, life) in lives {
-            let known = self.lives.entry(member).or_insert(life);
-            *known = life.max(*known);
-        }
-        let forgetful = mistake != Mistake::ForgetsThatItForgot;
-        let it = self.transition.get_or_insert_with(|| {
-            Transition::new(self.id.clone(), self.life, Arc::clone(&told.base), forgetful)
-        });
-        for (member, life) in &self.lives {
-            it.lives(member, *life);
-        }
-        it.hear(told);
-    }
-
-    /// A suspect store is whole once it has pulled from all other holders, or holds nothing; and nobody can have retired the base
-    /// ring without its word.
-    fn settle(&mut self) {
-        let Some(it) = &self.transition else { return };
-        let me = number(&self.id);
-        if !self.suspect || (it.next().is_some() && !it.remembers()) {
-            return;
-        }
-        let base = list(it.base());
-        let whole = if base.contains(&me) {
-            self.pulled
-                .get(&(version(it.base()), true))
-                .is_some_and(|from| from.len() >= N - 1)
-        } else {
-            self.has_pulled_for_next()
-        };
-        self.suspect = !whole;
-    }
-
-    /// The next ring, if everything that it makes this node hold is here.
-    fn synced(&self) -> Option<RingVersion> {
-        let next = self.transition.as_ref()?.next()?;
-        (!self.suspect && self.has_pulled_for_next()).then(|| next.version())
-    }
-
-    /// With its predecessor, or with so many of the base ring's holders that one of them has whatever was acknowledged.
-    fn has_pulled_for_next(&self) -> bool {
-        let Some(it) = &self.transition else { return false };
-        let Some(next) = it.next() else { return true };
-        let me = number(&self.id);
-        let (old, new) = (list(it.base()), list(&next.ring));
-        if old.contains(&me) || !new.contains(&me) {
-            return true;
-        }
-        let names = |list: Vec<usize>| list.into_iter().map(name).collect();
-        let lists = [names(old.clone()), names(new)];
-        let paired = slots(&lists)
-            .into_iter()
-            .find(|slot| slot.members.contains(&self.id));
-        let predecessor = paired.and_then(|slot| slot.members.first().map(number));
-        let Some(from) = self.pulled.get(&(next.version(), false)) else {
-            return false;
-        };
-        from.iter().any(|from| Some(*from) == predecessor)
-            || from.iter().filter(|from| old.contains(from)).count() > N - W
     }
 }
