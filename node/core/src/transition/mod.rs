@@ -23,7 +23,7 @@
 //!
 //! Random histories of all this, and of what goes wrong without each rule: `tests/transition`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::membership::RingVersion;
@@ -57,6 +57,11 @@ pub enum Step {
     Synced,
     /// It reads from this ring.
     Reading,
+}
+
+impl Step {
+    /// All, in the order in which they are taken.
+    pub const ALL: [Self; 3] = [Self::Known, Self::Synced, Self::Reading];
 }
 
 /// A member's word that it has taken a step.
@@ -132,7 +137,7 @@ pub struct Transition {
     proposals: Vec<Proposal>,
     marks: BTreeSet<Mark>,
     /// Of everybody the latest life that is known.
-    lives: std::collections::BTreeMap<MemberId, Incarnation>,
+    lives: BTreeMap<MemberId, Incarnation>,
     /// Whom this life has heard from; `None`: the volume remembers.
     heard: Option<BTreeSet<MemberId>>,
 }
@@ -163,8 +168,7 @@ impl Transition {
 
     /// The version of the newest ring: what an operation that begins now is [told apart](Local::oldest) by.
     pub fn newest(&self) -> RingVersion {
-        let next = self.next().map(|next| &next.ring);
-        RingVersion::from(next.unwrap_or(&self.base).as_ref())
+        self.next().map_or_else(|| self.base_version(), Proposal::version)
     }
 
     /// What others are told.
@@ -219,7 +223,7 @@ impl Transition {
                 newest: newest.epoch,
             });
         }
-        if self.heard.is_some() {
+        if !self.remembers() {
             return Err(ProposeRefused::Forgetful);
         }
         if !self.everybody().contains(&self.me) {
@@ -254,7 +258,7 @@ impl Transition {
         let Some(next) = self.next() else {
             return Some(&self.base);
         };
-        if self.heard.is_some() {
+        if !self.remembers() {
             return None;
         }
         let reading = self.has_marked(&self.me, next.version(), Step::Reading);
@@ -292,12 +296,9 @@ impl Transition {
         let due = |step| match step {
             Step::Known => local.oldest.is_none_or(|oldest| oldest >= next),
             Step::Synced => local.synced >= Some(next) && self.all(next, Step::Known),
-            Step::Reading => {
-                self.all(next, Step::Synced) && self.all(next, Step::Known) && self.heard.is_none()
-            }
+            Step::Reading => self.all(next, Step::Synced) && self.all(next, Step::Known) && self.remembers(),
         };
-        let steps = [Step::Known, Step::Synced, Step::Reading];
-        let step = steps.into_iter().find(|step| !given(*step))?;
+        let step = Step::ALL.into_iter().find(|step| !given(*step))?;
         due(step).then(|| mark(step))
     }
 
@@ -310,13 +311,11 @@ impl Transition {
     /// The step that is waited for, and by whom it is not taken yet. `None` while nothing is proposed.
     pub fn waits_for(&self) -> Option<(Step, Vec<&MemberId>)> {
         let next = self.next()?.version();
-        [Step::Known, Step::Synced, Step::Reading]
-            .into_iter()
-            .find_map(|step| {
-                let lacks = |member: &&MemberId| !self.has_marked(member, next, step);
-                let lacking: Vec<_> = self.everybody().into_iter().filter(lacks).collect();
-                (!lacking.is_empty()).then_some((step, lacking))
-            })
+        Step::ALL.into_iter().find_map(|step| {
+            let lacks = |member: &&MemberId| !self.has_marked(member, next, step);
+            let lacking: Vec<_> = self.everybody().into_iter().filter(lacks).collect();
+            (!lacking.is_empty()).then_some((step, lacking))
+        })
     }
 
     /// Whose marks count: the members of all rings that anybody may use, but for the dead.

@@ -363,19 +363,28 @@ fn z3_what_nobody_contradicts_is_not_talked_about() {
     assert_eq!(changes.self_superseded, None);
 }
 
+/// A member in one of several first lives.
+fn life(id: u64) -> MemberEntry {
+    MemberEntry {
+        incarnation: Incarnation { generation: 1, id },
+        ..entry(2)
+    }
+}
+
+/// The same with an empty disk: it does not know of its other lives.
+fn emptied() -> View {
+    View::new(CLUSTER, life(9), None).with_history(SelfHistory {
+        previous: None,
+        since: Vec::new(),
+        recovered: 0,
+    })
+}
+
 /// Random ids do not order two lives of one generation: the life before a disk was emptied may be the smaller one. Whoever
 /// hears of it last remembers it all the same, and tells it with the ring, before the emptied member serves.
 #[test]
 fn a_smaller_rival_life_is_remembered_and_goes_with_the_ring() {
-    let life = |id| MemberEntry {
-        incarnation: Incarnation { generation: 1, id },
-        ..entry(2)
-    };
-    let mut emptied = View::new(CLUSTER, life(9), None).with_history(SelfHistory {
-        previous: None,
-        since: Vec::new(),
-        recovered: 0,
-    });
+    let mut emptied = emptied();
     let mut between = View::new(CLUSTER, entry(1), Some(Arc::new(ring(3, 1))));
     between.merge(delta(vec![life(9)]));
     between.merge(delta(vec![life(5)]));
@@ -396,15 +405,7 @@ fn a_smaller_rival_life_is_remembered_and_goes_with_the_ring() {
 /// A ring that goes to one who has none may be carried on: the rival lives of all members go with it.
 #[test]
 fn rival_lives_go_with_the_ring_through_others() {
-    let life = |id| MemberEntry {
-        incarnation: Incarnation { generation: 1, id },
-        ..entry(2)
-    };
-    let mut emptied = View::new(CLUSTER, life(9), None).with_history(SelfHistory {
-        previous: None,
-        since: Vec::new(),
-        recovered: 0,
-    });
+    let mut emptied = emptied();
     let mut knows = View::new(CLUSTER, entry(1), Some(Arc::new(ring(3, 1))));
     knows.merge(delta(vec![life(5)]));
     knows.merge(delta(vec![life(9)]));
