@@ -25,7 +25,7 @@
 
 use bytes::Bytes;
 use dynamo_core::{
-    membership::LIVES_SINCE_MAX,
+    membership::SelfHistory,
     replica::Minter,
     types::{ClusterId, Incarnation, MemberId, Zone},
     wire::{DecodeError, Reader, put_bytes, put_varint},
@@ -166,21 +166,24 @@ pub fn start(store: &dyn Store, random_id: u64) -> Result<Started, DurableError>
         while reader.remaining() > 0 {
             since.push(read_incarnation(reader)?);
         }
-        Ok((previous, recovered, since))
+        Ok(SelfHistory {
+            previous: Some(previous),
+            since,
+            recovered,
+        })
     })?;
     // Until a peer has compared it, later lives are no excuse for what an earlier one lost.
     let before = last.map(|last| last.incarnation);
-    let (previous, recovered, since) = match (past, before) {
-        (Some((previous, recovered, mut since)), Some(last)) => {
-            if last != previous && since.last() != Some(&last) && since.len() < LIVES_SINCE_MAX {
-                since.push(last);
-            }
-            (Some(previous), recovered, since)
+    let history = match (past, before) {
+        (Some(mut past), Some(last)) => {
+            past.outlived(last);
+            past
         }
-        (_, before) => {
-            let previous = before.filter(|life| confirmed && *life != incarnation);
-            (previous, recovered, Vec::new())
-        }
+        (_, before) => SelfHistory {
+            previous: before.filter(|life| confirmed && *life != incarnation),
+            since: Vec::new(),
+            recovered,
+        },
     };
     let started = Started {
         identity,
@@ -188,9 +191,9 @@ pub fn start(store: &dyn Store, random_id: u64) -> Result<Started, DurableError>
         next_epoch,
         starts,
         life,
-        previous,
-        since,
-        recovered,
+        previous: history.previous,
+        since: history.since,
+        recovered: history.recovered,
         fresh: !confirmed,
         suspect,
         view: opaque(store, meta::VIEW, "reading the gossip view")?,

@@ -11,14 +11,14 @@ use crate::types::{Incarnation, MemberId};
 pub const ANNOUNCE_INTERVAL_MS: u64 = 10_000;
 
 /// Lives after the previous one that a member remembers at most.
-pub const LIVES_SINCE_MAX: usize = 64;
+const LIVES_SINCE_MAX: usize = 64;
 
 /// What a member knows of its own past when it starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SelfHistory {
     /// The last life of the data that a peer has compared, if it is not the present one.
     pub previous: Option<Incarnation>,
-    /// Lives between that one and the present one, the last [`LIVES_SINCE_MAX`] at most: no peer has compared them, and they
+    /// Lives between that one and the present one, at most 64: no peer has compared them, and they
     /// lost nothing that the comparison of `previous` would not show.
     pub since: Vec<Incarnation>,
     /// The storage sequence number up to which the store was found at this start.
@@ -26,6 +26,14 @@ pub struct SelfHistory {
 }
 
 impl SelfHistory {
+    /// Takes down another start before any peer has compared: until it, the data lived in `last`.
+    pub fn outlived(&mut self, last: Incarnation) {
+        let known = self.previous == Some(last) || self.since.last() == Some(&last);
+        if !known && self.since.len() < LIVES_SINCE_MAX {
+            self.since.push(last);
+        }
+    }
+
     /// Whether a life that others remember came after the previous one, and this volume does not: then it is an older copy.
     pub(super) fn lacks(&self, present: Incarnation, remembered: Incarnation) -> bool {
         let Some(previous) = self.previous.filter(|_| self.since.len() < LIVES_SINCE_MAX) else {

@@ -39,7 +39,7 @@ pub use admission::may_send_data;
 pub use detector::{Detector, Silence};
 pub use entry::{EntryError, MemberEntry};
 pub use gossip::{Gossip, Target};
-pub use history::{Announcer, Claim, LIVES_SINCE_MAX, Life, SelfHistory};
+pub use history::{Announcer, Claim, Life, SelfHistory};
 pub use log::LogEntry;
 pub use message::{Answer, Delta, Digest, MemberDigest, RingVersion, Wanted};
 pub use policies::{PoliciesDigest, Policy, PolicyError};

@@ -67,22 +67,31 @@ impl Node {
         });
         // Until a peer has compared it, later lives are no excuse for what an earlier one lost.
         let before = previous.filter(|previous| was_confirmed && *previous != incarnation);
-        let (previous, recovered, since) = match self.disk.bytes(PAST) {
+        let history = match self.disk.bytes(PAST) {
             Some(past) => {
-                let mut since: Vec<_> = past[20..].chunks(12).map(incarnation_of).collect();
-                let earlier = incarnation_of(&past);
-                since.extend(previous.filter(|life| *life != earlier && since.last() != Some(life)));
-                (Some(earlier), number_of(&past[12..20]), since)
+                let mut history = SelfHistory {
+                    previous: Some(incarnation_of(&past)),
+                    since: past[20..].chunks(12).map(incarnation_of).collect(),
+                    recovered: number_of(&past[12..20]),
+                };
+                if let Some(last) = previous {
+                    history.outlived(last);
+                }
+                history
             }
-            None => (before, recovered, Vec::new()),
+            None => SelfHistory {
+                previous: before,
+                since: Vec::new(),
+                recovered,
+            },
         };
-        let lives = since.iter().flat_map(|life| incarnation_bytes(*life));
-        let lives: Vec<u8> = lives.collect();
-        let view = view.with_history(SelfHistory {
-            previous,
-            since,
-            recovered,
+        let past = history.previous.map(|previous| {
+            let mut past = incarnation_bytes(previous).to_vec();
+            past.extend_from_slice(&history.recovered.to_be_bytes());
+            past.extend(history.since.iter().flat_map(|life| incarnation_bytes(*life)));
+            past
         });
+        let view = view.with_history(history);
         let mut batch = Batch::default();
         batch.put(
             Place::Meta(INCARNATION),
@@ -91,10 +100,7 @@ impl Node {
         batch.put(Place::Meta(STARTS), Value::Bytes(number_bytes(starts)));
         batch.put(Place::Meta(VIEW), Value::Bytes(view.encode()));
         batch.delete(Place::Meta(CLEAN));
-        if let Some(previous) = previous {
-            let mut past = incarnation_bytes(previous).to_vec();
-            past.extend_from_slice(&recovered.to_be_bytes());
-            past.extend(lives);
+        if let Some(past) = past {
             batch.put(Place::Meta(PAST), Value::Bytes(past.into()));
         }
         if !Self::known_before(sh) {
