@@ -37,6 +37,8 @@ pub enum Task {
     Exchange,
     /// Making a suspect store whole.
     Recovery,
+    /// Getting what the next ring makes this node hold, and handing over what it holds no more (§4.9).
+    Transfer,
     /// Removing tombstones.
     Reap,
     /// Merging a store that was set aside, by an administrator's word.
@@ -71,11 +73,12 @@ pub struct Admission {
 
 impl Task {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Rebuild,
         Self::Hints,
         Self::Exchange,
         Self::Recovery,
+        Self::Transfer,
         Self::Reap,
         Self::Salvage,
     ];
@@ -87,6 +90,7 @@ impl Task {
             Self::Hints => "hints",
             Self::Exchange => "exchange",
             Self::Recovery => "recovery",
+            Self::Transfer => "transfer",
             Self::Reap => "reap",
             Self::Salvage => "salvage",
         }

@@ -124,7 +124,7 @@ fn candidates() -> Candidates {
     };
     Candidates {
         primaries: (0..REPLICAS).map(candidate).collect(),
-        fallbacks: Vec::new(),
+        ..Candidates::default()
     }
 }
 

@@ -18,6 +18,9 @@ pub struct Candidate {
 pub struct Candidates {
     /// The N nodes that hold the key, in preference order.
     pub primaries: Vec<Candidate>,
+    /// While another ring is to follow, its nodes that are not among the primaries, each with the primary that it is [paired
+    /// with](crate::transition::Slot) by its index; one beyond the last primary stands for itself. Gets do not ask them.
+    pub partners: Vec<(usize, Candidate)>,
     /// All others, in walk order.
     pub fallbacks: Vec<Candidate>,
 }

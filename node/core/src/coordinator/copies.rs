@@ -1,8 +1,9 @@
 //! Where one write stands at each node that it concerns, and what that comes to.
 //!
 //! Every primary has a *place*; the primary itself or a fallback that stands in for it fills the place, and a place
-//! counts once, whoever fills it. So W acknowledgements are W different nodes for W different primaries, and
-//! never more than N.
+//! counts once, whoever fills it. While another ring is to follow, its primaries have places too, and a primary of the base
+//! ring and those that it is paired with make one *slot*: it counts once all its places are filled. So W acknowledgements are
+//! W different nodes for W different primaries of every ring, and never more than N.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,8 +28,12 @@ pub(super) enum Progress {
 #[derive(Debug, Clone)]
 pub(super) struct Copies {
     nodes: BTreeMap<MemberId, Node>,
-    /// The primaries in preference order.
+    /// The primaries in preference order, then those of other rings.
     places: Vec<MemberId>,
+    /// Slots with their places, as pairs of indexes: rings that supersede each other may pair one node with several primaries.
+    slots: Vec<(usize, usize)>,
+    /// So many places are of the base ring's primaries; they come first.
+    base: usize,
     stand_ins: StandIns,
     /// Stand-ins are looked for in zones that the write does not reach yet.
     spread: bool,
@@ -45,9 +50,9 @@ struct Node {
 /// What nodes have done, or could have done in the best case.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Tally {
-    /// Places in which the write is accepted.
+    /// Slots in which the write is accepted.
     pub(super) acks: u32,
-    /// Of these, those where the primary has it.
+    /// Of these, those where the primaries themselves have it.
     pub(super) primaries: u32,
     /// Of these, those where it is synced to disk.
     pub(super) durable: u32,
@@ -58,24 +63,38 @@ pub(super) struct Tally {
 /// What is known of one place.
 #[derive(Debug, Clone, Copy, Default)]
 struct Place {
+    /// A node has it, for this place.
     accepted: bool,
+    /// On its disk.
     durable: bool,
+    /// The primary has it.
+    own: bool,
+    /// A node may yet have it.
     open: bool,
+    /// The primary may.
+    own_open: bool,
 }
 
 impl Copies {
     /// `me` counts as reachable, whatever is said about it. As a fallback it takes the place of an unreachable
     /// primary; with none, it shares the place of the first. `spread`: see [`super::Quorum::zones`].
     pub(super) fn new(candidates: Candidates, me: &MemberId, spread: bool) -> Self {
-        let Candidates { primaries, fallbacks } = candidates;
+        let Candidates {
+            primaries,
+            partners,
+            fallbacks,
+        } = candidates;
         let mut nodes = BTreeMap::new();
-        let mut places = Vec::with_capacity(primaries.len());
-        for primary in primaries {
+        let (mut places, mut slots) = (Vec::new(), Vec::new());
+        let base = primaries.len();
+        for (slot, primary) in primaries.into_iter().enumerate().chain(partners) {
             let unreachable = Progress::Failed(ReplicaFailure {
                 sent: false,
                 kind: FailureKind::Unreachable,
             });
-            if nodes.contains_key(&primary.member) {
+            if let Some(node) = nodes.get(&primary.member) {
+                let node: &Node = node;
+                slots.push((slot, node.place));
                 continue;
             }
             let node = Node {
@@ -87,6 +106,7 @@ impl Copies {
                     unreachable
                 },
             };
+            slots.push((slot, places.len()));
             nodes.insert(primary.member.clone(), node);
             places.push(primary.member);
         }
@@ -98,6 +118,8 @@ impl Copies {
         let mut copies = Self {
             nodes,
             places,
+            slots,
+            base,
             stand_ins,
             spread,
         };
@@ -172,41 +194,34 @@ impl Copies {
 
     /// What has been accepted.
     pub(super) fn tally(&self) -> Tally {
-        let mut tally = Tally {
+        let places = self.summary();
+        Tally {
+            acks: self.slots_where(&places, |place| place.accepted),
+            primaries: self.slots_where(&places, |place| place.own),
+            durable: self.slots_where(&places, |place| place.durable),
             zones: self.zones_where(is_accepted).len() as u32,
-            primaries: self.primaries_where(is_accepted),
-            ..Tally::default()
-        };
-        for place in self.summary() {
-            tally.acks += u32::from(place.accepted);
-            tally.durable += u32::from(place.durable);
         }
-        tally
     }
 
     /// What will have been accepted if all that have not failed accept and sync: the one definition of "can still
     /// succeed".
     pub(super) fn best_case(&self) -> Tally {
-        let mut best = Tally {
-            primaries: self.primaries_where(|progress| is_accepted(progress) || is_open(progress)),
-            ..Tally::default()
-        };
+        let places = self.summary();
         // Any copy under way may still fail and be replaced by a stand-in in another zone: each copy that is not
         // there yet adds a zone at most, out of those that are left.
         let accepted = self.zones_where(is_accepted);
         let mut zones_left = self.zones_where(is_open);
-        let mut copies_left = 0;
-        for place in self.summary() {
-            best.acks += u32::from(place.accepted || place.open);
-            best.durable += u32::from(place.durable || place.open);
-            copies_left += usize::from(place.open);
-        }
+        let copies_left = places.iter().filter(|place| place.open).count();
         if copies_left > 0 {
             zones_left.extend(self.stand_ins.zones());
         }
         let new = zones_left.difference(&accepted).count();
-        best.zones = (accepted.len() + new.min(copies_left)) as u32;
-        best
+        Tally {
+            acks: self.slots_where(&places, |place| place.accepted || place.open),
+            primaries: self.slots_where(&places, |place| place.own || place.own_open),
+            durable: self.slots_where(&places, |place| place.durable || place.open),
+            zones: (accepted.len() + new.min(copies_left)) as u32,
+        }
     }
 
     fn place_me(&mut self, me: MemberId, zone: Zone) {
@@ -217,6 +232,8 @@ impl Copies {
         let place = place.or_else(|| unreachable().map(|node| node.place).min());
         if self.places.is_empty() {
             self.places.push(me.clone());
+            self.slots.push((0, 0));
+            self.base = 1;
         }
         let node = Node {
             zone,
@@ -267,24 +284,36 @@ impl Copies {
 
     fn summary(&self) -> Vec<Place> {
         let mut places = vec![Place::default(); self.places.len()];
-        for node in self.nodes.values() {
+        for (member, node) in &self.nodes {
             if let Some(place) = places.get_mut(node.place) {
-                place.accepted |= is_accepted(node.progress);
+                let own = self.places.get(node.place) == Some(member);
+                let (accepted, open) = (is_accepted(node.progress), is_open(node.progress));
+                place.accepted |= accepted;
                 place.durable |= node.progress == Progress::Accepted { durable: true };
-                place.open |= is_open(node.progress);
+                place.own |= own && accepted;
+                place.open |= open;
+                place.own_open |= own && open;
             }
         }
         places
     }
 
-    fn zones_where(&self, fits: impl Fn(Progress) -> bool) -> BTreeSet<&Zone> {
-        let nodes = self.nodes.values().filter(|node| fits(node.progress));
-        nodes.map(|node| &node.zone).collect()
+    /// How many slots have only places of which that is true.
+    fn slots_where(&self, places: &[Place], fits: impl Fn(&Place) -> bool) -> u32 {
+        let slots = self.slots.iter().max().map_or(0, |(last, _)| last + 1);
+        let of = |slot: usize| {
+            let own = self.slots.iter().filter(move |(of, _)| *of == slot);
+            own.filter_map(|(_, place)| places.get(*place))
+        };
+        let whole = |slot: &usize| of(*slot).next().is_some() && of(*slot).all(&fits);
+        (0..slots).filter(whole).count() as u32
     }
 
-    fn primaries_where(&self, fits: impl Fn(Progress) -> bool) -> u32 {
-        let primaries = self.places.iter().filter_map(|member| self.progress(member));
-        primaries.filter(|progress| fits(*progress)).count() as u32
+    /// Zones are counted where the base ring has the write: what follows it is spread by the same rule.
+    fn zones_where(&self, fits: impl Fn(Progress) -> bool) -> BTreeSet<&Zone> {
+        let nodes = self.nodes.values();
+        let nodes = nodes.filter(|node| node.place < self.base && fits(node.progress));
+        nodes.map(|node| &node.zone).collect()
     }
 }
 

@@ -70,7 +70,9 @@ pub(super) struct Answers {
 
 impl Reads {
     pub(super) fn new(candidates: Candidates) -> Self {
-        let Candidates { primaries, fallbacks } = candidates;
+        let Candidates {
+            primaries, fallbacks, ..
+        } = candidates;
         let mut nodes = BTreeMap::new();
         let mut order = Vec::with_capacity(primaries.len());
         for primary in primaries {

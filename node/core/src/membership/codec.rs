@@ -1,15 +1,16 @@
-//! The persisted form of a view, format version 2. Version 1 is still read.
+//! The persisted form of a view, format version 3. Versions 1 and 2 are still read.
 //!
 //! Numbers are varints unless said otherwise, texts carry their length as a varint.
 //! ```text
-//! 1 byte   format version = 2
+//! 1 byte   format version = 3
 //! 16 bytes cluster id
 //! text     id of this node
 //! varint   number of entries, then for each, ascending by id:
 //!          id, generation, incarnation id (8 bytes), version, peer, client and admin address, zone, release, starts,
 //!          synced (not in version 1)
 //! entries  of the lives before, in the same form (not in version 1)
-//! bytes    encoded ring with its length; 0: none
+//! bytes    encoded base ring with its length; 0: none
+//!          with a ring: what follows it, and whom this life has heard from, as `transition::codec` has it (from version 3)
 //! varint   number of rings in the log, ascending: epoch, hash (8 bytes), number of members, their ids ascending
 //! varint   number of policies, ascending by name: name, version, contents with their length (not in version 1)
 //! 4 bytes  CRC-32C of all bytes before, big-endian
@@ -26,12 +27,14 @@ use super::message::RingVersion;
 use super::policies::Policies;
 use super::view::{MEMBERS_MAX, Parts, View};
 use crate::ring::Ring;
+use crate::transition::Transition;
 use crate::types::{ClusterId, Incarnation, MemberId, Zone};
 use crate::wire::{DecodeError, Reader, put_bytes, put_varint};
 
-const FORMAT_VERSION: u8 = 2;
-/// Without `synced`, lives before, and policies.
-const FORMAT_VERSION_OLD: u8 = 1;
+const FORMAT_VERSION: u8 = 3;
+/// The first with `synced`, lives before, and policies.
+const FORMAT_VERSION_LIVES: u8 = 2;
+const FORMAT_VERSION_FIRST: u8 = 1;
 const CHECKSUM_BYTES: usize = 4;
 /// Eight varints or lengths, an id of one letter and the incarnation's 8 bytes.
 const ENTRY_BYTES_MIN: usize = 18;
@@ -48,6 +51,9 @@ pub(super) fn encode(view: &View) -> Bytes {
         &mut out,
         &view.ring().map(|ring| ring.encode()).unwrap_or_default(),
     );
+    if let Some(transition) = view.transition() {
+        transition.put(&mut out);
+    }
     put_varint(&mut out, view.log().len() as u64);
     for entry in view.log() {
         put_varint(&mut out, entry.epoch);
@@ -65,7 +71,7 @@ pub(super) fn encode(view: &View) -> Bytes {
 
 pub(super) fn decode(mut bytes: Bytes) -> Result<View, DecodeError> {
     let version = *bytes.first().ok_or(DecodeError::Truncated)?;
-    if !(FORMAT_VERSION_OLD..=FORMAT_VERSION).contains(&version) {
+    if !(FORMAT_VERSION_FIRST..=FORMAT_VERSION).contains(&version) {
         return Err(DecodeError::UnknownFormat(version));
     }
     let body_bytes = bytes
@@ -81,7 +87,8 @@ pub(super) fn decode(mut bytes: Bytes) -> Result<View, DecodeError> {
 
 fn decode_body(bytes: Bytes) -> Result<View, DecodeError> {
     let mut reader = Reader::new(bytes);
-    let old = reader.byte()? == FORMAT_VERSION_OLD;
+    let version = reader.byte()?;
+    let old = version < FORMAT_VERSION_LIVES;
     let cluster = ClusterId(reader.array()?);
     let me = member_id(&mut reader)?;
     let entries = read_entries(&mut reader, old)?;
@@ -93,7 +100,12 @@ fn decode_body(bytes: Bytes) -> Result<View, DecodeError> {
     } else {
         read_entries(&mut reader, old)?
     };
-    let ring = read_ring(&mut reader, cluster)?;
+    let life = |member: &MemberId| entries[member].incarnation;
+    let transition = match read_ring(&mut reader, cluster)? {
+        None => None,
+        Some(ring) if version < FORMAT_VERSION => Some(Transition::new(me.clone(), life(&me), ring, false)),
+        Some(ring) => Some(Transition::take(&mut reader, me.clone(), life(&me), ring)?),
+    };
     let log = read_log(&mut reader)?;
     let policies = if old {
         Policies::default()
@@ -106,7 +118,7 @@ fn decode_body(bytes: Bytes) -> Result<View, DecodeError> {
         me,
         entries,
         displaced,
-        ring,
+        transition,
         log,
         policies,
     }))

@@ -29,7 +29,8 @@ impl Gossip {
 
     /// One random peer that answers; a seed in one round of [`SEED_ROUND_EVERY`] and while no peer answers.
     ///
-    /// Without seeds, a node that reaches nobody tries any peer. `random` is 64 fresh random bits. `None`: there is
+    /// A member that [lost its memory](crate::transition) first hears those whom it has not heard yet. Without seeds, a node
+    /// that reaches nobody tries any peer. `random` is 64 fresh random bits. `None`: there is
     /// nobody to talk to.
     pub fn next_target(&self, view: &View, detector: &Detector, random: u64) -> Option<Target> {
         let me = &view.me().member;
@@ -43,7 +44,13 @@ impl Gossip {
         if self.seeds > 0 && (reachable.is_empty() || lottery % SEED_ROUND_EVERY == 0) {
             return Some(Target::Seed((pick % self.seeds as u64) as usize));
         }
-        let candidates = if reachable.is_empty() {
+        let unheard: Vec<&MemberId> = view.transition().map_or_else(Vec::new, |transition| {
+            let unheard = transition.unheard().into_iter();
+            unheard.filter(|member| reachable.contains(member)).collect()
+        });
+        let candidates = if !unheard.is_empty() {
+            unheard
+        } else if reachable.is_empty() {
             others().collect()
         } else {
             reachable

@@ -41,6 +41,8 @@ pub struct Digest {
     pub members: Vec<MemberDigest>,
     /// Absent while the node has no ring.
     pub ring: Option<RingVersion>,
+    /// Of the rings that are to follow it: [`Followers::hash`](crate::transition::Followers::hash).
+    pub followers: u64,
     /// The rings of its log, ascending.
     pub log: Vec<RingVersion>,
     /// Absent if the sender knows nothing of policies.
@@ -56,8 +58,10 @@ pub struct Delta {
     pub cluster: ClusterId,
     /// At most [`DELTA_ENTRIES_MAX`]; the first may be one about the receiver's own past that contradicts its claim.
     pub members: Vec<MemberEntry>,
-    /// An encoded ring.
+    /// The encoded base ring.
     pub ring: Option<Bytes>,
+    /// What follows it: encoded [`Followers`](crate::transition::Followers).
+    pub followers: Option<Bytes>,
     /// Rings of the log, newest first, as many as [`DELTA_LOG_MEMBERS_MAX`](super::log::DELTA_LOG_MEMBERS_MAX) allows.
     pub log: Vec<LogEntry>,
     /// All policies with their names, or none.
@@ -69,7 +73,7 @@ pub struct Delta {
 pub struct Wanted {
     /// At most [`DELTA_ENTRIES_MAX`].
     pub members: Vec<MemberId>,
-    /// The ring too.
+    /// The base ring and what follows it, too.
     pub ring: bool,
     /// These rings of the log, ascending.
     pub log: Vec<RingVersion>,

@@ -7,7 +7,7 @@
 //!
 //! Of policies the digest holds a count and a hash; where these differ, each side sends all of its policies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -19,6 +19,7 @@ use super::log::{LOG_ENTRIES_MAX, Log, LogEntry};
 use super::message::{Answer, DELTA_ENTRIES_MAX, Delta, Digest, MemberDigest, RingVersion, Wanted};
 use super::policies::{POLICIES_MAX, Policies, Policy, PolicyError};
 use crate::ring::Ring;
+use crate::transition::{Followers, Local, Mark, ProposeRefused, Told, Transition};
 use crate::types::{ClusterId, Incarnation, MemberId};
 use crate::wire::DecodeError;
 
@@ -33,7 +34,8 @@ pub struct View {
     entries: BTreeMap<MemberId, MemberEntry>,
     /// Of each other member the last statement of the life before the one in `entries`.
     displaced: BTreeMap<MemberId, MemberEntry>,
-    ring: Option<Arc<Ring>>,
+    /// `None` before the first ring.
+    transition: Option<Transition>,
     log: Log,
     policies: Policies,
     /// Not persisted: every start finds out anew.
@@ -47,7 +49,7 @@ pub(super) struct Parts {
     pub(super) me: MemberId,
     pub(super) entries: BTreeMap<MemberId, MemberEntry>,
     pub(super) displaced: BTreeMap<MemberId, MemberEntry>,
-    pub(super) ring: Option<Arc<Ring>>,
+    pub(super) transition: Option<Transition>,
     pub(super) log: Log,
     pub(super) policies: Policies,
 }
@@ -57,7 +59,7 @@ pub(super) struct Parts {
 pub struct Changes {
     /// Whose entries are new or newer, ascending.
     pub members: Vec<MemberId>,
-    /// The ring is another.
+    /// The base ring is another, or there is news of what follows it.
     pub ring: bool,
     /// The log has rings that it did not have.
     pub log: bool,
@@ -105,7 +107,7 @@ impl View {
             me: me.member.clone(),
             entries: BTreeMap::from([(me.member.clone(), me)]),
             displaced: BTreeMap::new(),
-            ring: None,
+            transition: None,
             log: Log::default(),
             policies: Policies::default(),
             history: None,
@@ -146,9 +148,56 @@ impl View {
         self.entries.get(member)
     }
 
-    /// The newest ring known.
+    /// The base ring: the one that serves until all members read from the next.
     pub fn ring(&self) -> Option<&Arc<Ring>> {
-        self.ring.as_ref()
+        self.transition.as_ref().map(Transition::base)
+    }
+
+    /// The base ring and what follows it; `None` before the first ring.
+    pub fn transition(&self) -> Option<&Transition> {
+        self.transition.as_ref()
+    }
+
+    /// Proposes on this node that a ring follows. To be on disk before anybody is told of it.
+    ///
+    /// # Errors
+    /// If the plan is stale, or this member may not; [`ProposeRefused::NoMember`] also before the first ring.
+    pub fn propose(&mut self, ring: Arc<Ring>, dead: BTreeSet<MemberId>) -> Result<(), ProposeRefused> {
+        let transition = self.transition.as_mut().ok_or(ProposeRefused::NoMember)?;
+        transition.propose(ring, dead)?;
+        self.log_base();
+        Ok(())
+    }
+
+    /// The mark that this member has to give next; see [`Transition::due`].
+    pub fn due(&self, local: Local) -> Option<Mark> {
+        self.transition.as_ref()?.due(local)
+    }
+
+    /// Gives a mark. To be on disk before anybody is told of it.
+    pub fn give(&mut self, mark: Mark) {
+        if let Some(transition) = &mut self.transition {
+            transition.give(mark);
+        }
+        self.log_base();
+    }
+
+    /// A member has answered this life by gossip, and what it knows has been merged. True if this member therefore
+    /// [remembers](Transition::remembers) everything again.
+    pub fn heard_from(&mut self, member: &MemberId) -> bool {
+        let Some(transition) = &mut self.transition else {
+            return false;
+        };
+        let before = transition.remembers();
+        transition.heard_from(member);
+        !before && transition.remembers()
+    }
+
+    /// The volume is not that of the last life; see [`Transition::forget`].
+    pub fn forget(&mut self) {
+        if let Some(transition) = &mut self.transition {
+            transition.forget();
+        }
     }
 
     /// Rings that some node has accepted, oldest first, the last [`LOG_ENTRIES_MAX`](super::log::LOG_ENTRIES_MAX).
@@ -184,26 +233,71 @@ impl View {
             change(entry);
             entry.member = self.me.clone();
             entry.version += 1;
-            if entry.incarnation != before
+            let incarnation = entry.incarnation;
+            if incarnation != before
                 && let Some(history) = &mut self.history
             {
                 history.previous = None;
             }
+            if let Some(transition) = &mut self.transition {
+                transition.lives(&self.me, incarnation);
+            }
         }
     }
 
-    /// Takes a ring minted on this node; `false` if it is not the largest known or belongs to another cluster.
+    /// Takes a ring that serves already, or is the cluster's first; `false` if it is not the largest known or belongs to
+    /// another cluster.
     pub fn adopt(&mut self, ring: Arc<Ring>) -> bool {
-        let newer = self
-            .ring
-            .as_ref()
-            .is_none_or(|mine| mine.version() < ring.version());
-        if !newer || ring.cluster_id() != self.cluster {
-            return false;
+        ring.cluster_id() == self.cluster && self.hear_of_base(ring)
+    }
+
+    /// True if that changed anything.
+    fn hear_of_base(&mut self, base: Arc<Ring>) -> bool {
+        let told = Told {
+            base,
+            followers: Followers::default(),
+        };
+        if let Some(transition) = &mut self.transition {
+            let before = RingVersion::from(transition.base().as_ref());
+            transition.hear(told);
+            if before == RingVersion::from(transition.base().as_ref()) {
+                return false;
+            }
+        } else {
+            // Whoever hears of its first ring may have had a part in others, and lost its memory of that.
+            let me = self.me();
+            let mut transition = Transition::new(me.member.clone(), me.incarnation, told.base, true);
+            for entry in self.entries.values() {
+                transition.lives(&entry.member, entry.incarnation);
+            }
+            self.transition = Some(transition);
         }
-        self.log.insert(LogEntry::from(ring.as_ref()));
-        self.ring = Some(ring);
+        self.log_base();
         true
+    }
+
+    /// True if that changed anything.
+    fn hear_of_followers(&mut self, followers: Followers) -> bool {
+        let Some(transition) = &mut self.transition else {
+            return false;
+        };
+        let before = (
+            RingVersion::from(transition.base().as_ref()),
+            transition.followers().clone(),
+        );
+        transition.hear_followers(followers);
+        let changed =
+            before.0 != RingVersion::from(transition.base().as_ref()) || before.1 != *transition.followers();
+        self.log_base();
+        changed
+    }
+
+    fn log_base(&mut self) -> bool {
+        let base = self
+            .transition
+            .as_ref()
+            .map(|transition| LogEntry::from(transition.base().as_ref()));
+        base.is_some_and(|entry| self.log.insert(entry))
     }
 
     /// What this node knows, without the contents.
@@ -216,7 +310,8 @@ impl View {
         Digest {
             cluster: self.cluster,
             members: self.entries.values().map(digest).collect(),
-            ring: self.ring.as_deref().map(RingVersion::from),
+            ring: self.ring().map(|ring| RingVersion::from(ring.as_ref())),
+            followers: self.followers_hash(),
             log: self.log.versions(),
             policies: Some(self.policies.digest()),
             claim: self.claim(),
@@ -267,9 +362,10 @@ impl View {
             .take(DELTA_ENTRIES_MAX)
             .map(|(id, _)| id.clone())
             .collect();
-        let my_ring = self.ring.as_deref().map(RingVersion::from);
-        wanted.ring = my_ring < digest.ring;
-        if my_ring > digest.ring {
+        let my_ring = self.ring().map(|ring| RingVersion::from(ring.as_ref()));
+        let followers_differ = my_ring == digest.ring && self.followers_hash() != digest.followers;
+        wanted.ring = my_ring < digest.ring || followers_differ;
+        if my_ring > digest.ring || followers_differ {
             self.add_ring(&mut delta);
         }
         wanted.log = self.log.lacks(&digest.log);
@@ -321,7 +417,7 @@ impl View {
                 Ok(ring) => {
                     // The sender has accepted it, so it belongs to the log also if it comes too late to be used.
                     changes.log |= self.log.insert(LogEntry::from(&ring));
-                    changes.ring = self.adopt(Arc::new(ring));
+                    changes.ring |= self.hear_of_base(Arc::new(ring));
                 }
                 Err(refusal) => changes.refused.push(refusal),
             }
@@ -335,6 +431,13 @@ impl View {
                 self.hear_of_myself(&entry, &mut changes);
             } else {
                 self.hear_of(entry, &mut changes);
+            }
+        }
+        // Marks go last: they count for the lives that the entries tell of.
+        if let Some(bytes) = delta.followers {
+            match Followers::decode(bytes, self.cluster) {
+                Ok(followers) => changes.ring |= self.hear_of_followers(followers),
+                Err(error) => changes.refused.push(Refusal::RingDamaged(error)),
             }
         }
         changes.members.sort();
@@ -355,13 +458,18 @@ impl View {
         codec::decode(bytes)
     }
 
-    pub(super) fn from_parts(parts: Parts) -> Self {
+    pub(super) fn from_parts(mut parts: Parts) -> Self {
+        if let Some(transition) = &mut parts.transition {
+            for entry in parts.entries.values() {
+                transition.lives(&entry.member, entry.incarnation);
+            }
+        }
         Self {
             cluster: parts.cluster,
             me: parts.me,
             entries: parts.entries,
             displaced: parts.displaced,
-            ring: parts.ring,
+            transition: parts.transition,
             log: parts.log,
             policies: parts.policies,
             history: None,
@@ -421,15 +529,26 @@ impl View {
             cluster: self.cluster,
             members: Vec::new(),
             ring: None,
+            followers: None,
             log: Vec::new(),
             policies: Vec::new(),
         }
     }
 
-    /// Adds the ring, and before all entries the lives that rival a present one: whoever gets a ring begins to serve, and so
+    fn followers_hash(&self) -> u64 {
+        self.transition
+            .as_ref()
+            .map_or(0, |transition| transition.followers().hash())
+    }
+
+    /// Adds the base ring and what follows it, and before all entries the lives that rival a present one: whoever gets a ring begins to serve, and so
     /// does whoever gets it from there. Had one of them another life, it must hear of that first.
     fn add_ring(&self, delta: &mut Delta) {
-        delta.ring = self.ring.as_ref().map(|ring| ring.encode());
+        delta.ring = self.ring().map(|ring| ring.encode());
+        let followers = self.transition.as_ref().map(Transition::followers);
+        delta.followers = followers
+            .filter(|followers| !followers.is_empty())
+            .map(Followers::encode);
         let displaced = self.displaced.values().filter(|entry| {
             let present = self.entries.get(&entry.member);
             present.is_some_and(|present| rivals(present.incarnation, entry.incarnation))
@@ -485,6 +604,13 @@ impl View {
         }
         changes.members.push(entry.member.clone());
         let (incarnation, synced) = (entry.incarnation, entry.synced);
+        if known.is_none_or(|known| known.0 != incarnation)
+            && let Some(transition) = &mut self.transition
+        {
+            // Marks of the life before count no more, those of this one do: they may be what was waited for.
+            changes.ring |= transition.next().is_some();
+            transition.lives(&entry.member, incarnation);
+        }
         if let Some(before) = self.entries.insert(entry.member.clone(), entry)
             && (before.incarnation != incarnation || before.synced > synced)
         {
@@ -534,14 +660,16 @@ impl View {
         if self.entries.len() < MEMBERS_MAX {
             return true;
         }
-        let Some(ring) = &self.ring else { return false };
-        if ring.index_of(member).is_none() {
+        let Some(transition) = &self.transition else {
+            return false;
+        };
+        if !transition.lists(member) {
             return false;
         }
         let stranger = self
             .entries
             .keys()
-            .find(|id| **id != self.me && ring.index_of(id).is_none())
+            .find(|id| **id != self.me && !transition.lists(id))
             .cloned();
         stranger.is_some_and(|id| {
             self.displaced.remove(&id);

@@ -20,10 +20,12 @@ use crate::types::{ClusterId, KeyHash, MemberId, PartitionId, Zone, digest_u64};
 mod claim;
 mod codec;
 mod placement;
+mod plan;
 mod preference;
 
 pub use claim::claim;
 pub use placement::Placement;
+pub use plan::{Plan, PlanError, ShareChange, Target, plan};
 pub use preference::PreferenceList;
 
 /// Fewest partitions of a ring.

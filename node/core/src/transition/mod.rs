@@ -30,9 +30,17 @@ use crate::membership::RingVersion;
 use crate::ring::Ring;
 use crate::types::{Incarnation, MemberId};
 
+mod codec;
+mod layouts;
+mod queue;
 mod slots;
+mod strays;
+mod sync;
 
+pub use layouts::{Fenced, Layouts};
 pub use slots::{Slot, slots};
+pub use strays::Strays;
+pub use sync::{Sync, SyncProgress};
 
 /// Rings that a newer one may supersede at a time: all of them are written to.
 pub const SUPERSEDED_MAX: usize = 2;
@@ -77,12 +85,22 @@ pub struct Mark {
     pub step: Step,
 }
 
+/// Most proposals that one message tells of: more than members that keep to [`SUPERSEDED_MAX`] can make.
+pub const PROPOSALS_MAX: usize = 64;
+
 /// What members tell each other: the whole of a transition's state. Merging is idempotent and commutative.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Told {
     /// Serves as long as nobody has retired it.
     pub base: Arc<Ring>,
-    /// Rings that are to follow it.
+    /// What is to follow it.
+    pub followers: Followers,
+}
+
+/// The rings that are to follow another one, and how far its members are with them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Followers {
+    /// The rings, at most [`PROPOSALS_MAX`], ascending by version.
     pub proposals: Vec<Proposal>,
     /// Of those rings.
     pub marks: BTreeSet<Mark>,
@@ -115,8 +133,11 @@ pub enum ProposeRefused {
         "this member has begun to read from ring {0}; ask again when it has retired the one before, or ask another member"
     )]
     Reading(u64),
-    /// This member lost its memory, and has not yet heard from everybody.
-    #[error("this member lost its disk and has not heard from all members since; ask another one")]
+    /// This member began without a memory, or lost it, and has not yet heard from everybody.
+    #[error(
+        "this member remembers no earlier ring and has not heard from all members since it began; ask again in a moment, or ask \
+         another one"
+    )]
     Forgetful,
     /// Too many rings are written to.
     #[error(
@@ -133,9 +154,7 @@ pub enum ProposeRefused {
 pub struct Transition {
     me: MemberId,
     base: Arc<Ring>,
-    /// Ascending by version.
-    proposals: Vec<Proposal>,
-    marks: BTreeSet<Mark>,
+    followers: Followers,
     /// Of everybody the latest life that is known.
     lives: BTreeMap<MemberId, Incarnation>,
     /// Whom this life has heard from; `None`: the volume remembers.
@@ -150,8 +169,7 @@ impl Transition {
             lives: [(me.clone(), life)].into(),
             me,
             base,
-            proposals: Vec::new(),
-            marks: BTreeSet::new(),
+            followers: Followers::default(),
             heard: forgetful.then(BTreeSet::new),
         }
     }
@@ -163,7 +181,7 @@ impl Transition {
 
     /// The ring that is to follow, if one is proposed.
     pub fn next(&self) -> Option<&Proposal> {
-        self.proposals.last()
+        self.followers.proposals.last()
     }
 
     /// The version of the newest ring: what an operation that begins now is [told apart](Local::oldest) by.
@@ -171,19 +189,29 @@ impl Transition {
         self.next().map_or_else(|| self.base_version(), Proposal::version)
     }
 
+    /// The rings that are to follow the base, and all marks.
+    pub fn followers(&self) -> &Followers {
+        &self.followers
+    }
+
     /// What others are told.
     pub fn told(&self) -> Told {
         Told {
             base: Arc::clone(&self.base),
-            proposals: self.proposals.clone(),
-            marks: self.marks.clone(),
+            followers: self.followers.clone(),
         }
     }
 
     /// A member lives in this incarnation now. Marks of an earlier one count no more.
     pub fn lives(&mut self, member: &MemberId, incarnation: Incarnation) {
         let known = self.lives.entry(member.clone()).or_insert(incarnation);
-        *known = incarnation.max(*known);
+        // Of two lives of one generation that nobody has compared yet the present one may have the smaller id; a member knows
+        // which is its own, or it would give marks for the other.
+        *known = if *member == self.me {
+            incarnation
+        } else {
+            incarnation.max(*known)
+        };
         self.settle();
     }
 
@@ -196,11 +224,21 @@ impl Transition {
         if theirs > mine {
             self.base = told.base;
         }
-        for proposal in told.proposals {
+        self.hear_followers(told.followers);
+    }
+
+    /// Takes what another member told of rings that are to follow; those that follow another base ring are of no use here.
+    pub fn hear_followers(&mut self, followers: Followers) {
+        for proposal in followers.proposals.into_iter().take(PROPOSALS_MAX) {
             self.insert(proposal);
         }
-        self.marks.extend(told.marks);
+        self.followers.marks.extend(followers.marks);
         self.settle();
+    }
+
+    /// The volume is not that of the last life: what it remembers may be less than what others were told.
+    pub fn forget(&mut self) {
+        self.heard = Some(BTreeSet::new());
     }
 
     /// A member has answered this life, after it had been told of it; to be called after [`hear`](Self::hear).
@@ -229,8 +267,8 @@ impl Transition {
         if !self.everybody().contains(&self.me) {
             return Err(ProposeRefused::NoMember);
         }
-        let reads = |proposal: &&Proposal| self.has_marked(&self.me, proposal.version(), Step::Reading);
-        if let Some(read) = self.proposals.iter().find(reads) {
+        let reads = |proposal: &&Proposal| self.has_ever_read(proposal.version());
+        if let Some(read) = self.followers.proposals.iter().find(reads) {
             return Err(ProposeRefused::Reading(read.ring.epoch()));
         }
         if self.written().count() > SUPERSEDED_MAX + 1 {
@@ -245,11 +283,9 @@ impl Transition {
     pub fn written(&self) -> impl Iterator<Item = &Arc<Ring>> {
         let next = self.newest();
         let superseded_by_all = self.all(next, Step::Known);
-        let followers = self
-            .proposals
-            .iter()
-            .filter(move |proposal| !superseded_by_all || proposal.version() == next);
-        std::iter::once(&self.base).chain(followers.map(|proposal| &proposal.ring))
+        let proposals = self.followers.proposals.iter();
+        let rings = proposals.filter(move |proposal| !superseded_by_all || proposal.version() == next);
+        std::iter::once(&self.base).chain(rings.map(|proposal| &proposal.ring))
     }
 
     /// The ring that a read goes to. `None`: this member must not coordinate reads, for it may have forgotten that it reads
@@ -261,7 +297,7 @@ impl Transition {
         if !self.remembers() {
             return None;
         }
-        let reading = self.has_marked(&self.me, next.version(), Step::Reading);
+        let reading = self.has_ever_read(next.version());
         Some(if reading { &next.ring } else { &self.base })
     }
 
@@ -270,17 +306,22 @@ impl Transition {
         self.heard.is_none()
     }
 
-    /// True if a request of a node whose base ring is of that version is served: one that was retired is read and written by
-    /// nobody else.
-    pub fn admits(&self, base: RingVersion) -> bool {
-        base >= self.base_version()
-    }
-
     /// True once pulling what the next ring makes this member hold may begin: whatever begins from now on is written to its new
     /// holder.
     pub fn may_sync(&self) -> bool {
         self.next()
             .is_some_and(|next| self.all(next.version(), Step::Known))
+    }
+
+    /// Whom a member that lost its memory has not heard yet; nobody, if it remembers.
+    pub fn unheard(&self) -> Vec<&MemberId> {
+        let Some(heard) = &self.heard else {
+            return Vec::new();
+        };
+        let everybody = self.everybody().into_iter();
+        everybody
+            .filter(|member| **member != self.me && !heard.contains(*member))
+            .collect()
     }
 
     /// The mark to be given next: to be [given](Self::give) once it is on disk.
@@ -292,7 +333,7 @@ impl Transition {
             incarnation: self.lives[&self.me],
             step,
         };
-        let given = |step| self.marks.contains(&mark(step));
+        let given = |step| self.followers.marks.contains(&mark(step));
         let due = |step| match step {
             Step::Known => local.oldest.is_none_or(|oldest| oldest >= next),
             Step::Synced => local.synced >= Some(next) && self.all(next, Step::Known),
@@ -304,7 +345,7 @@ impl Transition {
 
     /// A mark of this member is on disk.
     pub fn give(&mut self, mark: Mark) {
-        self.marks.insert(mark);
+        self.followers.marks.insert(mark);
         self.settle();
     }
 
@@ -318,12 +359,30 @@ impl Transition {
         })
     }
 
+    /// All other members that are concerned by the rings, ascending: who has to hear of the newest one.
+    pub fn told_to(&self) -> BTreeSet<MemberId> {
+        let others = self.everybody().into_iter().filter(|member| **member != self.me);
+        others.cloned().collect()
+    }
+
+    /// Whether a member is listed by the base ring or by any that is to follow it.
+    pub fn lists(&self, member: &MemberId) -> bool {
+        let rings =
+            std::iter::once(&self.base).chain(self.followers.proposals.iter().map(|proposal| &proposal.ring));
+        rings.into_iter().any(|ring| ring.index_of(member).is_some())
+    }
+
     /// Whose marks count: the members of all rings that anybody may use, but for the dead.
     fn everybody(&self) -> BTreeSet<&MemberId> {
-        let rings = std::iter::once(&self.base).chain(self.proposals.iter().map(|proposal| &proposal.ring));
-        let members = rings.flat_map(|ring| ring.members()).map(|member| &member.id);
         let dead = |member: &&MemberId| self.next().is_some_and(|next| next.dead.contains(*member));
-        members.filter(|member| !dead(member)).collect()
+        self.members().filter(|member| !dead(member)).collect()
+    }
+
+    /// The members of the base ring and of all that are to follow it, with repetitions.
+    pub(super) fn members(&self) -> impl Iterator<Item = &MemberId> {
+        let rings =
+            std::iter::once(&self.base).chain(self.followers.proposals.iter().map(|proposal| &proposal.ring));
+        rings.flat_map(|ring| ring.members()).map(|member| &member.id)
     }
 
     fn all(&self, ring: RingVersion, step: Step) -> bool {
@@ -334,7 +393,7 @@ impl Transition {
 
     fn has_marked(&self, member: &MemberId, ring: RingVersion, step: Step) -> bool {
         self.lives.get(member).is_some_and(|incarnation| {
-            self.marks.contains(&Mark {
+            self.followers.marks.contains(&Mark {
                 ring,
                 member: member.clone(),
                 incarnation: *incarnation,
@@ -343,19 +402,31 @@ impl Transition {
         })
     }
 
+    /// The newest ring that this member has given a mark for, in any life that this volume remembers.
+    pub(super) fn marked(&self) -> Option<RingVersion> {
+        let own = self.followers.marks.iter().filter(|mark| mark.member == self.me);
+        own.map(|mark| mark.ring).max()
+    }
+
+    /// In this life or an earlier one that this volume remembers: others may have retired the base ring on that word.
+    fn has_ever_read(&self, ring: RingVersion) -> bool {
+        let mut marks = self.followers.marks.iter();
+        marks.any(|mark| mark.ring == ring && mark.member == self.me && mark.step == Step::Reading)
+    }
+
     fn base_version(&self) -> RingVersion {
         RingVersion::from(self.base.as_ref())
     }
 
     fn insert(&mut self, proposal: Proposal) {
-        let version = proposal.version();
-        let place = self.proposals.partition_point(|known| known.version() < version);
-        let known = self
-            .proposals
+        let (version, base) = (proposal.version(), self.base_version());
+        let proposals = &mut self.followers.proposals;
+        let place = proposals.partition_point(|known| known.version() < version);
+        let known = proposals
             .get(place)
             .is_some_and(|known| known.version() == version);
-        if !known && version > self.base_version() {
-            self.proposals.insert(place, proposal);
+        if !known && version > base {
+            proposals.insert(place, proposal);
         }
     }
 
@@ -368,15 +439,10 @@ impl Transition {
             self.base = next.ring;
         }
         let base = self.base_version();
-        self.proposals.retain(|proposal| proposal.base == base);
-        let followers: BTreeSet<_> = self.proposals.iter().map(Proposal::version).collect();
-        self.marks.retain(|mark| followers.contains(&mark.ring));
-        if let Some(heard) = &self.heard
-            && self
-                .everybody()
-                .into_iter()
-                .all(|member| *member == self.me || heard.contains(member))
-        {
+        self.followers.proposals.retain(|proposal| proposal.base == base);
+        let rings: BTreeSet<_> = self.followers.proposals.iter().map(Proposal::version).collect();
+        self.followers.marks.retain(|mark| rings.contains(&mark.ring));
+        if self.heard.is_some() && self.unheard().is_empty() {
             self.heard = None;
         }
     }

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use dynamo_core::membership::{Claim, Digest, Life, MemberEntry, Policy, View};
+use dynamo_core::membership::{Claim, Digest, Life, MemberEntry, Policy, RingVersion, View};
 use dynamo_core::ring::{Member, Ring, RingParts};
+use dynamo_core::transition::{Mark, Step};
 use dynamo_core::types::{ClusterId, Incarnation, MemberId, Zone};
 use dynamo_core::wire::DecodeError;
 
@@ -13,6 +14,7 @@ use super::support::{CLUSTER, Random, entry, exchange, ring, view};
 /// Written by an independent encoder (Python: struct, hashlib and a table-driven CRC-32C).
 const FORMAT_1: &str = include_str!("../../testdata/membership/view-format-1.hex");
 const FORMAT_2: &str = include_str!("../../testdata/membership/view-format-2.hex");
+const FORMAT_3: &str = include_str!("../../testdata/membership/view-format-3.hex");
 
 fn unhex(text: &str) -> Bytes {
     let digits: String = text.split_whitespace().collect();
@@ -33,7 +35,7 @@ fn golden_view_of_format_version_1() {
     let view = View::decode(golden.clone()).unwrap();
     // It is written in the form of today and read back the same.
     let renewed = view.encode();
-    assert_eq!(renewed[0], 2);
+    assert_eq!(renewed[0], 3);
     assert_eq!(View::decode(renewed).unwrap(), view);
     assert_eq!(view.policies().len(), 0);
     assert_eq!(
@@ -77,7 +79,7 @@ fn golden_view_of_format_version_1() {
 fn golden_view_of_format_version_2() {
     let golden = unhex(FORMAT_2);
     let view = View::decode(golden.clone()).unwrap();
-    assert_eq!(view.encode(), golden);
+    assert_eq!(View::decode(view.encode()).unwrap(), view);
     let synced: Vec<u64> = view.members().map(|entry| entry.synced).collect();
     assert_eq!(synced, [70_000, 128]);
     let policies: Vec<_> = view.policies().collect();
@@ -115,6 +117,34 @@ fn golden_view_of_format_version_2() {
     let old = View::decode(unhex(FORMAT_1)).unwrap();
     assert_eq!(view.ring(), old.ring());
     assert!(view.log().eq(old.log()));
+    let transition = view.transition().unwrap();
+    assert!(transition.followers().is_empty() && transition.remembers());
+}
+
+#[test]
+fn golden_view_of_format_version_3() {
+    let golden = unhex(FORMAT_3);
+    let view = View::decode(golden.clone()).unwrap();
+    assert_eq!(view.encode(), golden);
+    let transition = view.transition().unwrap();
+    let next = transition.next().unwrap();
+    assert_eq!(transition.base().epoch(), 300);
+    assert_eq!(next.ring.version(), (301, 0xa5e3_9238_6d57_1dc9));
+    assert_eq!(next.base, RingVersion::from(transition.base().as_ref()));
+    assert_eq!(next.dead, [MemberId::new("a-0").unwrap()].into());
+    let mark = Mark {
+        ring: next.version(),
+        member: MemberId::new("b.1").unwrap(),
+        incarnation: view.me().incarnation,
+        step: Step::Known,
+    };
+    assert_eq!(transition.followers().marks, [mark].into());
+    let unheard: Vec<_> = transition.unheard().into_iter().map(MemberId::as_str).collect();
+    assert_eq!(unheard, ["c2"], "the dead are not waited for, a-0 was heard");
+    // Otherwise as in version 2.
+    let old = View::decode(unhex(FORMAT_2)).unwrap();
+    assert_eq!(view.ring(), old.ring());
+    assert!(view.log().eq(old.log()) && view.policies().eq(old.policies()));
 }
 
 #[test]
@@ -174,7 +204,7 @@ fn largest_views_are_of_bounded_size() {
 
 #[test]
 fn damage_is_noticed() {
-    for golden in [unhex(FORMAT_1), unhex(FORMAT_2)] {
+    for golden in [unhex(FORMAT_1), unhex(FORMAT_2), unhex(FORMAT_3)] {
         for at in 0..golden.len() {
             for bit in 0..8 {
                 let mut damaged = golden.to_vec();
@@ -202,14 +232,14 @@ fn decoder_survives_a_million_random_and_mutated_inputs() {
     let rounds = inputs();
     let mut grown = View::new(CLUSTER, entry(0), Some(Arc::new(ring(2, 1))));
     exchange(&mut grown, &mut view(1));
-    let seeds = [unhex(FORMAT_1), unhex(FORMAT_2), view(3).encode(), grown.encode()];
+    let seeds = [unhex(FORMAT_1), unhex(FORMAT_3), view(3).encode(), grown.encode()];
     let mut random = Random::new(11);
     let mut decoded = 0;
     for round in 0..rounds {
         let mut body: Vec<u8> = if round % 4 == 0 {
             let length = random.below(160);
             (0..length)
-                .map(|index| if index == 0 { 2 } else { random.next() as u8 })
+                .map(|index| if index == 0 { 3 } else { random.next() as u8 })
                 .collect()
         } else {
             let seed = &seeds[random.below(seeds.len())];
@@ -236,7 +266,7 @@ fn decoder_survives_a_million_random_and_mutated_inputs() {
             with_checksum(body)
         };
         if let Ok(view) = View::decode(bytes.clone()) {
-            if bytes[0] == 2 {
+            if bytes[0] == 3 {
                 assert_eq!(view.encode(), bytes, "a view has one encoding");
             } else {
                 assert_eq!(

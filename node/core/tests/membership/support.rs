@@ -82,6 +82,7 @@ pub(crate) fn delta(members: Vec<MemberEntry>) -> Delta {
         cluster: CLUSTER,
         members,
         ring: None,
+        followers: None,
         log: Vec::new(),
         policies: Vec::new(),
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use dynamo_core::membership::RingVersion;
 use dynamo_core::ring::Ring;
-use dynamo_core::transition::{Local, Proposal, ProposeRefused, Told, Transition, slots};
+use dynamo_core::transition::{Layouts, Local, Proposal, ProposeRefused, Told, Transition, slots};
 use dynamo_core::types::{Incarnation, MemberId};
 
 use node::{N, Node, Running, W, list, number, version};
@@ -41,6 +41,8 @@ pub(crate) enum Mistake {
 
 type Value = BTreeSet<u32>;
 type Op = u64;
+/// The epochs of the base ring and of the one that is read from.
+type Rings = (u64, u64);
 
 #[derive(Clone, Debug)]
 enum Request {
@@ -65,7 +67,7 @@ enum Event {
         life: Incarnation,
         to: usize,
         op: Op,
-        base: Option<RingVersion>,
+        rings: Option<Rings>,
         request: Request,
     },
     Answer {
@@ -326,9 +328,9 @@ impl World {
                 life,
                 to,
                 op,
-                base,
+                rings,
                 request,
-            } => self.serve(from, life, to, op, base, request),
+            } => self.serve(from, life, to, op, rings, request),
             Event::Answer {
                 from,
                 to,
@@ -344,7 +346,10 @@ impl World {
     }
 
     fn ask(&mut self, from: usize, to: usize, op: Op, request: Request) {
-        let base = self.nodes[from].transition.as_ref().map(|it| version(it.base()));
+        let rings = self.nodes[from].transition.as_ref().map(|it| {
+            let reads = it.read().unwrap_or(it.base());
+            (it.base().epoch(), reads.epoch())
+        });
         let life = self.nodes[from].life;
         let news = matches!(request, Request::Gossip(..));
         self.send(
@@ -353,7 +358,7 @@ impl World {
                 life,
                 to,
                 op,
-                base,
+                rings,
                 request,
             },
             news,
@@ -376,7 +381,7 @@ impl World {
         life: Incarnation,
         to: usize,
         op: Op,
-        base: Option<RingVersion>,
+        rings: Option<Rings>,
         request: Request,
     ) {
         let (mistake, deaf) = (self.mistake, self.is_deaf(to));
@@ -397,7 +402,9 @@ impl World {
             }
             Request::Write(_) | Request::Read | Request::Pull => {
                 let Some(it) = &node.transition else { return };
-                if !base.is_some_and(|base| it.admits(base)) {
+                let layouts = Layouts::of(it, None);
+                let admitted = |(base, reads)| layouts.admits(&name(from), base, reads).is_ok();
+                if !rings.is_some_and(admitted) {
                     return;
                 }
                 if let Request::Write(id) = request {
@@ -601,7 +608,7 @@ impl World {
                 if self.mistake == Mistake::ProposesAlthoughItReads {
                     let base = version(it.base());
                     let mut told = it.told();
-                    told.proposals.push(Proposal {
+                    told.followers.proposals.push(Proposal {
                         ring,
                         base,
                         dead: BTreeSet::new(),

@@ -74,6 +74,7 @@ impl Case {
         let candidates = Candidates {
             primaries: (0..self.n()).map(candidate).collect(),
             fallbacks: (self.n()..self.fates.len()).map(candidate).collect(),
+            ..Candidates::default()
         };
         Run {
             case: self,
