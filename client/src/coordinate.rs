@@ -377,6 +377,7 @@ fn candidates(routes: &Routes, hash: KeyHash, n: u32) -> Candidates {
     Candidates {
         primaries: list.primaries.into_iter().map(candidate).collect(),
         fallbacks: list.fallbacks.into_iter().map(candidate).collect(),
+        partners: Vec::new(),
     }
 }
 

@@ -3,7 +3,7 @@
 //! Assignments (bootstrap, join) are durable before they are answered. What gossip brings is used at once and persisted
 //! behind it: after a crash it is heard again.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use bytes::Bytes;
 use dynamo_core::{
@@ -13,6 +13,7 @@ use dynamo_core::{
         SelfHistory, Target, View, Wanted,
     },
     ring::{Member, Ring},
+    transition::{Local, Mark, ProposeRefused, Transition},
     types::{ClusterId, Incarnation, MemberId, Zone},
 };
 use dynamo_proto::peer::Header;
@@ -68,7 +69,7 @@ impl State {
 /// What came of a message of gossip.
 #[derive(Debug, Default)]
 pub(crate) struct Merged {
-    /// The ring is another one.
+    /// The base ring is another one, or there is news of what follows it.
     pub(crate) ring: bool,
     /// Peers remember this life of the member, which the disk does not, or more of it.
     pub(crate) exposed: Option<Incarnation>,
@@ -131,6 +132,11 @@ impl Membership {
                 since: started.since.clone(),
                 recovered: started.recovered,
             });
+            let mut view = view;
+            if started.suspect.is_some() {
+                // The store was set aside, or emptied: what was kept of the view may be older than what others were told.
+                view.forget();
+            }
             let mut state = membership.state.lock();
             state.view = Some(view);
             state.read_policies();
@@ -154,11 +160,97 @@ impl Membership {
         }
     }
 
-    /// The newest ring and this node's name, once it has both.
+    /// The base ring and this node's name, once it has both.
     pub(crate) fn ring(&self) -> Option<(MemberId, Arc<Ring>)> {
         let state = self.state.lock();
         let view = state.view.as_ref()?;
         Some((view.me().member.clone(), Arc::clone(view.ring()?)))
+    }
+
+    /// The base ring and what follows it.
+    pub(crate) fn transition(&self) -> Option<Transition> {
+        self.state.lock().view.as_ref()?.transition().cloned()
+    }
+
+    /// Proposes that a ring follows the base; on disk before it is told to anybody.
+    ///
+    /// # Errors
+    /// As [`Transition::propose`]; FAILED_PRECONDITION.
+    pub(crate) async fn propose(
+        &self,
+        writer: &Writer,
+        ring: Arc<Ring>,
+        dead: BTreeSet<MemberId>,
+    ) -> Result<(), Failure> {
+        let refused = |error: ProposeRefused| Failure::new(Reason::StalePlan, error.to_string());
+        self.change_view(writer, |view| {
+            view.propose(Arc::clone(&ring), dead.clone()).map_err(refused)
+        })
+        .await
+    }
+
+    /// Gives the mark that is due, if one is; on disk before it is told to anybody.
+    pub(crate) async fn give_mark(&self, writer: &Writer, local: Local) -> Option<Mark> {
+        let due = self.state.lock().view.as_ref()?.due(local)?;
+        let given = self
+            .change_view(writer, |view| {
+                // News may have come in between.
+                if view.due(local).as_ref() == Some(&due) {
+                    view.give(due.clone());
+                    Ok(true)
+                } else {
+                    Ok(false)
+                }
+            })
+            .await;
+        match given {
+            Ok(given) => given.then_some(due),
+            Err(error) => {
+                tracing::warn!(step = ?due.step, error = error.message, "cannot keep a step of a change of the ring");
+                None
+            }
+        }
+    }
+
+    /// False while a ring is to follow and this node, which lost its memory, has not heard from all members since.
+    pub(crate) fn remembers(&self) -> bool {
+        let state = self.state.lock();
+        let transition = state.view.as_ref().and_then(View::transition);
+        transition.is_none_or(|transition| transition.next().is_none() || transition.remembers())
+    }
+
+    fn in_transition(&self) -> bool {
+        let state = self.state.lock();
+        let transition = state.view.as_ref().and_then(View::transition);
+        transition.is_some_and(|transition| transition.next().is_some())
+    }
+
+    /// Whether what the next ring makes this node hold may be pulled now.
+    pub(crate) fn may_sync(&self) -> bool {
+        let state = self.state.lock();
+        let transition = state.view.as_ref().and_then(View::transition);
+        transition.is_some_and(Transition::may_sync)
+    }
+
+    /// A member has answered by gossip. True if this node, which had lost its memory, has now heard from everybody.
+    pub(crate) fn heard_from(&self, member: &MemberId) -> bool {
+        let mut state = self.state.lock();
+        state.view.as_mut().is_some_and(|view| view.heard_from(member))
+    }
+
+    /// Makes a change of the view durable, then makes it. What gossip brings meanwhile stays.
+    async fn change_view<T>(
+        &self,
+        writer: &Writer,
+        change: impl Fn(&mut View) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let _change = self.change.lock().await;
+        let no_ring = || Failure::new(Reason::NoRing, "this node belongs to no cluster yet");
+        let mut kept = self.state.lock().view.clone().ok_or_else(no_ring)?;
+        change(&mut kept)?;
+        self.persist(writer, durable::view(&kept.encode())).await?;
+        let mut state = self.state.lock();
+        change(state.view.as_mut().ok_or_else(no_ring)?)
     }
 
     pub(crate) fn cluster_id(&self) -> Option<ClusterId> {
@@ -220,6 +312,17 @@ impl Membership {
             }),
             ring_epoch: view.ring().map_or(0, |ring| ring.epoch()),
             recipient: recipient.to_owned(),
+            reads_epoch: view
+                .transition()
+                .and_then(Transition::read)
+                .map_or(0, |ring| ring.epoch()),
+            newest: view.transition().map(|transition| {
+                let newest = transition.newest();
+                dynamo_proto::peer::RingVersion {
+                    epoch: newest.epoch,
+                    hash: newest.hash,
+                }
+            }),
         })
     }
 
@@ -391,7 +494,7 @@ impl Membership {
             return Merged::default();
         }
         let _change = self.change.lock().await;
-        self.keep(writer).await;
+        self.keep(writer, changes.ring || self.in_transition()).await;
         Merged {
             ring: changes.ring,
             exposed: changes.self_superseded,
@@ -458,13 +561,14 @@ impl Membership {
             return;
         }
         let _change = self.change.lock().await;
-        self.keep(writer).await;
+        self.keep(writer, false).await;
     }
 
-    async fn keep(&self, writer: &Writer) {
+    /// While the ring changes, what was heard is synced before it is answered: of whose life this node knows, that member counts on.
+    async fn keep(&self, writer: &Writer, sync: bool) {
         let bytes = self.state.lock().view.as_ref().map(View::encode);
         if let Some(bytes) = bytes
-            && let Err(error) = writer.meta(durable::view(&bytes), false).await
+            && let Err(error) = writer.meta(durable::view(&bytes), sync).await
         {
             tracing::warn!(%error, "cannot keep the membership that gossip brought");
         }
@@ -489,6 +593,7 @@ impl Membership {
         state.incarnation = renewal.incarnation;
         if let Some(view) = &mut state.view {
             view.update_self(|me| me.incarnation = renewal.incarnation);
+            view.forget();
         }
     }
 }
@@ -521,7 +626,7 @@ pub(crate) fn member(id: &str, zone: &str, weight: u32) -> Result<Member, Failur
 }
 
 fn unique(seeds: Vec<String>) -> Vec<String> {
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     seeds
         .into_iter()
         .filter(|seed| seen.insert(seed.clone()))

@@ -446,6 +446,7 @@ fn classify(status: Status, past_handshake: bool) -> CallError {
             "NOT_READY" | "FOREIGN_CLUSTER" | "WRONG_RECIPIENT" | "NOT_A_MEMBER" | "UNSUPPORTED_PROTOCOL",
         ) => (false, FailureKind::Unreachable, false),
         Some("OVERLOADED" | "DISK_FULL") => (false, FailureKind::Overloaded, true),
+        Some("STALE_RING") => (false, FailureKind::StaleEpoch, true),
         Some("HINT_DECLINED") => (false, FailureKind::Declined, true),
         Some(_) => (past_handshake, FailureKind::Storage, true),
         None if status.code() == Code::DeadlineExceeded => (past_handshake, FailureKind::TimedOut, false),

@@ -22,10 +22,12 @@ use crate::{
 /// Time between gossip exchanges that this node begins.
 const GOSSIP_INTERVAL: Duration = Duration::from_secs(1);
 /// The same while it waits for its first ring, as seeds may still wait for theirs, and in its first rounds: who found it down
-/// shall hear soon that it runs.
+/// shall hear soon that it runs. Also while the ring changes, which waits for everybody's steps.
 const QUICK_INTERVAL: Duration = Duration::from_millis(200);
 /// So many rounds after the start, or after the first ring, are quick.
 const QUICK_ROUNDS: u32 = 10;
+/// So many members are told of a ring by its proposer, at most; they tell the others.
+const TOLD_MAX: usize = 64;
 /// How often the failure detector is asked for due probes; it spaces them itself.
 const PROBE_CHECK_INTERVAL: Duration = Duration::from_millis(250);
 /// How often the store is asked for its condition.
@@ -51,12 +53,10 @@ pub(crate) fn start(node: &Arc<Node>, tracker: &TaskTracker, shutdown: &Cancella
             if gossip_node.membership().ring().is_some() && !gossip_node.is_unconfirmed() {
                 rounds += 1;
             }
-            tokio::time::sleep(if rounds <= QUICK_ROUNDS {
-                QUICK_INTERVAL
-            } else {
-                GOSSIP_INTERVAL
-            })
-            .await;
+            let quick = rounds <= QUICK_ROUNDS || gossip_node.has_much_to_tell();
+            gossip_node
+                .gossip_due(if quick { QUICK_INTERVAL } else { GOSSIP_INTERVAL })
+                .await;
         }
     }));
     let probe_node = Arc::clone(node);
@@ -101,7 +101,23 @@ async fn gossip_round(node: &Arc<Node>) {
     let target = node
         .peers()
         .with_detector(|detector| node.membership().gossip_target(detector));
-    let Some(target) = target else { return };
+    if let Some(target) = target {
+        gossip_with(node, target).await;
+    }
+}
+
+/// Tells members of a ring that this node proposes, all at once: as long as one has not heard of it, those who have refuse what it
+/// writes.
+pub(crate) async fn tell_all(node: &Arc<Node>, members: impl IntoIterator<Item = MemberId>) {
+    let told = members
+        .into_iter()
+        .filter(|member| node.peers().reachable(member))
+        .take(TOLD_MAX)
+        .map(|member| gossip_with(node, GossipTarget::Member(member)));
+    futures::future::join_all(told).await;
+}
+
+async fn gossip_with(node: &Arc<Node>, target: GossipTarget) {
     let Some(digest) = node.membership().digest() else {
         return;
     };
@@ -112,7 +128,8 @@ async fn gossip_round(node: &Arc<Node>) {
     let Some(response) = exchange(node, &target, request).await else {
         return;
     };
-    let mut sent = 0;
+    let (mut sent, mut told) = (0, true);
+    let me = node.membership().me().map(|me| me.member);
     let answered_by = response.header.as_ref().map(|header| header.member_id.clone());
     let peer_is_fresh = response.fresh;
     let wanted = wanted_from(response);
@@ -120,14 +137,22 @@ async fn gossip_round(node: &Arc<Node>) {
         && let Some(delta) = node.membership().delta_for(&wanted)
     {
         sent = delta.members.len();
+        let of_me = wanted.members.iter().any(|member| Some(member) == me.as_ref());
         let request = GossipRequest {
             delta: Some(delta_to_proto(&delta)),
             ..GossipRequest::default()
         };
-        exchange(node, &target, request).await;
+        told = exchange(node, &target, request).await.is_some() || !of_me;
     }
-    let me = node.membership().me().map(|me| me.member.to_string());
-    if answered_by.is_some() && answered_by != me {
+    // Its word counts if it knew of this life when it gave it: from then on it counts no marks of an earlier one.
+    if let Some(Ok(member)) = answered_by.as_ref().map(MemberId::new)
+        && told
+        && node.membership().heard_from(&member)
+    {
+        tracing::info!("heard from all members since this node lost its memory");
+        node.ring_changed();
+    }
+    if answered_by.is_some() && answered_by != me.map(|me| me.to_string()) {
         // Had it known of another life of this member, it would have said so.
         node.heard_from_peer(peer_is_fresh).await;
     }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use dynamo_core::{handoff::hint_targets, types::MemberId, version::KeyState};
+use dynamo_core::{types::MemberId, version::KeyState};
 use futures::future::join_all;
 
 use super::Task;
@@ -32,7 +32,7 @@ pub(crate) async fn deliver(node: &Arc<Node>) -> bool {
     }
     let mut all = true;
     for owner in node.hints().owners().into_keys() {
-        let listed = placed.placement().ring().index_of(&owner).is_some();
+        let listed = placed.layouts().lists(&owner);
         if !listed || node.peers().reachable(&owner) {
             all &= deliver_to(node, &placed, &owner).await;
         }
@@ -64,7 +64,7 @@ pub(crate) async fn give_up_old(node: &Node) {
     }
 }
 
-async fn deliver_to(node: &Arc<Node>, placed: &Placed, owner: &MemberId) -> bool {
+async fn deliver_to(node: &Arc<Node>, placed: &Arc<Placed>, owner: &MemberId) -> bool {
     let mut after = None;
     loop {
         let page = match node.hints().scan(owner, after.as_ref(), PAGE).await {
@@ -96,9 +96,10 @@ async fn deliver_to(node: &Arc<Node>, placed: &Placed, owner: &MemberId) -> bool
 }
 
 /// Brings one hint to its owner, or to the key's primaries if the owner is none of them any more. True if it is gone.
-async fn hand_over(node: &Arc<Node>, placed: &Placed, owner: &MemberId, hint: Hint) -> bool {
+async fn hand_over(node: &Arc<Node>, placed: &Arc<Placed>, owner: &MemberId, hint: Hint) -> bool {
     let Hint { key, state, digest } = hint;
-    let targets = hint_targets(placed.placement(), owner, placed.partition_of(&key));
+    let (_operation, placed) = &node.begin(placed);
+    let targets = placed.layouts().hint_targets(owner, key.hash());
     if !bring(node, placed, Task::Hints, &targets, &key, &state).await {
         return false;
     }

@@ -4,6 +4,7 @@
 //!   rebuild   trees of partitions from their records                    after a start
 //!   hints     to their owners (§4.6)                                    at an interval, and when a member answers again
 //!   recovery  of a store that lost writes, pulling only                 until it is whole
+//!   transfer  of partitions that are new here, and that are not any more  while the ring changes
 //!   exchange  of partitions with their other primaries (§4.7)           each pair once per interval × (N - 1)
 //!   refetch   records whose checksum is wrong, from the other primaries  as they are met
 //!   reap      tombstones and long histories, by everybody's word        each partition once per interval
@@ -45,6 +46,8 @@ mod rot;
 
 pub(crate) mod salvage;
 
+pub(crate) mod transition;
+
 pub(crate) use dynamo_core::admission::Task;
 
 /// How often a task that had nothing to do looks again.
@@ -63,6 +66,8 @@ pub(crate) struct Background {
     schedule: Mutex<Schedule>,
     /// A member answers again, or this node has just started.
     hints_due: Notify,
+    /// The rings in use are others, or a step of a change may be due.
+    transition_due: Notify,
     operations: BTreeMap<Task, AtomicU64>,
 }
 
@@ -79,6 +84,7 @@ impl Background {
             admission: Mutex::new(Admission::new(config.background.admission())),
             schedule: Mutex::new(Schedule::new(config.background.exchange_interval_ms)),
             hints_due: Notify::new(),
+            transition_due: Notify::new(),
             operations: Task::ALL
                 .into_iter()
                 .map(|task| (task, AtomicU64::new(0)))
@@ -133,6 +139,17 @@ impl Background {
         self.hints_due.notify_one();
     }
 
+    /// A step of a change of the ring may be due.
+    pub(crate) fn transition_due(&self) {
+        self.transition_due.notify_one();
+    }
+
+    /// Waits for that, but no longer than so.
+    async fn transition_changed(&self, longest: Duration) {
+        // Whether it was told or the time is over, it is looked after.
+        let _ = tokio::time::timeout(longest, self.transition_due.notified()).await;
+    }
+
     pub(crate) fn with_schedule<T>(&self, with: impl FnOnce(&mut Schedule) -> T) -> T {
         with(&mut self.schedule.lock())
     }
@@ -147,6 +164,11 @@ pub(crate) fn start(node: &Arc<Node>, tracker: &TaskTracker, shutdown: &Cancella
     spawn(Box::pin(hints_loop(Arc::clone(node))));
     spawn(Box::pin(recovery_loop(Arc::clone(node))));
     spawn(Box::pin(exchange_loop(Arc::clone(node))));
+    spawn(Box::pin(transition::steps(Arc::clone(node))));
+    for _ in 0..transition::PULLS {
+        spawn(Box::pin(transition::pull(Arc::clone(node))));
+    }
+    spawn(Box::pin(transition::strays(Arc::clone(node))));
     spawn(Box::pin(reap_loop(Arc::clone(node))));
     spawn(Box::pin(refetch::serve(Arc::clone(node))));
 }
@@ -223,7 +245,10 @@ async fn reap_loop(node: Arc<Node>) {
     let interval = Duration::from_millis(node.config().background.reap_interval_ms);
     loop {
         tokio::time::sleep(interval).await;
-        let Some(placed) = node.ring_in_use() else {
+        let Some(placed) = node
+            .ring_in_use()
+            .filter(|placed| !placed.layouts().in_transition())
+        else {
             continue;
         };
         for partition in placed.first_of() {

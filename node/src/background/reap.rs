@@ -95,6 +95,8 @@ async fn round(
     partition: PartitionId,
     candidates: BTreeMap<Bytes, Candidate>,
 ) {
+    // The step `known` of a change of the ring waits for the end of the round.
+    let (_operation, placed) = &node.begin(placed);
     let round = Round {
         epoch: placed.placement().ring().epoch(),
         id: clock::random_u64(),
@@ -107,7 +109,7 @@ async fn round(
             Some(state) => Target::Truncated(state.digest()),
         },
     });
-    let mut machine = ReapCoordinator::new(round, node.reap_parties(placed, partition), proposals.collect());
+    let mut machine = ReapCoordinator::new(round, Node::reap_parties(placed, partition), proposals.collect());
     let (events_in, mut events) = mpsc::channel(64);
     let run = Running {
         node: Arc::clone(node),

@@ -21,6 +21,9 @@ pub(crate) async fn step(node: &Arc<Node>) -> bool {
         )
     });
     let Some(Some((partition, source))) = next else {
+        if node.recovery(|recovery| recovery.is_whole()) == Some(true) {
+            keep(node).await;
+        }
         return false;
     };
     let report = exchange::run(node, Task::Recovery, partition, &source, Mode::PullOnly).await;
@@ -38,7 +41,14 @@ pub(crate) async fn step(node: &Arc<Node>) -> bool {
 
 /// Persists how far it has come; forgets the suspicion once everything is whole.
 pub(crate) async fn keep(node: &Arc<Node>) {
-    let Some(kept) = node.recovery(|recovery| (!recovery.is_whole()).then(|| recovery.encode())) else {
+    // Others may have retired the base ring by the word of the life before: then this node hears of it from one of them.
+    let remembers = node.membership().remembers();
+    // So is what the next ring makes it hold: it is no source of that before.
+    let pulled = node.with_sync(|sync| sync.is_done()) != Some(false);
+    let Some(kept) = node.recovery(|recovery| {
+        let whole = recovery.is_whole() && remembers && pulled;
+        (!whole).then(|| recovery.encode())
+    }) else {
         return;
     };
     let whole = kept.is_none();

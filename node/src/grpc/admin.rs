@@ -9,22 +9,23 @@ use dynamo_core::{
     version::{Content, KeyState},
 };
 use dynamo_proto::admin::{
-    AcceptLossRequest, AcceptLossResponse, ActorCounter, BootstrapRequest, BootstrapResponse,
-    ExchangesRequest, ExchangesResponse, HintsRequest, HintsResponse, InspectRequest, InspectResponse,
-    JoinRequest, JoinResponse, ListBucketsRequest, ListBucketsResponse, LocalGetRequest, LocalGetResponse,
-    LocateRequest, LocateResponse, MemberShare, MembershipLogEntry, MembershipLogRequest,
+    AcceptLossRequest, AcceptLossResponse, ActorCounter, BootstrapRequest, BootstrapResponse, CommitRequest,
+    CommitResponse, ExchangesRequest, ExchangesResponse, HintsRequest, HintsResponse, InspectRequest,
+    InspectResponse, JoinRequest, JoinResponse, ListBucketsRequest, ListBucketsResponse, LocalGetRequest,
+    LocalGetResponse, LocateRequest, LocateResponse, MemberShare, MembershipLogEntry, MembershipLogRequest,
     MembershipLogResponse, MerkleRootRequest, MerkleRootResponse, PauseTaskRequest, PauseTaskResponse,
-    PeerInfo, PeersRequest, PeersResponse, PreferenceEntry, PreferenceListRequest, PreferenceListResponse,
-    RepairRequest, RepairResponse, ReplicaState, RingRequest, RingResponse, SalvageProgress, SalvageRequest,
-    SetBucketRequest, SetBucketResponse, SiblingInfo, StatusRequest, StatusResponse, TasksRequest,
-    TasksResponse, admin_server::Admin, status_response::State,
+    PeerInfo, PeersRequest, PeersResponse, PlanRequest, PlanResponse, PreferenceEntry, PreferenceListRequest,
+    PreferenceListResponse, RepairRequest, RepairResponse, ReplicaState, RingRequest, RingResponse,
+    SalvageProgress, SalvageRequest, SetBucketRequest, SetBucketResponse, SiblingInfo, StatusRequest,
+    StatusResponse, TasksRequest, TasksResponse, TransitionRequest, TransitionResponse, admin_server::Admin,
+    status_response::State,
 };
 use futures::future::join_all;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{
-    convert,
+    change, convert,
     status::{Failure, Reason},
     upkeep,
 };
@@ -186,7 +187,7 @@ impl Admin for AdminService {
                 member_id: member.id.as_str().to_owned(),
                 zone: member.zone.as_str().to_owned(),
                 primary,
-                reachable: *index == placed.me_index() || self.node.peers().reachable(&member.id),
+                reachable: member.id == *placed.me() || self.node.peers().reachable(&member.id),
             }
         };
         let primaries = list.primaries.iter().map(|index| entry(index, true));
@@ -203,7 +204,7 @@ impl Admin for AdminService {
         let request = request.into_inner();
         let placed = self.ring_in_use()?;
         let key = convert::record_key(&request.bucket, &request.key)?;
-        let candidates = self.node.candidates(&placed, &key);
+        let candidates = self.node.get_candidates(&placed, &key)?;
         let replicas = candidates
             .primaries
             .into_iter()
@@ -325,6 +326,25 @@ impl Admin for AdminService {
         ))
     }
 
+    async fn plan(&self, request: Request<PlanRequest>) -> Result<Response<PlanResponse>, Status> {
+        let placed = self.ring_in_use()?;
+        let target = request.into_inner().target.unwrap_or_default();
+        Ok(Response::new(change::planned(&self.node, &placed, target).await?))
+    }
+
+    async fn commit(&self, request: Request<CommitRequest>) -> Result<Response<CommitResponse>, Status> {
+        let placed = self.ring_in_use()?;
+        let request = request.into_inner();
+        Ok(Response::new(change::commit(&self.node, &placed, request).await?))
+    }
+
+    async fn transition(
+        &self,
+        _: Request<TransitionRequest>,
+    ) -> Result<Response<TransitionResponse>, Status> {
+        Ok(Response::new(change::transition(&self.node)?))
+    }
+
     async fn membership_log(
         &self,
         _: Request<MembershipLogRequest>,
@@ -377,8 +397,8 @@ fn status(node: &Node) -> StatusResponse {
     let state = match (&me, &placed) {
         _ if node.draining() => State::Draining,
         (None, _) => State::Unassigned,
-        (Some(_), None) => State::Joining,
-        (Some(_), Some(_)) => State::Valid,
+        (Some(_), Some(placed)) if placed.serves() => State::Valid,
+        (Some(_), _) => State::Joining,
     };
     let estimate = node.store().estimate().unwrap_or_default();
     let incarnation = membership.incarnation();
@@ -404,11 +424,13 @@ fn status(node: &Node) -> StatusResponse {
         response.zone = me.zone.to_string();
     }
     if let Some(placed) = placed {
-        let (placement, index) = (placed.placement(), placed.me_index());
+        let placement = placed.placement();
         response.ring_epoch = placement.ring().epoch();
         response.ring_hash = placement.ring().hash();
-        response.tokens = placement.tokens(index);
-        response.partitions = placement.replica_partitions(index);
+        if let Some(index) = placement.ring().index_of(placed.me()) {
+            response.tokens = placement.tokens(index);
+            response.partitions = placement.replica_partitions(index);
+        }
         let others = placement
             .ring()
             .members()

@@ -21,6 +21,7 @@ pub(crate) fn digest_to_proto(digest: &Digest) -> GossipDigest {
             })
             .collect(),
         ring: digest.ring.map(ring_version_to_proto),
+        followers: digest.followers,
         log: digest.log.iter().copied().map(ring_version_to_proto).collect(),
         policies: digest.policies.map(|policies| peer::PoliciesDigest {
             count: policies.count,
@@ -67,6 +68,7 @@ pub(crate) fn digest_from_proto(
         cluster,
         members: members.collect::<Result<_, NameError>>()?,
         ring: digest.ring.map(ring_version_from_proto),
+        followers: digest.followers,
         log: digest.log.into_iter().map(ring_version_from_proto).collect(),
         policies: digest.policies.map(|policies| PoliciesDigest {
             count: policies.count,
@@ -95,6 +97,7 @@ pub(crate) fn delta_to_proto(delta: &Delta) -> GossipDelta {
             })
             .collect(),
         ring: delta.ring.clone().unwrap_or_default(),
+        followers: delta.followers.clone().unwrap_or_default(),
         log: delta
             .log
             .iter()
@@ -147,6 +150,7 @@ pub(crate) fn delta_from_proto(cluster: ClusterId, delta: GossipDelta) -> Result
         cluster,
         members: members.collect::<Result<_, NameError>>()?,
         ring: Some(delta.ring).filter(|ring: &Bytes| !ring.is_empty()),
+        followers: Some(delta.followers).filter(|followers: &Bytes| !followers.is_empty()),
         log: log.collect::<Result<_, NameError>>()?,
         policies: policies.collect(),
     })

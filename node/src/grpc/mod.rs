@@ -3,6 +3,7 @@
 pub(crate) mod admin;
 
 mod anti_entropy;
+mod change;
 
 pub(crate) mod convert;
 

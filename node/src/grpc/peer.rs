@@ -3,26 +3,27 @@
 use std::sync::Arc;
 
 use dynamo_core::{
-    membership::may_send_data,
-    types::MemberId,
+    transition::Fenced,
+    types::{Incarnation, MemberId},
     version::{KeyState, STATE_FORMAT_VERSION},
 };
 use dynamo_proto::peer::{
     CoordinateRequest, CoordinateResponse, FetchRequest, FetchResponse, GossipRequest, GossipResponse,
     HandshakeRequest, HandshakeResponse, Header, LocateRequest, LocateResponse, ReadRequest, ReadResponse,
-    ReapRequest, ReapResponse, ScanRequest, ScanResponse, StoreRequest, StoreResponse, TreeHashesRequest,
-    TreeHashesResponse, TreeKeysRequest, TreeKeysResponse, WriteRequest, WriteResponse, peer_server::Peer,
+    ReapRequest, ReapResponse, RingVersion, ScanRequest, ScanResponse, StoreRequest, StoreResponse,
+    TreeHashesRequest, TreeHashesResponse, TreeKeysRequest, TreeKeysResponse, WriteRequest, WriteResponse,
+    peer_server::Peer,
 };
 use tonic::{Request, Response, Status};
 
 use super::{
     anti_entropy, convert,
-    gossip::{delta_to_proto, digest_from_proto, ring_version_to_proto},
+    gossip::{delta_to_proto, digest_from_proto, ring_version_from_proto, ring_version_to_proto},
     kv, locate, reap,
     status::{Failure, Reason},
 };
 use crate::{
-    node::Node,
+    node::{Node, Placed},
     peers::PROTOCOL_VERSIONS,
     request::{not_ready, still_wanted},
     storage::hints::HintError,
@@ -64,6 +65,63 @@ impl PeerService {
         Ok(mine)
     }
 
+    /// Whether a message about data is taken from its sender.
+    fn admit(&self, placed: &Placed, header: &Header) -> Result<(), Failure> {
+        let member = MemberId::new(&header.member_id).map_err(|error| Failure::invalid(error.to_string()))?;
+        let (base, reads) = (header.ring_epoch, header.reads_epoch);
+        let life = header.incarnation.map(|life| Incarnation {
+            generation: life.generation,
+            id: life.id,
+        });
+        let known = self.node.membership().entry(&member);
+        if let (Some(life), Some(known)) = (life, known)
+            && known.incarnation.generation > life.generation
+        {
+            let message = format!("this life of {member} ({life}) is over: it has begun another one");
+            return Err(Failure::new(Reason::NotAMember, message));
+        }
+        let newest = header.newest.unwrap_or(RingVersion {
+            epoch: base,
+            hash: u64::MAX,
+        });
+        let newest = ring_version_from_proto(newest);
+        if newest > placed.newest() {
+            self.node.catch_up();
+        }
+        if placed.layouts().is_behind(newest) {
+            let message = format!("{member} has not heard yet of ring {}", placed.newest().epoch);
+            return Err(Failure::new(Reason::StaleRing, message));
+        }
+        placed.layouts().admits(&member, base, reads).map_err(|fenced| {
+            let reason = match fenced {
+                Fenced::NotAMember => Reason::NotAMember,
+                Fenced::Retired => Reason::StaleRing,
+            };
+            Failure::new(reason, format!("{member} is refused: {fenced}"))
+        })
+    }
+
+    /// A write to a node that is to join, and has not heard yet of the ring that lists it: it is taken, for it is going to be
+    /// one of the key's primaries. So nobody has to wait until the news of a ring are everywhere.
+    fn is_early(&self, header: Option<&Header>) -> bool {
+        let Some(header) = header.filter(|header| self.check(Some(*header)).is_ok()) else {
+            return false;
+        };
+        let early = self.node.awaits_ring() && {
+            let (membership, base) = (self.node.membership(), header.ring_epoch);
+            let known = membership.ring().map(|(_, ring)| ring);
+            known.is_some_and(|ring| {
+                let listed =
+                    MemberId::new(&header.member_id).is_ok_and(|sender| ring.index_of(&sender).is_some());
+                base > ring.epoch() || (base == ring.epoch() && listed)
+            })
+        };
+        if early {
+            self.node.catch_up();
+        }
+        early
+    }
+
     /// Loses what is to be lost of messages that change no data.
     async fn through(&self, header: Option<&Header>) {
         let sender = header.map_or("", |header| header.member_id.as_str());
@@ -71,21 +129,24 @@ impl PeerService {
         self.node.faults().before_reply(sender).await;
     }
 
-    /// Serves a message about data: a node that stops or waits for its ring serves none, and nobody is served whom the
-    /// ring does not list. Such a member was removed: its old data must not come back.
+    /// Serves a message about data: a node that stops or waits for its ring serves none, and nobody is served who has no part
+    /// in the rings or goes by one that was retired: its old data must not come back, and what it writes must not be lost.
     async fn data<T>(
         &self,
         header: Option<&Header>,
         answer: impl Future<Output = Result<T, Failure>>,
     ) -> Result<Response<T>, Status> {
         self.check(header)?;
+        if self.node.awaits_ring() {
+            // It is well, and learns soon of the ring that the sender knows.
+            self.node.catch_up();
+            let message = "this node has joined, and has not heard yet of a ring that lists it";
+            return Err(Failure::new(Reason::StaleRing, message).into());
+        }
         let placed = self.node.placed()?;
         let sender = header.map_or("", |header| header.member_id.as_str());
-        let epoch = header.map_or(0, |header| header.ring_epoch);
-        let member = MemberId::new(sender).map_err(|error| Failure::invalid(error.to_string()))?;
-        if !may_send_data(placed.placement().ring(), &member, epoch) {
-            let message = format!("{sender} is not a member of this cluster's ring");
-            return Err(Failure::new(Reason::NotAMember, message).into());
+        if let Some(header) = header {
+            self.admit(&placed, header)?;
         }
         self.node.faults().on_arrival(sender).await;
         let answer = answer.await;
@@ -175,6 +236,13 @@ impl Peer for PeerService {
     async fn write(&self, request: Request<WriteRequest>) -> Result<Response<WriteResponse>, Status> {
         let mut request = request.into_inner();
         let header = request.header.take();
+        if request.hint_for.is_empty() && self.is_early(header.as_ref()) {
+            let sender = header.map_or_else(String::new, |header| header.member_id);
+            self.node.faults().on_arrival(&sender).await;
+            let written = write(&self.node, request).await;
+            self.node.faults().before_reply(&sender).await;
+            return Ok(Response::new(written?));
+        }
         self.data(header.as_ref(), write(&self.node, request)).await
     }
 
@@ -251,6 +319,14 @@ impl Peer for PeerService {
 
 async fn read(node: &Arc<Node>, request: &ReadRequest) -> Result<ReadResponse, Failure> {
     let key = convert::record_key(&request.bucket, &request.key)?;
+    if !request.fallback && !node.placed()?.is_primary(&key) {
+        // It may have handed over what it held.
+        let message = format!(
+            "this node is no primary of the key with hash {} any more",
+            key.hash()
+        );
+        return Err(Failure::new(Reason::StaleRing, message));
+    }
     let read = node.read_replica(&key).await.map_err(|error| {
         let message = format!("key with hash {}: {error}", key.hash());
         Failure::new(Reason::CorruptRecord, message)

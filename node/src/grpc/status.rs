@@ -53,6 +53,10 @@ pub(crate) enum Reason {
     AlreadyAssigned,
     /// FAILED_PRECONDITION: this node has no ring yet.
     NoRing,
+    /// FAILED_PRECONDITION, between nodes: the sender goes by a ring that was retired. It catches up, then asks again.
+    StaleRing,
+    /// FAILED_PRECONDITION: a change of the ring cannot be proposed as it was planned, or not by this node now.
+    StalePlan,
     /// INTERNAL: the store failed.
     Storage,
     /// DATA_LOSS: the local copy failed its checksum.
@@ -60,7 +64,7 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
-    const ALL: [Self; 21] = [
+    const ALL: [Self; 23] = [
         Self::KeyNotFound,
         Self::InvalidArgument,
         Self::InvalidContext,
@@ -80,6 +84,8 @@ impl Reason {
         Self::AlreadyBootstrapped,
         Self::AlreadyAssigned,
         Self::NoRing,
+        Self::StaleRing,
+        Self::StalePlan,
         Self::Storage,
         Self::CorruptRecord,
     ];
@@ -98,7 +104,9 @@ impl Reason {
             | Self::NotAMember
             | Self::UnsupportedProtocol
             | Self::AlreadyAssigned
-            | Self::NoRing => Code::FailedPrecondition,
+            | Self::NoRing
+            | Self::StaleRing
+            | Self::StalePlan => Code::FailedPrecondition,
             Self::AlreadyBootstrapped => Code::AlreadyExists,
             Self::Storage => Code::Internal,
             Self::CorruptRecord => Code::DataLoss,
@@ -127,6 +135,8 @@ impl Reason {
             Self::AlreadyBootstrapped => "ALREADY_BOOTSTRAPPED",
             Self::AlreadyAssigned => "ALREADY_ASSIGNED",
             Self::NoRing => "NO_RING",
+            Self::StaleRing => "STALE_RING",
+            Self::StalePlan => "STALE_PLAN",
             Self::Storage => "STORAGE",
             Self::CorruptRecord => "CORRUPT_RECORD",
         }

@@ -53,7 +53,7 @@ pub(super) fn merkle_root(
     partition: u32,
 ) -> Result<MerkleRootResponse, Failure> {
     let partition = partition_of(placed, partition)?;
-    if !placed.placement().holds(partition, placed.me_index()) {
+    if !placed.holds(partition) {
         return Err(Failure::invalid(format!(
             "{} is no primary of partition {}",
             placed.me(),
@@ -87,7 +87,7 @@ pub(super) async fn repair(
     partition: u32,
 ) -> Result<RepairResponse, Failure> {
     let partition = partition_of(placed, partition)?;
-    if !placed.placement().holds(partition, placed.me_index()) {
+    if !placed.holds(partition) {
         return Err(Failure::invalid(format!(
             "{} is no primary of partition {}; ask one of its primaries",
             placed.me(),

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -10,14 +10,14 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use dynamo_core::{
-    bucket::BucketPolicy,
     coordinator::{Candidate, Candidates},
     overload::Overload,
     quorum::Quorum,
     reap::QuietTable,
     recovery::Recovery,
-    ring::Placement,
-    types::{ClusterId, MemberId, PartitionId},
+    ring::Member,
+    transition::Layouts,
+    types::{KeyHash, MemberId, PartitionId},
     version::{Hlc, Stamp},
 };
 use dynamo_proto::peer;
@@ -25,7 +25,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::{
-    background::{Background, refetch::Refetches},
+    background::{Background, refetch::Refetches, transition},
     clock,
     config::{Config, PAGE_KEYS_MAX},
     faults::Faults,
@@ -35,7 +35,7 @@ use crate::{
     },
     membership::Membership,
     peers::{Connect, Peers},
-    request::{Served, not_ready},
+    request::not_ready,
     storage::{
         DataKey, HintStore, ScanLimit, Store, keys::HashRange, look, records, trees::PartitionTrees,
         writer::Writer,
@@ -43,10 +43,16 @@ use crate::{
     telemetry::metrics::{Metrics, Operation, Snapshot},
 };
 
+mod change;
+mod operations;
 mod place;
+mod placed;
 mod replica;
 
+use change::Change;
+pub(crate) use operations::Begun;
 pub(crate) use place::Place;
+pub(crate) use placed::{List, Placed};
 
 /// Bytes of records that one page of a scan reads.
 const SCAN_BYTES_MAX: usize = 4 << 20;
@@ -77,6 +83,10 @@ pub(crate) struct Node {
     /// The store has been found to be an old copy, and is to be set aside.
     outdated: AtomicBool,
     end: Notify,
+    change: Change,
+    /// Rings are taken up one after the other.
+    taking_up: Mutex<()>,
+    gossip_due: Notify,
     faults: Faults,
     asked: Asked,
     refetches: Refetches,
@@ -111,16 +121,6 @@ pub(crate) struct Storage {
     pub(crate) faults: Faults,
 }
 
-/// This node's place in a ring: what every request works with.
-pub(crate) struct Placed {
-    placement: Placement,
-    /// By partition; worked out when one is first needed.
-    fallbacks: Vec<OnceLock<Box<[u16]>>>,
-    me: MemberId,
-    me_index: u16,
-    quorum: Quorum,
-}
-
 impl Node {
     pub(crate) fn new(
         config: Config,
@@ -152,6 +152,9 @@ impl Node {
             gossip_rounds: AtomicU64::new(0),
             outdated: AtomicBool::new(false),
             end: Notify::new(),
+            change: Change::default(),
+            taking_up: Mutex::default(),
+            gossip_due: Notify::new(),
             faults: faults.clone(),
             asked: Asked::default(),
             refetches: Refetches::default(),
@@ -172,6 +175,13 @@ impl Node {
             membership,
         };
         node.ring_changed();
+        // It left before this start, or its joining was called off.
+        if let Some((_, base)) = node.membership.ring()
+            && node.placed.load().is_none()
+            && node.holds_data()
+        {
+            node.leave(&base);
+        }
         Ok(Arc::new(node))
     }
 
@@ -267,67 +277,108 @@ impl Node {
         self.placed()
     }
 
+    /// As [`placed`](Self::placed), to coordinate a read. An old copy of this node's disk may not know that others serve by another
+    /// ring: until a peer has had the chance to say so, another node coordinates.
+    ///
+    /// # Errors
+    /// As there, and while the start waits for a peer's word.
+    pub(crate) fn placed_to_read(&self) -> Result<Arc<Placed>, Failure> {
+        if self.is_unconfirmed() {
+            return Err(not_ready("it waits for a peer's word on its disk"));
+        }
+        self.placed()
+    }
+
     /// The ring in use, also while stopping; none before the first.
     pub(crate) fn ring_in_use(&self) -> Option<Arc<Placed>> {
         self.placed.load_full()
     }
 
-    /// Takes up the ring that the membership holds now.
+    /// Takes up the rings that the membership holds now.
     pub(crate) fn ring_changed(&self) {
-        let Some((me, ring)) = self.membership.ring() else {
+        // One after the other: the last one has seen the newest rings.
+        let _one = self.taking_up.lock();
+        let Some((me, transition)) = self.membership.me().zip(self.membership.transition()) else {
             return;
         };
+        let before = self.placed.load_full();
+        let layouts = Layouts::of(&transition, before.as_deref().map(Placed::layouts));
+        let me = me.member;
+        if !layouts.lists(&me) {
+            self.placed.store(None);
+            if before.is_some() {
+                self.leave(layouts.base().ring());
+            }
+            return;
+        }
+        let ring = layouts.base().ring();
         let replication = &self.config.replication;
-        let factor = ring.factor();
-        let majority = factor / 2 + 1;
+        let majority = ring.factor() / 2 + 1;
         let (r, w) = (
             replication.read_quorum.unwrap_or(majority),
             replication.write_quorum.unwrap_or(majority),
         );
-        let quorum = match Quorum::new(factor, r, w) {
+        let quorum = match Quorum::new(ring.factor(), r, w) {
             Ok(quorum) => quorum,
             Err(error) => {
                 tracing::error!(%error, "the configured quorums do not fit the ring; not serving");
                 return;
             }
         };
-        let Some(me_index) = ring.index_of(&me) else {
-            tracing::warn!(epoch = ring.epoch(), member = %me, "the ring does not list this node; not serving");
-            self.placed.store(None);
-            return;
-        };
-        tracing::info!(
-            epoch = ring.epoch(),
-            hash = format!("{:016x}", ring.hash()),
-            members = ring.members().len(),
-            partitions = ring.partitions(),
-            factor,
-            r,
-            w,
-            "ring in use"
-        );
-        let placement = Placement::new(ring);
-        self.hold(&placement, &me);
-        let partitions = placement.ring().partitions() as usize;
-        self.placed.store(Some(Arc::new(Placed {
-            placement,
-            fallbacks: std::iter::repeat_with(OnceLock::new).take(partitions).collect(),
-            me,
-            me_index: me_index as u16,
-            quorum,
-        })));
+        let another_base = before
+            .as_ref()
+            .is_none_or(|before| before.layouts().base().ring().version() != ring.version());
+        if another_base {
+            tracing::info!(
+                epoch = ring.epoch(),
+                hash = format!("{:016x}", ring.hash()),
+                members = ring.members().len(),
+                partitions = ring.partitions(),
+                factor = ring.factor(),
+                r,
+                w,
+                "ring in use"
+            );
+        }
+        if another_base && let Some(before) = &before {
+            if before.serves() && ring.index_of(&me).is_none() {
+                // It left, and is to come back by a later ring: with nothing of then.
+                self.placed.store(None);
+                self.leave(ring);
+                return;
+            }
+            self.freed(before, &layouts);
+        }
+        self.hold(&layouts, &me, another_base);
+        self.place_sync(&layouts, &me);
+        self.placed
+            .store(Some(Arc::new(Placed::new(layouts, me, quorum))));
+        self.background.transition_due();
     }
 
-    /// What this node keeps for the ring: trees, exchanges, and what a suspect store has to get back.
-    fn hold(&self, placement: &Placement, me: &MemberId) {
-        let index = placement.ring().index_of(me);
-        let partitions = index.map(|index| placement.partitions_of(index).collect());
+    /// Whether there is a record in the store.
+    fn holds_data(&self) -> bool {
+        let one = ScanLimit { entries: 1, bytes: 1 };
+        let found = records::scan(self.store.as_ref(), &HashRange::all(&(0..=u64::MAX)), one);
+        found.is_ok_and(|found| !found.entries.is_empty())
+    }
+
+    /// What this node keeps for the rings: trees, exchanges, and what a suspect store has to get back.
+    fn hold(&self, layouts: &Layouts, me: &MemberId, another_base: bool) {
+        let base = layouts.base();
+        let q = base.ring().partitions();
+        let held = |partition: &PartitionId| {
+            layouts.holds(KeyHash(*base.ring().range(*partition).start()), me)
+                || self.with_strays(|strays| strays.has(*partition))
+        };
         self.trees
-            .keep(placement.ring().partitions(), &partitions.unwrap_or_default());
-        let (now_ms, random) = (clock::monotonic_ms(), clock::random_u64());
-        self.background
-            .with_schedule(|schedule| schedule.place(placement, me, now_ms, random));
-        self.recovery(|recovery| recovery.place(placement, me, LOWEST_W));
+            .keep(q, &(0..q).map(PartitionId).filter(held).collect());
+        if another_base {
+            let (now_ms, random) = (clock::monotonic_ms(), clock::random_u64());
+            self.background
+                .with_schedule(|schedule| schedule.place(base, me, now_ms, random));
+        }
+        self.recovery(|recovery| recovery.place(base, me, LOWEST_W));
     }
 
     /// Refuses new requests from now on.
@@ -344,8 +395,10 @@ impl Node {
         if self.draining() {
             return Some("draining: the node is stopping".to_owned());
         }
-        if self.placed.load().is_none() {
-            return Some(self.membership.not_ready_reason().to_owned());
+        match self.placed.load().as_deref() {
+            None => return Some(self.membership.not_ready_reason().to_owned()),
+            Some(placed) if !placed.serves() => return Some(transition::joining(self, placed)),
+            Some(_) => {}
         }
         if self.is_unconfirmed() {
             return Some(
@@ -365,39 +418,52 @@ impl Node {
             .map(|entry| entry.client_address)
     }
 
-    /// The key's preference list with what this node knows of its members: as many primaries as the bucket has
-    /// replicas, and fallbacks.
-    pub(crate) fn candidates(&self, placed: &Placed, key: &DataKey) -> Candidates {
-        let n = self.bucket(key.bucket()).n;
-        self.candidates_of(placed, placed.partition_of(key), n)
+    /// Whom a get asks: as many primaries as the bucket has replicas, and fallbacks, of the ring that reads go to.
+    ///
+    /// # Errors
+    /// UNAVAILABLE while this node must not coordinate reads.
+    pub(crate) fn get_candidates(&self, placed: &Placed, key: &DataKey) -> Result<Candidates, Failure> {
+        let partition = placed.read_partition_of(key)?;
+        self.read_candidates(placed, partition, self.bucket(key.bucket()).n)
     }
 
-    pub(crate) fn candidates_of(
+    /// As [`get_candidates`](Self::get_candidates), for a partition of the ring that reads go to.
+    pub(crate) fn read_candidates(
         &self,
         placed: &Placed,
         partition: PartitionId,
         replicas: Option<u32>,
-    ) -> Candidates {
-        let primaries = placed.placement.primaries(partition);
-        let n = replicas.map_or(primaries.len(), |n| primaries.len().min(n as usize));
-        let (primaries, rest) = primaries.split_at(n);
-        let candidate = |index: &u16| self.candidate(placed, *index);
-        let fallbacks = rest.iter().chain(placed.fallbacks(partition)).map(candidate);
+    ) -> Result<Candidates, Failure> {
+        let list = placed.read_list(partition, replicas)?;
+        Ok(self.candidates(placed, list))
+    }
+
+    /// Whom a write goes to: the primaries of the base ring, and while another ring is to follow, those of it that they are
+    /// paired with.
+    pub(crate) fn put_candidates(&self, placed: &Placed, key: &DataKey) -> Candidates {
+        let replicas = self.bucket(key.bucket()).n;
+        self.candidates(placed, placed.write_list(key, replicas))
+    }
+
+    fn candidates(&self, placed: &Placed, list: List<'_>) -> Candidates {
+        let candidate = |member: &Member| Candidate {
+            member: member.id.clone(),
+            zone: member.zone.clone(),
+            reachable: member.id == *placed.me() || self.peers.reachable(&member.id),
+        };
         Candidates {
-            primaries: primaries.iter().map(candidate).collect(),
-            fallbacks: fallbacks
+            primaries: list.primaries.into_iter().map(candidate).collect(),
+            partners: list
+                .partners
+                .into_iter()
+                .map(|(slot, member)| (slot, candidate(member)))
+                .collect(),
+            fallbacks: list
+                .fallbacks
+                .map(candidate)
                 .filter(|candidate| candidate.reachable)
                 .take(FALLBACKS_MAX)
                 .collect(),
-        }
-    }
-
-    fn candidate(&self, placed: &Placed, index: u16) -> Candidate {
-        let member = &placed.placement.ring().members()[usize::from(index)];
-        Candidate {
-            member: member.id.clone(),
-            zone: member.zone.clone(),
-            reachable: index == placed.me_index || self.peers.reachable(&member.id),
         }
     }
 
@@ -474,96 +540,22 @@ impl Node {
             .with_schedule(|schedule| schedule.overdue(clock::monotonic_ms()));
         snapshot.exchanges_overdue = overdue as u64;
         if let Some(placed) = self.ring_in_use() {
-            let placement = &placed.placement;
+            let placement = placed.placement();
             snapshot.ring_epoch = placement.ring().epoch();
-            snapshot.tokens = placement.tokens(placed.me_index.into()).into();
-            snapshot.partitions = placement.replica_partitions(placed.me_index.into()).into();
+            if let Some(me) = placement.ring().index_of(placed.me()) {
+                snapshot.tokens = placement.tokens(me).into();
+                snapshot.partitions = placement.replica_partitions(me).into();
+            }
             snapshot.zone_violations = placement.zone_violations().into();
             let others = placement
                 .ring()
                 .members()
                 .iter()
-                .filter(|member| member.id != placed.me);
+                .filter(|member| member.id != *placed.me());
             snapshot.peers = others
                 .map(|member| (member.id.to_string(), self.peers.reachable(&member.id)))
                 .collect();
         }
         snapshot
-    }
-}
-
-impl Placed {
-    pub(crate) fn placement(&self) -> &Placement {
-        &self.placement
-    }
-
-    pub(crate) fn me(&self) -> &MemberId {
-        &self.me
-    }
-
-    pub(crate) fn me_index(&self) -> usize {
-        self.me_index.into()
-    }
-
-    /// The quorum of requests in a bucket that name none.
-    ///
-    /// # Errors
-    /// If the bucket's numbers do not fit this ring.
-    pub(crate) fn quorum_of(&self, policy: &BucketPolicy) -> Result<Quorum, Failure> {
-        policy.quorum(&self.quorum).map_err(|error| {
-            Failure::invalid(format!(
-                "the policy of bucket {:?} does not fit the ring: {error}",
-                policy.name
-            ))
-        })
-    }
-
-    pub(crate) fn partition_of(&self, key: &DataKey) -> PartitionId {
-        self.placement.ring().partition_of(key.hash())
-    }
-
-    /// The members that hold a partition, best first.
-    pub(crate) fn primaries_of(&self, partition: PartitionId) -> impl Iterator<Item = &MemberId> {
-        let members = self.placement.ring().members();
-        let primaries = self.placement.primaries(partition).iter();
-        primaries.map(|index| &members[usize::from(*index)].id)
-    }
-
-    /// The partitions whose first primary this node is.
-    pub(crate) fn first_of(&self) -> impl Iterator<Item = PartitionId> {
-        let first =
-            |partition: &PartitionId| self.placement.primaries(*partition).first() == Some(&self.me_index);
-        (0..self.placement.ring().partitions())
-            .map(PartitionId)
-            .filter(first)
-    }
-
-    fn fallbacks(&self, partition: PartitionId) -> &[u16] {
-        let Some(cell) = self.fallbacks.get(partition.0 as usize) else {
-            return &[];
-        };
-        cell.get_or_init(|| {
-            let list = self.placement.preference_list(partition);
-            list.fallbacks.into_iter().map(|index| index as u16).collect()
-        })
-    }
-
-    pub(crate) fn cluster_id(&self) -> ClusterId {
-        self.placement.ring().cluster_id()
-    }
-
-    pub(crate) fn is_primary(&self, key: &DataKey) -> bool {
-        self.placement.primaries_of(key.hash()).contains(&self.me_index)
-    }
-
-    pub(crate) fn served(&self, quorum: &Quorum, acks: u32) -> Served {
-        Served {
-            ring_epoch: self.placement.ring().epoch(),
-            coordinator: self.me.clone(),
-            acks,
-            fallbacks_counted: 0,
-            fastest: None,
-            quorum: *quorum,
-        }
     }
 }

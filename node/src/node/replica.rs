@@ -395,7 +395,8 @@ impl Node {
         let delay_ms = self.config.background.recovery_delay_ms;
         *self.recovery.lock() = Some(Recovery::begin(clock::monotonic_ms(), delay_ms));
         if let Some(placed) = self.ring_in_use() {
-            self.hold(placed.placement(), placed.me());
+            self.hold(placed.layouts(), placed.me(), false);
+            self.sync_again(placed.layouts(), placed.me());
         }
         let progress = self.recovery(|recovery| recovery.encode()).unwrap_or_default();
         if let Err(error) = self.writer.meta(durable::suspect(&progress), true).await {
@@ -415,7 +416,9 @@ impl Node {
             epoch: self
                 .ring_in_use()
                 .map_or(0, |placed| placed.placement().ring().epoch()),
-            transition: false,
+            transition: self
+                .ring_in_use()
+                .is_some_and(|placed| placed.layouts().in_transition()),
             suspect: self.is_suspect(partition),
         }
     }
@@ -430,7 +433,7 @@ impl Node {
         };
         let hashes = placed.placement().ring().range(partition);
         let hints = self.hints.any_in(&hashes).await?;
-        let primary = placed.placement().holds(partition, placed.me_index());
+        let primary = placed.holds(partition);
         let strays = !primary && !self.page(partition, None, 1).await?.entries.is_empty();
         Ok(Holdings {
             hints,
@@ -461,16 +464,15 @@ impl Node {
         self.quiet.lock().runs(clock::monotonic_ms());
     }
 
-    /// Who is asked before something is removed: every member of this ring, or of an earlier one, since it may keep hints or
-    /// copies from then. A node that joined and never was in a ring holds nothing, and is not waited for.
-    pub(crate) fn reap_parties(&self, placed: &Placed, partition: PartitionId) -> ReapParties {
+    /// Who is asked before something is removed: every member, since it may keep hints or copies from earlier rings. Who left
+    /// is asked nothing: nobody takes data from it any more.
+    pub(crate) fn reap_parties(placed: &Placed, partition: PartitionId) -> ReapParties {
         let ring = placed.placement().ring();
-        let mut members: BTreeSet<MemberId> = ring.members().iter().map(|member| member.id.clone()).collect();
-        members.extend(self.membership.log().into_iter().flat_map(|past| past.members));
+        let members = ring.members().iter().map(|member| member.id.clone());
         ReapParties {
             me: placed.me().clone(),
             primaries: placed.primaries_of(partition).cloned().collect(),
-            members: members.into_iter().collect(),
+            members: members.collect(),
             force: false,
         }
     }

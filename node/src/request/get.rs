@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use super::{ARRIVALS_MAX, Deadline, Served, UNKNOWN_ADDRESS};
 use crate::{
     clock,
+    grpc::status::Failure,
     node::{Node, Placed},
     peers::Replication,
     storage::DataKey,
@@ -31,13 +32,16 @@ const FOLLOW_UP_CALLS: u32 = 2;
 
 /// Reads a key from its primaries, and fallbacks for those that fail, until the quorum is met or cannot be met any more.
 /// Late answers and repairs go on by themselves after the reply.
+///
+/// # Errors
+/// UNAVAILABLE while this node must not coordinate reads.
 pub(crate) async fn coordinate(
     node: &Arc<Node>,
     placed: &Arc<Placed>,
     query: Query,
     deadline: Deadline,
-) -> (GetOutcome, Served) {
-    let candidates = node.candidates(placed, &query.key);
+) -> Result<(GetOutcome, Served), Failure> {
+    let candidates = node.get_candidates(placed, &query.key)?;
     let (events_in, events) = mpsc::channel(ARRIVALS_MAX);
     let quorum = query.quorum;
     let mut read = Read {
@@ -51,6 +55,7 @@ pub(crate) async fn coordinate(
         machine: GetCoordinator::new(quorum, query.read_repair, candidates, clock::wall_ms()),
         node: Arc::clone(node),
         me: placed.me().clone(),
+        placed: Arc::clone(placed),
         key: query.key,
         events_in,
         events,
@@ -63,13 +68,14 @@ pub(crate) async fn coordinate(
     if !read.machine.finished() {
         tokio::spawn(read.follow_up());
     }
-    (outcome, served)
+    Ok((outcome, served))
 }
 
 /// One get while it runs.
 struct Read {
     node: Arc<Node>,
     me: MemberId,
+    placed: Arc<Placed>,
     key: DataKey,
     primaries: Vec<MemberId>,
     /// The primary that answered first with a state.
@@ -166,13 +172,19 @@ impl Read {
     }
 
     fn spawn_read(&self, member: MemberId, fallback: bool) {
-        let to = self.node.membership().to(&member);
+        // By the rings that the get began with.
+        let to = self
+            .node
+            .membership()
+            .to(&member)
+            .map(|to| self.placed.stamped(to));
         let (node, key, events) = (Arc::clone(&self.node), self.key.clone(), self.events_in.clone());
         tokio::spawn(async move {
             let result = match to {
                 Some(to) => node.peers().read(&to, &key, fallback).await,
                 None => Err(UNKNOWN_ADDRESS),
             };
+            node.behind(&result);
             // A request that is answered already no longer listens.
             let _ = events.send(GetEvent::ReplicaDone { member, result }).await;
         });

@@ -176,7 +176,7 @@ async fn list(
     after: Option<Position>,
     pager: &mut Pager,
 ) -> Result<(), Failure> {
-    let ring = placed.placement().ring();
+    let ring = placed.reading()?.ring();
     let first = after
         .as_ref()
         .map_or(PartitionId(0), |position| ring.partition_of(position.hash()));
@@ -197,10 +197,10 @@ async fn list_partition(
     after: Option<Position>,
     pager: &mut Pager,
 ) -> Result<bool, Failure> {
-    let range = placed.placement().ring().range(partition);
+    let range = placed.reading()?.ring().range(partition);
     let policy = node.bucket(&pager.listing.bucket);
     let mut listing = RangeListing::new(
-        node.candidates_of(placed, partition, policy.n).primaries,
+        node.read_candidates(placed, partition, policy.n)?.primaries,
         placed.quorum_of(&policy)?.absence(),
         after,
         wall_ms(),

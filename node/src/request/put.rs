@@ -22,7 +22,7 @@ use super::{ARRIVALS_MAX, Deadline, Served, UNKNOWN_ADDRESS, who_failed};
 use crate::{
     clock,
     grpc::status::{Failure, Reason},
-    node::{Node, Placed},
+    node::{Begun, Node, Placed},
     peers::{Replication, To},
     storage::{
         DataKey,
@@ -90,11 +90,14 @@ pub(crate) async fn coordinate(
     command: Command,
     deadline: Deadline,
 ) -> Result<Written, Failure> {
-    let candidates = node.candidates(placed, &command.key);
+    let (operation, placed) = &node.begin(placed);
+    let candidates = node.put_candidates(placed, &command.key);
     let (arrivals_in, arrivals) = mpsc::channel(ARRIVALS_MAX);
     let mut write = Write {
         machine: PutCoordinator::new(command.quorum, placed.me().clone(), candidates),
         node: Arc::clone(node),
+        operation: Arc::clone(operation),
+        placed: Arc::clone(placed),
         command,
         prepared: None,
         arrivals_in,
@@ -121,6 +124,9 @@ struct Write {
     node: Arc<Node>,
     command: Command,
     machine: PutCoordinator,
+    /// A change of the ring waits for its end.
+    operation: Arc<Begun>,
+    placed: Arc<Placed>,
     /// The reply's context and the encoded delta, once the local replica has given the dot.
     prepared: Option<(Seen, Bytes)>,
     arrivals_in: mpsc::Sender<Arrival>,
@@ -193,7 +199,8 @@ impl Write {
     fn send(&mut self, member: MemberId, hint_for: Option<MemberId>, effects: &mut Vec<PutEffect>) {
         if let (Some(to), Some((_, delta))) = (self.node.membership().to(&member), &self.prepared) {
             let delta = delta.clone();
-            self.spawn_send(to, delta, hint_for);
+            // By the rings that the write began with: who pulls by a newer one has to know that it is not written to.
+            self.spawn_send(self.placed.stamped(to), delta, hint_for);
             return;
         }
         let result = Err(UNKNOWN_ADDRESS);
@@ -246,11 +253,14 @@ impl Write {
     fn spawn_send(&self, to: To, delta: Bytes, hint_for: Option<MemberId>) {
         let (key, sync) = (self.command.key.clone(), self.command.quorum.dw > 0);
         let (node, arrivals) = (Arc::clone(&self.node), self.arrivals_in.clone());
+        let operation = Arc::clone(&self.operation);
         tokio::spawn(async move {
+            let _operation = operation;
             let result = node
                 .peers()
                 .write(&to, &key, delta, Replication { sync, hint_for })
                 .await;
+            node.behind(&result);
             let member = to.member;
             let _ = arrivals
                 .send(Arrival::Event(PutEvent::PeerDone { member, result }))

@@ -13,6 +13,7 @@ use dynamo_proto::{
     },
     v1::{self, key_value_client::KeyValueClient},
 };
+use futures::FutureExt as _;
 use tempfile::TempDir;
 use tonic::{Code, IntoRequest, Status, transport::Channel};
 
@@ -24,7 +25,7 @@ pub(crate) use messages::*;
 pub(crate) const CLUSTER: [u8; 16] = [7; 16];
 
 /// For whatever is waited for; `DYNAMO_TEST_DEADLINE_S` allows more where there are more keys than usual.
-fn deadline() -> Duration {
+pub(crate) fn deadline() -> Duration {
     let seconds = std::env::var("DYNAMO_TEST_DEADLINE_S");
     Duration::from_secs(seconds.map_or(30, |seconds| seconds.parse().unwrap()))
 }
@@ -33,6 +34,8 @@ fn deadline() -> Duration {
 #[derive(Clone)]
 pub(crate) struct Shape {
     pub(crate) nodes: usize,
+    /// So many of them are the first ring; the others join, and wait for one that lists them.
+    pub(crate) first: usize,
     pub(crate) zones: usize,
     pub(crate) factor: u32,
     pub(crate) partitions: u32,
@@ -45,6 +48,7 @@ impl Shape {
     pub(crate) fn new(nodes: usize, zones: usize) -> Self {
         Self {
             nodes,
+            first: nodes,
             zones,
             factor: 3,
             partitions: 16,
@@ -59,6 +63,10 @@ impl Shape {
             configure: quick,
             ..Self::new(nodes, zones)
         }
+    }
+
+    pub(crate) fn with_first(self, first: usize) -> Self {
+        Self { first, ..self }
     }
 
     pub(crate) fn with_factor(self, factor: u32) -> Self {
@@ -142,7 +150,7 @@ impl Cluster {
             weight: Shape::weight(index),
             peer_address: self.node(index).peer.to_string(),
         };
-        (0..self.shape.nodes).map(member).collect()
+        (0..self.shape.first).map(member).collect()
     }
 
     pub(crate) fn bootstrap_request(&self) -> BootstrapRequest {
@@ -174,7 +182,7 @@ impl Cluster {
 
     /// Waits until every node that runs serves, and knows and reaches all others that run where they are now.
     pub(crate) async fn all_valid(&self) {
-        for index in self.up() {
+        for index in self.up().into_iter().filter(|index| *index < self.shape.first) {
             until(
                 &format!("node {index} serves and reaches all that run"),
                 || async move {
@@ -241,6 +249,20 @@ impl Cluster {
     pub(crate) async fn restart_node(&mut self, index: usize) {
         self.stop_node(index).await;
         self.start_node(index).await;
+    }
+
+    /// Starts those again that have ended by themselves, as whoever runs them does.
+    pub(crate) async fn revive(&mut self) {
+        for index in self.up() {
+            let ended = self.nodes[index]
+                .as_mut()
+                .unwrap()
+                .storage_failed()
+                .now_or_never();
+            if ended.is_some() {
+                self.restart_node(index).await;
+            }
+        }
     }
 
     /// Takes a node down that ends by itself.
@@ -448,8 +470,9 @@ impl Cluster {
                             let root = root.into_inner();
                             roots.insert((root.root, root.rebuilding));
                         }
-                        // It is no primary.
-                        Err(status) if status.code() == Code::InvalidArgument => {}
+                        // It is no primary, or no member at all.
+                        Err(status)
+                            if matches!(status.code(), Code::InvalidArgument | Code::FailedPrecondition) => {}
                         Err(_) => return false,
                     }
                 }

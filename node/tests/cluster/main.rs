@@ -6,6 +6,8 @@ mod harness;
 
 mod buckets;
 
+mod change;
+
 mod handoff;
 
 mod interface;

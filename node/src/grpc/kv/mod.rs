@@ -200,7 +200,7 @@ impl KeyValue for KvService {
         request: Request<v1::GetRingRequest>,
     ) -> Result<Response<v1::GetRingResponse>, Status> {
         let placed = self.node.placed()?;
-        let ring = placed.placement().ring();
+        let ring = placed.reading()?.ring();
         let known = request.into_inner().known_epoch == ring.epoch();
         Ok(Response::new(v1::GetRingResponse {
             epoch: ring.epoch(),

@@ -81,7 +81,7 @@ pub(super) async fn replica(
     Ok(v1::ReplicaGetResponse {
         state: read.state.map(|state| state.encode()),
         suspect: read.suspect,
-        ring_epoch: placed.placement().ring().epoch(),
+        ring_epoch: placed.epoch(),
         primary: placed.is_primary(&key),
         rules: Some(rules(&placed, &node.bucket(key.bucket()))?),
     })
@@ -121,7 +121,7 @@ async fn read(
     request: v1::GetRequest,
     deadline: Deadline,
 ) -> Result<v1::GetResponse, Failure> {
-    let placed = node.placed()?;
+    let placed = node.placed_to_read()?;
     let key = convert::record_key(&request.bucket, &request.key)?;
     let policy = node.bucket(key.bucket());
     let overrides = QuorumOverrides {
@@ -134,7 +134,7 @@ async fn read(
         read_repair: policy.read_repair,
         key: key.clone(),
     };
-    let (outcome, served) = get::coordinate(node, &placed, query, deadline).await;
+    let (outcome, served) = get::coordinate(node, &placed, query, deadline).await?;
     answer(&placed, &key, &policy, (outcome, served))
 }
 

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use dynamo_core::{
     bucket::{BucketPolicy, Conflict},
+    coordinator::FailureKind,
     quorum::QuorumOverrides,
     types::MemberId,
     version::{Content, Seen},
@@ -86,6 +87,16 @@ pub(crate) async fn coordinate_forwarded(
         None => return Err(Failure::invalid("a coordinate request must hold a write").into()),
     };
     let command = write.command(node, &placed).map_err(Failure::not_applied)?;
+    let candidates = node.put_candidates(&placed, &command.key);
+    let partners = candidates.partners.iter().map(|(_, partner)| partner);
+    let mut may = candidates.top_reachable().into_iter().chain(partners);
+    if !may.any(|candidate| candidate.member == *placed.me()) {
+        // Who forwarded it goes by another ring, or cannot reach whom this node reaches.
+        let hash = command.key.hash();
+        let message = format!("others are to coordinate writes of the key with hash {hash}");
+        return Err(Failure::new(Reason::StaleRing, message).not_applied().into());
+    }
+    drop(may);
     let written = run(node, &placed, command, deadline).await?;
     Ok(peer::CoordinateResponse {
         response: Some(match write {
@@ -106,7 +117,7 @@ async fn serve(node: &Arc<Node>, mut write: Write, deadline: Deadline) -> Result
         delete.context = context.map_err(Failure::not_applied)?;
     }
     let command = write.command(node, &placed).map_err(Failure::not_applied)?;
-    let candidates = node.candidates(&placed, &command.key);
+    let candidates = node.put_candidates(&placed, &command.key);
     // By the bucket's replicas, which may be fewer than the ring's.
     let mut primaries = candidates.primaries.iter();
     if primaries.any(|primary| primary.member == *placed.me()) {
@@ -169,6 +180,10 @@ async fn forward(
         .map_err(|error| Status::internal(format!("the forwarding task ended early: {error}")))?;
     match answer {
         Ok(response) => Written::forwarded(response).map(Some),
+        Err(error) if error.kind == FailureKind::StaleEpoch => {
+            node.catch_up();
+            Ok(None)
+        }
         Err(error) if error.answered => Err(relay(&error.status)),
         Err(error) if error.sent => {
             let message = format!(

@@ -1,0 +1,134 @@
+//! A change of the ring, as far as it concerns this node: what is under way, what it has to pull, and what it holds for others
+//! no more. `background::transition` drives it.
+
+use std::{sync::Arc, time::Duration};
+
+use dynamo_core::{
+    coordinator::{FailureKind, ReplicaFailure},
+    membership::RingVersion,
+    ring::Ring,
+    transition::{Layouts, Local, Strays, Sync},
+    types::{MemberId, PartitionId},
+};
+use parking_lot::Mutex;
+
+use super::{
+    Node, Placed,
+    operations::{Begun, Operations},
+};
+
+/// Least time between two rounds of gossip.
+const NEWS_DELAY: Duration = Duration::from_millis(20);
+
+/// What a node keeps for changes of the ring.
+#[derive(Default)]
+pub(crate) struct Change {
+    pub(super) operations: Arc<Operations>,
+    /// For the newest ring, while one is to follow the base.
+    sync: Mutex<Option<Sync>>,
+    strays: Mutex<Strays>,
+}
+
+impl Node {
+    /// Begins what a change of the ring has to wait for, such as a write; gives the rings that it goes by. `placed` may have been
+    /// read some time ago.
+    pub(crate) fn begin(&self, placed: &Arc<Placed>) -> (Arc<Begun>, Arc<Placed>) {
+        let operation = self.change.operations.begin(placed.newest());
+        // A ring that was taken up in between is gone by, whether the operation is counted as an older one or not.
+        let placed = self.ring_in_use().unwrap_or_else(|| Arc::clone(placed));
+        (Arc::new(operation), placed)
+    }
+
+    /// Sees whether a peer has refused this node since it knows of a later ring; then it hears of that soon.
+    pub(crate) fn behind<T>(&self, result: &Result<T, ReplicaFailure>) {
+        if matches!(result, Err(failure) if failure.kind == FailureKind::StaleEpoch) {
+            self.catch_up();
+        }
+    }
+
+    /// Whether gossip is to be quick, since all members wait for news.
+    pub(crate) fn has_much_to_tell(&self) -> bool {
+        self.ring_in_use()
+            .is_some_and(|placed| placed.layouts().in_transition())
+    }
+
+    /// Waits for the next round of gossip: so long, or until there is news.
+    pub(crate) async fn gossip_due(&self, interval: Duration) {
+        // Too many news make no more rounds than are quick.
+        let news = async {
+            tokio::time::sleep(NEWS_DELAY).await;
+            self.gossip_due.notified().await;
+        };
+        let _ = tokio::time::timeout(interval, news).await;
+    }
+
+    /// There is news to be heard, or to be told: gossip does not wait for its time.
+    pub(crate) fn catch_up(&self) {
+        self.gossip_due.notify_one();
+    }
+
+    /// What the next step of a change depends on.
+    pub(crate) fn local(&self, placed: &Placed) -> Local {
+        Local {
+            oldest: self.change.operations.oldest(),
+            synced: self.synced_ring(placed),
+        }
+    }
+
+    /// The newest ring, if everything that it makes this node hold is here, and nothing is kept here for others by one that leaves.
+    fn synced_ring(&self, placed: &Placed) -> Option<RingVersion> {
+        let next = placed.layouts().next()?.ring();
+        let newest = RingVersion::from(next.as_ref());
+        let done = self.with_sync(|sync| sync.ring() == newest && sync.is_done())?;
+        let leaves = next.index_of(placed.me()).is_none();
+        let rid_of_hints = || self.hints().owners().is_empty();
+        (done && !self.is_suspect_anywhere() && (!leaves || rid_of_hints())).then_some(newest)
+    }
+
+    /// Works with what is to be pulled, while a ring is to follow.
+    pub(crate) fn with_sync<T>(&self, with: impl FnOnce(&mut Sync) -> T) -> Option<T> {
+        self.change.sync.lock().as_mut().map(with)
+    }
+
+    pub(crate) fn with_strays<T>(&self, with: impl FnOnce(&mut Strays) -> T) -> T {
+        with(&mut self.change.strays.lock())
+    }
+
+    /// Takes up what the newest ring makes this node pull. What was pulled for the same one stays.
+    pub(super) fn place_sync(&self, layouts: &Layouts, me: &MemberId) {
+        let newest = layouts.next().map(|next| RingVersion::from(next.ring().as_ref()));
+        let mut sync = self.change.sync.lock();
+        if sync.as_ref().map(Sync::ring) != newest {
+            *sync = Sync::new(layouts, me);
+        }
+    }
+
+    /// What was pulled is lost, or may be.
+    pub(super) fn sync_again(&self, layouts: &Layouts, me: &MemberId) {
+        *self.change.sync.lock() = Sync::new(layouts, me);
+    }
+
+    /// The base ring is another one: what this node held by the rings before, and does by none now, is handed to its owners.
+    pub(super) fn freed(&self, before: &Placed, layouts: &Layouts) {
+        let mut strays = self.change.strays.lock();
+        let q = layouts.base().ring().partitions();
+        // Who had a part in a partition that was cut in two has it in both halves.
+        let same_q = before.placement().ring().partitions() == q;
+        let held = (0..q)
+            .map(PartitionId)
+            .filter(|partition| same_q && (before.has_a_part_in(*partition) || strays.has(*partition)));
+        let held: Vec<PartitionId> = held.collect();
+        strays.place(layouts, before.me(), held);
+    }
+
+    /// No ring lists this node any more. What it holds has been handed over, and may be removed by the members from now on: the
+    /// process ends, to begin anew with an empty store, should a ring list it again.
+    pub(super) fn leave(&self, base: &Ring) {
+        self.set_data_aside(&format!("the member left with ring {}", base.epoch()));
+    }
+
+    /// Whether this node has joined, and no ring lists it yet.
+    pub(crate) fn awaits_ring(&self) -> bool {
+        !self.draining() && self.ring_in_use().is_none()
+    }
+}

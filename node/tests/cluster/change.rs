@@ -1,0 +1,519 @@
+//! The ring changes under load (§4.9): members come, go and change their minds, and nothing is lost or stops.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use dynamo_proto::{
+    admin::{
+        CommitRequest, PlanRequest, PlanResponse, RingTarget, TargetMember, TransitionRequest,
+        TransitionResponse,
+    },
+    v1::key_value_client::KeyValueClient,
+};
+use tokio::task::JoinHandle;
+use tonic::{Code, transport::Channel};
+
+use crate::harness::{Cluster, Shape, deadline, get, put, until, values, why};
+
+impl Cluster {
+    fn target(&self, members: &[usize]) -> RingTarget {
+        let member = |index: &usize| TargetMember {
+            member_id: Self::id(*index),
+            zone: self.zone(*index),
+            weight: Shape::weight(*index),
+            ..TargetMember::default()
+        };
+        RingTarget {
+            members: members.iter().map(member).collect(),
+            ..RingTarget::default()
+        }
+    }
+
+    async fn plan(&self, at: usize, target: &RingTarget) -> PlanResponse {
+        let target = Some(target.clone());
+        self.admin(at)
+            .plan(PlanRequest { target })
+            .await
+            .unwrap()
+            .into_inner()
+    }
+
+    /// Plans and commits, as often as it takes: others may do so at the same time, and new members are heard of by gossip.
+    async fn commit(&self, at: usize, target: &RingTarget) -> u64 {
+        let epoch = AtomicUsize::new(0);
+        until("the change is committed", || async {
+            let asked = Some(target.clone());
+            let Ok(plan) = self
+                .admin(at)
+                .plan(PlanRequest {
+                    target: asked.clone(),
+                })
+                .await
+            else {
+                return false;
+            };
+            let commit = CommitRequest {
+                target: asked,
+                expected_epoch: plan.into_inner().expected_epoch,
+                expected_hash: 0,
+            };
+            let committed = self.admin(at).commit(commit).await;
+            if let Ok(committed) = &committed {
+                epoch.store(committed.get_ref().epoch as usize, Ordering::Relaxed);
+            }
+            committed.is_ok()
+        })
+        .await;
+        epoch.into_inner() as u64
+    }
+
+    async fn transition(&self, at: usize) -> TransitionResponse {
+        self.admin(at)
+            .transition(TransitionRequest {})
+            .await
+            .unwrap()
+            .into_inner()
+    }
+
+    /// Waits until all nodes that run serve by the ring of that epoch or know that they are not in it, and nobody has strays.
+    async fn changed(&mut self, epoch: u64, members: &[usize]) {
+        let deadline = Instant::now() + deadline();
+        loop {
+            self.revive().await;
+            let mut waits = Vec::new();
+            for index in self.up() {
+                let Ok(at) = self.admin(index).transition(TransitionRequest {}).await else {
+                    waits.push((index, "knows no ring".to_owned(), TransitionResponse::default()));
+                    continue;
+                };
+                let at = at.into_inner();
+                let why = self.status(index).await.not_ready_reason;
+                let settled = at.base_epoch == epoch && at.next_epoch == 0 && at.strays == 0;
+                if !settled || why.is_empty() != members.contains(&index) {
+                    waits.push((index, why, at));
+                }
+            }
+            if waits.is_empty() {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "not all serve by ring {epoch} alone: {waits:#?}"
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Cluster {
+    /// Asks for these members until all serve by them alone: another ring may have won, which the node had not heard of.
+    async fn becomes(&mut self, at: usize, members: &[usize]) {
+        let deadline = Instant::now() + deadline();
+        let wanted: Vec<String> = members.iter().map(|index| Self::id(*index)).collect();
+        loop {
+            self.commit(at, &self.target(members)).await;
+            self.revive().await;
+            let mut settled = true;
+            for index in self.up() {
+                let at = self.admin(index).transition(TransitionRequest {}).await;
+                settled &= at.is_ok_and(|at| {
+                    let at = at.into_inner();
+                    at.next_epoch == 0 && at.base_members == wanted
+                });
+            }
+            if settled {
+                return;
+            }
+            assert!(Instant::now() < deadline, "not all serve by {wanted:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+/// Clients that write and read all the time; every operation must succeed within the tries that a client has time for.
+struct Load {
+    stop: Arc<AtomicBool>,
+    writers: Vec<JoinHandle<BTreeMap<String, String>>>,
+    readers: Vec<JoinHandle<usize>>,
+}
+
+const KEYS: usize = 40;
+
+impl Load {
+    /// Each writer has its own keys, and reads each value before it replaces it.
+    fn start(clients: &[KeyValueClient<Channel>]) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let acknowledged = Arc::new(parking_lot::Mutex::new(BTreeMap::new()));
+        let writers = (0..3).map(|writer| {
+            let (stop, clients) = (Arc::clone(&stop), clients.to_vec());
+            let acknowledged = Arc::clone(&acknowledged);
+            tokio::spawn(async move {
+                let mut last = BTreeMap::new();
+                let mut number = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    let key = format!("load-{writer}-{}", number % KEYS);
+                    let value = format!("{number:08}");
+                    // What a fallback took for a primary, reads may miss until its hint is delivered.
+                    let before = acknowledged.lock().remove(&key);
+                    let primaries_alone = replace(&clients, number, &key, &value, before.as_ref()).await;
+                    if primaries_alone {
+                        acknowledged.lock().insert(key.clone(), value.clone());
+                    }
+                    last.insert(key, value);
+                    number += 1;
+                }
+                last
+            })
+        });
+        let writers = writers.collect();
+        let readers = (0..2).map(|reader| {
+            let (stop, clients) = (Arc::clone(&stop), clients.to_vec());
+            let acknowledged = Arc::clone(&acknowledged);
+            tokio::spawn(async move {
+                let mut number = reader;
+                while !stop.load(Ordering::Relaxed) {
+                    number += 1;
+                    let picked = {
+                        let known = acknowledged.lock();
+                        let count = known.len().max(1);
+                        known
+                            .iter()
+                            .nth(number * 7 % count)
+                            .map(|(key, value): (&String, &String)| (key.clone(), value.clone()))
+                    };
+                    let Some((key, value)) = picked else {
+                        tokio::task::yield_now().await;
+                        continue;
+                    };
+                    let found = read(&clients, number, &key).await;
+                    assert!(
+                        found.iter().any(|found| *found >= value),
+                        "{key} is {found:?}, but {value} was acknowledged before"
+                    );
+                }
+                number
+            })
+        });
+        Self {
+            readers: readers.collect(),
+            stop,
+            writers,
+        }
+    }
+
+    /// The last value of every key.
+    async fn end(self) -> BTreeMap<String, String> {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut all = BTreeMap::new();
+        for writer in self.writers {
+            all.append(&mut writer.await.unwrap());
+        }
+        for reader in self.readers {
+            assert!(reader.await.unwrap() > 10, "hardly anything was read");
+        }
+        all
+    }
+}
+
+async fn read(clients: &[KeyValueClient<Channel>], number: usize, key: &str) -> Vec<String> {
+    for attempt in 0..TRIES {
+        let mut client = clients[(number + attempt) % clients.len()].clone();
+        match client.get(get(key)).await {
+            Ok(found) => return values(&found.into_inner()),
+            Err(status) if is_final(&status, attempt) => panic!("get {key}: {status:?}"),
+            Err(_) => {}
+        }
+    }
+    unreachable!()
+}
+
+/// Replaces what is there. True if primaries alone acknowledged it.
+async fn replace(
+    clients: &[KeyValueClient<Channel>],
+    number: usize,
+    key: &str,
+    value: &str,
+    last: Option<&String>,
+) -> bool {
+    for attempt in 0..TRIES {
+        let mut client = clients[(number + attempt) % clients.len()].clone();
+        let context = match client.get(get(key)).await {
+            Ok(found) => {
+                let found = found.into_inner();
+                let read = values(&found);
+                assert!(
+                    last.is_none_or(|last| read.contains(last) || read.iter().any(|read| read == value)),
+                    "{key} is {read:?}, but {last:?} was acknowledged"
+                );
+                found.context
+            }
+            Err(status) if status.code() == Code::NotFound && last.is_none() => Bytes::new(),
+            Err(status) if is_final(&status, attempt) => {
+                panic!("get {key} before a put, {last:?}: {status:?}")
+            }
+            Err(_) => continue,
+        };
+        match client.put(put(key, value, &context)).await {
+            Ok(done) => {
+                return done.into_inner().outcome.unwrap().fallbacks_counted == 0;
+            }
+            Err(status) if is_final(&status, attempt) => panic!("put {key}: {status:?}"),
+            Err(_) => tokio::time::sleep(BACK_OFF).await,
+        }
+    }
+    unreachable!()
+}
+
+/// As many as a client has time for.
+const TRIES: usize = 20;
+const BACK_OFF: Duration = Duration::from_millis(100);
+
+/// A refusal that another node, or the same a moment later, need not give.
+fn is_final(status: &tonic::Status, attempt: usize) -> bool {
+    !matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded) || attempt + 1 == TRIES
+}
+
+async fn all_there(cluster: &Cluster, members: &[usize], expected: &BTreeMap<String, String>) {
+    assert!(expected.len() > KEYS, "hardly anything was written");
+    for (number, (key, value)) in expected.iter().enumerate() {
+        let at = members[number % members.len()];
+        let found = cluster.read(at, key).await;
+        let newest = found.iter().flatten().max();
+        assert_eq!(newest, Some(value), "{key} at {at}: {found:?}");
+    }
+}
+
+/// Three members become six, and these the first three again, as fast as they can.
+#[tokio::test(flavor = "multi_thread")]
+async fn s_d24_members_come_and_go_under_load_and_nothing_is_lost() {
+    let mut cluster = Cluster::start(Shape::quick(6, 3).with_first(3)).await;
+    let clients: Vec<_> = (0..3).map(|index| cluster.kv(index)).collect();
+    let load = Load::start(&clients);
+    let all = [0, 1, 2, 3, 4, 5];
+    let epoch = cluster.commit(0, &cluster.target(&all)).await;
+    cluster.changed(epoch, &all).await;
+    let moved: u32 = {
+        let plan = cluster.plan(3, &cluster.target(&all[..3])).await;
+        assert!(!plan.unchanged && plan.moves >= plan.moves_min, "{plan:?}");
+        plan.moves
+    };
+    assert!(moved > 0);
+    let epoch = cluster.commit(4, &cluster.target(&all[..3])).await;
+    cluster.changed(epoch, &all[..3]).await;
+    let expected = load.end().await;
+    all_there(&cluster, &all[..3], &expected).await;
+    cluster.equal_trees().await;
+    assert_eq!(epoch, 3);
+}
+
+/// What a member that stays does not hold any more is erased there, once its owners have it.
+#[tokio::test(flavor = "multi_thread")]
+async fn d25_freed_partitions_are_erased_and_only_those() {
+    let mut cluster = Cluster::start(Shape::quick(4, 0).with_first(3)).await;
+    let keys: Vec<String> = (0..60).map(|number| format!("key-{number}")).collect();
+    for key in &keys {
+        cluster.accepted(0, put(key, "value", &Bytes::new())).await;
+    }
+    let epoch = cluster.commit(0, &cluster.target(&[0, 1, 2, 3])).await;
+    cluster.changed(epoch, &[0, 1, 2, 3]).await;
+    let mut erased = 0;
+    for key in &keys {
+        let (primaries, others) = cluster.placed(key).await;
+        for index in primaries {
+            assert_eq!(
+                cluster.local_values(index, key).await,
+                ["value"],
+                "{key} at {index}"
+            );
+        }
+        for index in others {
+            assert!(!cluster.present(index, key).await, "{key} at {index}");
+            erased += usize::from(index != 3);
+        }
+    }
+    assert!(erased > 0, "nothing was freed");
+}
+
+/// An administrator changes their mind, at another node each time, before the change is through.
+#[tokio::test(flavor = "multi_thread")]
+async fn k8_a_change_of_mind_at_any_moment_ends_in_the_last_word() {
+    let mut cluster = Cluster::start(Shape::quick(5, 0).with_first(3)).await;
+    let clients: Vec<_> = (0..3).map(|index| cluster.kv(index)).collect();
+    let load = Load::start(&clients);
+    let all = [0, 1, 2, 3, 4];
+    for turn in 0..9 {
+        let wanted = &all[..[5, 3, 4][turn % 3]];
+        // Some are let through, others stopped on their way.
+        if turn % 4 == 3 {
+            cluster.becomes(turn % 3, wanted).await;
+        } else {
+            cluster.commit(turn % 3, &cluster.target(wanted)).await;
+        }
+    }
+    cluster.becomes(0, &all).await;
+    let expected = load.end().await;
+    all_there(&cluster, &all, &expected).await;
+    cluster.equal_trees().await;
+}
+
+/// Q is doubled: every key keeps its nodes, and nobody pulls anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn d26_q_doubles_online_and_moves_nothing() {
+    let mut cluster = Cluster::start(Shape::quick(4, 2)).await;
+    let clients: Vec<_> = (0..4).map(|index| cluster.kv(index)).collect();
+    let keys: Vec<String> = (0..40).map(|number| format!("key-{number}")).collect();
+    let mut before = Vec::new();
+    for key in &keys {
+        before.push(cluster.preference_list(key.as_bytes()).await);
+    }
+    let load = Load::start(&clients);
+    let target = RingTarget {
+        partitions: 2 * cluster.shape.partitions,
+        ..cluster.target(&[0, 1, 2, 3])
+    };
+    let plan = cluster.plan(1, &target).await;
+    assert_eq!((plan.moves, plan.bytes), (0, 0), "{plan:?}");
+    let epoch = cluster.commit(1, &target).await;
+    assert_eq!(cluster.transition(1).await.pulls, 0);
+    cluster.changed(epoch, &[0, 1, 2, 3]).await;
+    cluster.shape.partitions *= 2;
+    let expected = load.end().await;
+    all_there(&cluster, &[0, 1, 2, 3], &expected).await;
+    for (key, before) in keys.iter().zip(before) {
+        assert_eq!(cluster.preference_list(key.as_bytes()).await, before, "{key}");
+    }
+    cluster.equal_trees().await;
+}
+
+/// Members are stopped and started again while the ring changes, one of them with an empty disk.
+#[tokio::test(flavor = "multi_thread")]
+async fn d25_a_change_goes_on_after_restarts_and_a_lost_disk() {
+    let mut cluster = Cluster::start(Shape::quick(6, 3).with_first(4)).await;
+    let mut expected = BTreeMap::new();
+    for number in 0..200 {
+        let (key, value) = (format!("key-{number}"), format!("{number}"));
+        cluster
+            .accepted(number % 4, put(&key, &value, &Bytes::new()))
+            .await;
+        expected.insert(key, value);
+    }
+    let all = [0, 1, 2, 3, 4, 5];
+    let epoch = cluster.commit(0, &cluster.target(&all)).await;
+    cluster.restart_node(5).await;
+    cluster.stop_node(2).await;
+    cluster.start_emptied(2).await;
+    cluster.restart_node(1).await;
+    cluster.changed(epoch, &all).await;
+    all_there(&cluster, &all, &expected).await;
+    cluster.equal_trees().await;
+}
+
+/// Who left and is listed again begins with an empty store.
+#[tokio::test(flavor = "multi_thread")]
+async fn k8_a_member_that_left_comes_back_with_nothing_of_then() {
+    let mut cluster = Cluster::start(Shape::quick(4, 0)).await;
+    let key = cluster.key_with(|primaries, _| primaries.contains(&3)).await;
+    let done = cluster.accepted(0, put(&key, "old", &Bytes::new())).await;
+    let epoch = cluster.commit(0, &cluster.target(&[0, 1, 2])).await;
+    cluster.changed(epoch, &[0, 1, 2]).await;
+    cluster.accepted(1, put(&key, "new", &done.context)).await;
+    let wanted = cluster.target(&[0, 1, 2, 3]);
+    let epoch = cluster.commit(0, &wanted).await;
+    cluster.changed(epoch, &[0, 1, 2, 3]).await;
+    for index in 0..4 {
+        assert_eq!(cluster.read(index, &key).await, Some(vec!["new".to_owned()]));
+    }
+    assert_eq!(cluster.local_values(3, &key).await, ["new"]);
+}
+
+/// A plan is looked at before it is committed; what it begins from must not have changed.
+#[tokio::test(flavor = "multi_thread")]
+async fn d63_a_stale_plan_or_an_unknown_member_is_refused_and_nothing_changes() {
+    let mut cluster = Cluster::start(Shape::quick(4, 0).with_first(3)).await;
+    let target = cluster.target(&[0, 1, 2, 3]);
+    let plan = cluster.plan(0, &target).await;
+    assert_eq!((plan.expected_epoch, plan.zone_violations_after), (1, 0));
+    let gets: Vec<_> = plan.members.iter().map(|member| member.gets).collect();
+    assert_eq!(gets.iter().sum::<u32>(), plan.moves);
+    assert_eq!(
+        cluster.transition(0).await.next_epoch,
+        0,
+        "a plan changes nothing"
+    );
+
+    let commit = |target: RingTarget, expected_epoch, expected_hash| {
+        let mut admin = cluster.admin(0);
+        async move {
+            let request = CommitRequest {
+                target: Some(target),
+                expected_epoch,
+                expected_hash,
+            };
+            admin.commit(request).await
+        }
+    };
+    let refused = commit(target.clone(), 7, 0).await.unwrap_err();
+    assert_eq!(why(&refused), (Code::FailedPrecondition, "STALE_PLAN".into()));
+    let refused = commit(target.clone(), 1, 7).await.unwrap_err();
+    assert_eq!(why(&refused), (Code::FailedPrecondition, "STALE_PLAN".into()));
+    let mut stranger = cluster.target(&[0, 1, 2, 3]);
+    stranger.members[3].member_id = "nobody".to_owned();
+    let refused = commit(stranger, 1, 0).await.unwrap_err();
+    assert_eq!(why(&refused), (Code::FailedPrecondition, "STALE_PLAN".into()));
+    let too_few = commit(cluster.target(&[0, 1]), 1, 0).await.unwrap_err();
+    assert_eq!(why(&too_few), (Code::InvalidArgument, "INVALID_ARGUMENT".into()));
+    assert_eq!(cluster.transition(0).await.next_epoch, 0);
+
+    let hash = plan.ring.unwrap().hash;
+    // A cluster that has just begun lets its members meet first.
+    until("the plan is committed", || async {
+        commit(target.clone(), 1, hash).await.is_ok()
+    })
+    .await;
+    let done = cluster.transition(0).await;
+    assert_eq!((done.next_epoch, done.next_hash), (2, hash));
+    // The same once more is no other change.
+    let again = commit(target, 1, 0).await.unwrap().into_inner();
+    assert_eq!((again.hash, again.proposed), (hash, false));
+    cluster.changed(2, &[0, 1, 2, 3]).await;
+}
+
+/// A member whose machine is gone for good is replaced by another one, which takes its tokens as they are.
+#[tokio::test(flavor = "multi_thread")]
+async fn d64_a_dead_member_is_replaced_and_only_its_partitions_move() {
+    let mut cluster = Cluster::start(Shape::quick(5, 0).with_first(4)).await;
+    let mut expected = BTreeMap::new();
+    for number in 0..100 {
+        let (key, value) = (format!("key-{number}"), format!("{number}"));
+        cluster
+            .accepted(number % 4, put(&key, &value, &Bytes::new()))
+            .await;
+        expected.insert(key, value);
+    }
+    cluster.stop_node(3).await;
+    let mut target = cluster.target(&[0, 1, 2, 4]);
+    target.members[3].replaces = Cluster::id(3);
+    target.dead = vec![Cluster::id(3)];
+    let plan = cluster.plan(0, &target).await;
+    assert_eq!(plan.moves, plan.moves_min);
+    let gets = |id: usize| {
+        let of = plan
+            .members
+            .iter()
+            .find(|member| member.member_id == Cluster::id(id));
+        of.map(|member| member.gets)
+    };
+    assert_eq!((gets(0), gets(1), gets(2)), (Some(0), Some(0), Some(0)));
+    assert_eq!(gets(4), Some(plan.moves));
+    let epoch = cluster.commit(0, &target).await;
+    cluster.changed(epoch, &[0, 1, 2, 4]).await;
+    all_there(&cluster, &[0, 1, 2, 4], &expected).await;
+    cluster.equal_trees().await;
+}
