@@ -1,16 +1,18 @@
 //! What may be destroyed: never the last synced copy of an acknowledged write, and never so much that the rules for
 //! becoming whole again cannot be met. So "lost" is always a bug, never bad luck.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use dynamo_core::membership::View;
+use dynamo_core::membership::{RingVersion, View};
 use dynamo_core::version::KeyState;
 
 use crate::buggify::Site;
 use crate::disk::{Disk, Place, Value};
 use crate::keys::KeyIx;
+use crate::node::rings::Rings;
 use crate::node::{Node, boot};
-use crate::shared::Shared;
+use crate::shared::{Lists, Shared};
 
 /// May the whole disk of a node go?
 pub fn may_empty(sh: &Shared, nodes: &[Node], victim: usize) -> bool {
@@ -21,7 +23,26 @@ pub fn may_empty(sh: &Shared, nodes: &[Node], victim: usize) -> bool {
         .count();
     unwhole <= allowed
         && nodes.iter().all(|node| node.disk.corrupted().next().is_none())
-        && sh.keys.all().all(|key| copies_elsewhere(sh, nodes, victim, key))
+        && copied_elsewhere(sh, nodes, victim, sh.keys.all())
+}
+
+/// Every acknowledged write of these keys has a copy that counts, by the ring that serves, and by every other ring in use
+/// that has the victim hold it: it may be the one that serves next.
+fn copied_elsewhere(sh: &Shared, nodes: &[Node], victim: usize, mut keys: std::ops::Range<KeyIx>) -> bool {
+    let mut rings: BTreeMap<RingVersion, &Rc<Lists>> = BTreeMap::new();
+    let in_use = nodes
+        .iter()
+        .filter_map(|node| node.process.as_ref()?.rings.as_ref());
+    for lists in in_use.flat_map(Rings::written) {
+        rings.insert(RingVersion::from(lists.placement.ring().as_ref()), lists);
+    }
+    let holds = |lists: &Rc<Lists>, key| lists.of(sh.keys.get(key).hash).0.contains(&victim);
+    keys.all(|key| {
+        copies_elsewhere(sh, nodes, victim, key, &sh.serving)
+            && rings
+                .values()
+                .all(|lists| !holds(lists, key) || copies_elsewhere(sh, nodes, victim, key, lists))
+    })
 }
 
 /// May the disk of a node be put back to that copy? Only if what is lost can be noticed: every
@@ -50,7 +71,7 @@ pub fn may_corrupt(sh: &Shared, nodes: &[Node], victim: usize, key: KeyIx) -> bo
     nodes.iter().all(is_whole)
         && sh.is_primary(key, victim)
         && nodes.iter().all(|node| !node.disk.is_corrupt(Place::Data(key)))
-        && copies_elsewhere(sh, nodes, victim, key)
+        && copied_elsewhere(sh, nodes, victim, key..key + 1)
 }
 
 /// The how-manieth record of a node's disk, for damage.
@@ -79,11 +100,15 @@ pub fn is_whole(node: &Node) -> bool {
 ///
 /// A hint is a copy only while nobody is about to delete it on the victim's own word. Where reads of primaries have been
 /// promised to meet it, it is none: then the copy must be a primary's.
-fn copies_elsewhere(sh: &Shared, nodes: &[Node], victim: usize, key: KeyIx) -> bool {
+fn copies_elsewhere(sh: &Shared, nodes: &[Node], victim: usize, key: KeyIx, by: &Lists) -> bool {
+    let primaries = &by.of(sh.keys.get(key).hash).0;
     let mut others: Vec<KeyState> = Vec::new();
     for node in nodes.iter().filter(|node| node.me != victim) {
         let (disk, hints) = (node.disk.snapshot(), node.hints.snapshot());
-        others.extend(disk.peek(Place::Data(key)).map(|state| (**state).clone()));
+        let own = disk
+            .peek(Place::Data(key))
+            .filter(|_| primaries.contains(&node.me));
+        others.extend(own.map(|state| (**state).clone()));
         let delivering = |owner: usize| {
             node.process.as_ref().is_some_and(|process| {
                 process.delivering.contains(&(owner, key)) || !process.writers[1].idle()

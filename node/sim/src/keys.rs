@@ -2,7 +2,7 @@
 
 use dynamo_core::bucket::Conflict;
 use dynamo_core::listing::Position;
-use dynamo_core::types::{KeyHash, PartitionId};
+use dynamo_core::types::KeyHash;
 
 /// Index into [`Keys`].
 pub type KeyIx = u32;
@@ -14,8 +14,6 @@ pub struct KeyInfo {
     pub hash: KeyHash,
     /// Bucket and key as the store orders them.
     pub position: Position,
-    /// Where it belongs.
-    pub partition: PartitionId,
     /// What becomes of concurrent writes in its bucket.
     pub conflict: Conflict,
 }
@@ -31,9 +29,8 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// That many keys that keep siblings, and one for each of `others`, for a ring of `partitions`.
-    pub fn new(count: u32, others: &[Conflict], partitions: u32) -> Self {
-        let shift = 64 - partitions.max(2).ilog2();
+    /// That many keys that keep siblings, and one for each of `others`.
+    pub fn new(count: u32, others: &[Conflict]) -> Self {
         let plain = (0..count).map(|number| ("sim".to_owned(), number, Conflict::Siblings));
         let others = (0..)
             .zip(others)
@@ -44,7 +41,6 @@ impl Keys {
                 let position = Position::new(&bucket, format!("key-{number}").as_bytes()).ok()?;
                 Some(KeyInfo {
                     hash: position.hash(),
-                    partition: PartitionId((position.hash().0 >> shift) as u32),
                     position,
                     conflict,
                 })

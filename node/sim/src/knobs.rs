@@ -5,6 +5,8 @@ use std::fmt;
 use dynamo_core::admission::Limits;
 use dynamo_core::bucket::Conflict;
 use dynamo_core::coordinator::ReadRepair;
+use dynamo_core::ring::Member;
+use dynamo_core::types::{MemberId, Zone};
 
 use crate::messages::NodeIx;
 use crate::mistakes::Mistake;
@@ -43,8 +45,10 @@ pub struct Mix {
 pub struct Knobs {
     /// Where all this comes from.
     pub seed: u64,
-    /// 3..=9.
+    /// 3..=12.
     pub nodes: usize,
+    /// The last so many of them have joined, but the first ring does not list them.
+    pub outside: usize,
     /// 1..=3.
     pub zones: usize,
     /// Replicas.
@@ -107,11 +111,13 @@ pub struct Knobs {
     pub buggify: bool,
     /// What background work may do; `None`: all it wants.
     pub admission: Option<Limits>,
-    /// An administrator mints so many rings, each with the owners of the one before.
+    /// How often an administrator asks for other members.
     pub rings: usize,
+    /// Nodes hear no news for a while, and go on with data; and some writes are long on their way.
+    pub uneven: bool,
     /// There was one more member before the run began; see [`Fault::Ghost`](crate::nemesis::Fault::Ghost).
     pub ghost: bool,
-    /// Anti-entropy runs.
+    /// Anti-entropy runs; else not before everything is to become quiet.
     pub anti_entropy: bool,
     /// What is done wrong on purpose.
     pub mistake: Option<Mistake>,
@@ -133,7 +139,7 @@ impl Knobs {
             Conflict::Flag,
             Conflict::Register,
         ];
-        Self {
+        let varied = Self {
             others: (0..rng.between(1, 8))
                 .map(|_| kinds[rng.index(kinds.len())])
                 .collect(),
@@ -151,7 +157,117 @@ impl Knobs {
                 p99_target_us: rng.between(5, 50) * 1000,
             }),
             ..plain
+        };
+        if varied.rings > 0 {
+            varied.walking()
+        } else {
+            varied
         }
+    }
+
+    /// As [`of_seed`](Self::of_seed), but the members change in every seed.
+    pub fn walk_of_seed(seed: u64) -> Self {
+        let knobs = Self::of_seed(seed);
+        if knobs.rings > 0 { knobs } else { knobs.walking() }
+    }
+
+    /// The same as a walk: the members change all the time.
+    #[must_use]
+    pub fn walking(self) -> Self {
+        let mut rng = Rng::new(self.seed, "walk");
+        if rng.coin() {
+            return self.bare(&mut rng);
+        }
+        let outside = rng.index(4);
+        let nodes = (self.nodes + outside).min(12);
+        Self {
+            nodes,
+            outside: nodes - self.nodes,
+            rings: rng.between(2, 8) as usize,
+            partitions: self.partitions.max(if nodes > 8 { 16 } else { 8 }),
+            strict: self.strict || rng.coin(),
+            safety_ms: rng.between(15, 40) * 1000,
+            fault_gap_ms: rng.between(300, 4000),
+            ghost: false,
+            ..self
+        }
+    }
+
+    /// A walk in which nothing is made good by chance: replicas are not compared until the end, reads repair nothing, and
+    /// only primaries count. What an operation sends is long under way.
+    fn bare(self, rng: &mut Rng) -> Self {
+        let classes = [
+            Class::Kill,
+            Class::Stop,
+            Class::Clog,
+            Class::OneWay,
+            Class::SlowLink,
+            Class::SlowDisk,
+            Class::EmptyDisk,
+            Class::OldDisk,
+        ];
+        let chosen: Vec<Class> = classes.into_iter().filter(|_| rng.coin()).collect();
+        let nodes = rng.between(6, 8) as usize;
+        // Where one answer is enough, one replica that lacks something shows.
+        let (r, w) = [(1, 3), (1, 3), (1, 3), (2, 2), (3, 1)][rng.index(5)];
+        let call_timeout_ms = [300, 500, 1500][rng.index(3)];
+        Self {
+            nodes,
+            outside: 3,
+            n: 3,
+            r,
+            w,
+            strict: true,
+            partitions: 8,
+            durability: Durability::Every,
+            read_repair: ReadRepair::Off,
+            anti_entropy: false,
+            clients: 8,
+            keys: rng.between(2, 12) as u32,
+            mix: Mix {
+                cart: 0,
+                register: 1,
+                delete: 0,
+                blind: 3,
+                read: 6,
+                expiring: 0,
+            },
+            think_ms: rng.between(20, 60),
+            timeout_ms: call_timeout_ms * 2,
+            call_timeout_ms,
+            uneven: true,
+            quality: Quality {
+                loss: if rng.coin() { rng.below(30) } else { 0 },
+                repeat: 0,
+                delay_min_us: 300,
+                delay_mean_us: [2000, 10_000, 40_000][rng.index(3)],
+            },
+            rings: rng.between(4, 12) as usize,
+            safety_ms: rng.between(15, 40) * 1000,
+            fault_gap_ms: rng.between(500, 5000),
+            classes: if chosen.is_empty() {
+                vec![Class::SlowLink]
+            } else {
+                chosen
+            },
+            hints_max: 10_000,
+            grace_ms: 8000,
+            admission: None,
+            ghost: false,
+            ..self
+        }
+    }
+
+    /// All nodes, as rings list them.
+    pub fn members(&self) -> impl Iterator<Item = Member> {
+        let zones = self.zones;
+        (0..self.nodes).filter_map(move |node| {
+            Some(Member {
+                id: MemberId::new(format!("n{node}")).ok()?,
+                zone: Zone::new(format!("z{}", node % zones)).ok()?,
+                weight: 1,
+            })
+        })
     }
 
     /// The same without what came later: buckets of other kinds, rare paths, new rings.
@@ -185,6 +301,7 @@ impl Knobs {
         Self {
             seed,
             nodes,
+            outside: 0,
             zones: rng.between(1, 3) as usize,
             n,
             r,
@@ -235,6 +352,7 @@ impl Knobs {
             buggify: false,
             admission: None,
             rings: 0,
+            uneven: false,
             ghost: false,
             anti_entropy: true,
             mistake: None,
@@ -244,6 +362,15 @@ impl Knobs {
     /// Any read meets the last acknowledged write, where only primaries count.
     pub fn reads_meet_writes(&self) -> bool {
         self.strict && self.r + self.w > self.n && self.durability == Durability::Every
+    }
+
+    /// How long a store that is found suspect waits before it pulls.
+    pub fn recovery_after_ms(&self) -> u64 {
+        if self.mistake == Some(Mistake::WholeTooEarly) {
+            0
+        } else {
+            self.message_life_ms()
+        }
     }
 
     /// How long anything that an operation sends can be under way: its deadline, calls begun at its end, and the
@@ -258,8 +385,9 @@ impl fmt::Display for Knobs {
         writeln!(f, "seed {}", self.seed)?;
         writeln!(
             f,
-            "  {} nodes in {} zones, N {} R {} W {}{}, {} partitions, {:?}, read repair {:?}",
+            "  {} nodes ({} outside) in {} zones, N {} R {} W {}{}, {} partitions, {:?}, read repair {:?}",
             self.nodes,
+            self.outside,
             self.zones,
             self.n,
             self.r,

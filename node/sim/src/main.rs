@@ -31,6 +31,9 @@ struct Arguments {
     /// Makes a mistake on purpose; see `mistakes.rs`.
     #[arg(long)]
     mistake: Option<String>,
+    /// In every seed the members change.
+    #[arg(long)]
+    walk: bool,
     /// Does not look for a shorter plan of faults.
     #[arg(long)]
     no_shrink: bool,
@@ -73,9 +76,14 @@ fn parse_range(range: &str) -> Option<(u64, u64)> {
 }
 
 fn knobs(seed: u64, arguments: &Arguments) -> Knobs {
+    let of_seed = if arguments.walk {
+        Knobs::walk_of_seed(seed)
+    } else {
+        Knobs::of_seed(seed)
+    };
     Knobs {
         mistake: arguments.mistake.as_deref().and_then(Mistake::named),
-        ..Knobs::of_seed(seed)
+        ..of_seed
     }
 }
 

@@ -9,7 +9,7 @@ use dynamo_core::coordinator::{FailureKind, WriteOutcome};
 use dynamo_core::crdt::Operation;
 use dynamo_core::entropy::{KeyPage, PullResult, PushResult};
 use dynamo_core::listing::Position;
-use dynamo_core::membership::{Answer, Delta, Digest};
+use dynamo_core::membership::{Answer, Delta, Digest, RingVersion};
 use dynamo_core::quorum::Quorum;
 use dynamo_core::reap::{Opinion, Proposal, Refusal, Round};
 use dynamo_core::types::{Incarnation, OpId, PartitionId};
@@ -19,6 +19,8 @@ use crate::keys::KeyIx;
 
 /// A node's index; its member id is `n` and this number.
 pub type NodeIx = usize;
+/// Epochs of the sender's base ring and of the ring that it reads from, 0: none; and the newest ring that it knows of.
+pub type Epochs = (u64, u64, Option<RingVersion>);
 /// Names a call; never the same twice in a run.
 pub type CallId = u64;
 
@@ -215,8 +217,8 @@ pub struct Envelope {
     pub incarnation: Incarnation,
     /// Of another cluster, if not 0.
     pub cluster: u8,
-    /// The epoch of the sender's ring.
-    pub epoch: u64,
+    /// Of the sender's rings.
+    pub epochs: Epochs,
     /// To whom.
     pub to: NodeIx,
     /// Which call it belongs to.

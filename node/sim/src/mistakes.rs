@@ -45,11 +45,29 @@ pub enum Mistake {
     GhostAdmitted,
     /// An unclean stop is taken for a clean one: epochs are given again.
     UncleanStopKeepsIncarnation,
+    /// A node says that it knows the next ring while writes to the base alone are in flight, and nobody refuses them.
+    KnownWithOldWritesInFlight,
+    /// A node pulls for the next ring before everybody writes to it, and nobody refuses writes to the base alone.
+    SyncsBeforeAllAreKnown,
+    /// A suspect store is pulled from as any other.
+    SuspectsAreSources,
+    /// A suspect store pulls, and counts as whole, before the longest request can have ended.
+    WholeTooEarly,
+    /// Who reads from the next ring writes to that alone.
+    BaseLeftTooEarly,
+    /// A ring that was superseded is not written to any more.
+    SupersededRingDropped,
+    /// Who reads from a ring proposes another upon the same base.
+    ProposesAlthoughItReads,
+    /// What a node holds no more is erased before its owners have it.
+    FreedErasedEarly,
+    /// Writes are taken also from one who has forgotten a ring that is written to.
+    ForgottenRingNotFenced,
 }
 
 impl Mistake {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 29] = [
         Self::MergedContextReply,
         Self::AckBeforeSync,
         Self::HintCountedTwice,
@@ -70,6 +88,15 @@ impl Mistake {
         Self::IgnoreSeenInMerge,
         Self::AddressIsIdentity,
         Self::GhostAdmitted,
+        Self::KnownWithOldWritesInFlight,
+        Self::SyncsBeforeAllAreKnown,
+        Self::SuspectsAreSources,
+        Self::WholeTooEarly,
+        Self::BaseLeftTooEarly,
+        Self::SupersededRingDropped,
+        Self::ProposesAlthoughItReads,
+        Self::FreedErasedEarly,
+        Self::ForgottenRingNotFenced,
     ];
 
     /// The mistake of that name, as `Debug` writes it.

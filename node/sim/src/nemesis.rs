@@ -92,8 +92,10 @@ pub enum Fault {
     ClockStep(NodeIx, i64),
     /// The rate from the next start on.
     ClockDrift(NodeIx, u64),
-    /// An administrator has the node mint a ring of a larger epoch, with the same owners.
-    NewRing(NodeIx),
+    /// The node hears and tells no news.
+    Deafen(NodeIx, u64),
+    /// An administrator has the node, or another one if it may not, propose a ring with other members; the number says which.
+    Commit(NodeIx, u64),
     /// Two nodes have exchanged addresses, and nobody has heard yet.
     Swap(NodeIx, NodeIx, u64),
     /// At the node's address there is one of another cluster, which writes to whoever talks to it; the node itself has
@@ -148,7 +150,17 @@ pub fn plan(knobs: &Knobs) -> Plan {
     let mut rng = Rng::new(knobs.seed, "rings");
     for _ in 0..knobs.rings {
         let at_ms = rng.below(knobs.safety_ms);
-        plan.push((at_ms, Fault::NewRing(rng.index(knobs.nodes))));
+        plan.push((at_ms, Fault::Commit(rng.index(knobs.nodes), rng.bits())));
+        if rng.index(3) == 0 {
+            // A change of mind, elsewhere.
+            let again_ms = at_ms + rng.below(4000);
+            plan.push((again_ms, Fault::Commit(rng.index(knobs.nodes), rng.bits())));
+        }
+        if knobs.uneven {
+            let deaf_ms = at_ms + rng.below(2500);
+            let deaf = Fault::Deafen(rng.index(knobs.nodes), rng.between(300, 3000));
+            plan.push((deaf_ms, deaf));
+        }
         if rng.coin() {
             let (one, other, ms) = (
                 rng.index(knobs.nodes),

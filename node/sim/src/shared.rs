@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use dynamo_core::membership::RingVersion;
 use dynamo_core::ring::{Placement, Ring};
-use dynamo_core::types::{Incarnation, MemberId, PartitionId, Zone};
+use dynamo_core::types::{Incarnation, KeyHash, MemberId, PartitionId, Zone};
 
 use crate::buggify::Buggify;
 use crate::keys::{KeyIx, Keys};
 use crate::knobs::Knobs;
 use crate::ledger::Ledger;
-use crate::messages::{Ask, Body, CallId, Envelope, NodeIx, Reply, Request, Told};
+use crate::messages::{Ask, Body, CallId, Envelope, Epochs, NodeIx, Reply, Request, Told};
 use crate::network::Network;
 use crate::queue::Queue;
 use crate::rng::Rng;
@@ -96,6 +97,47 @@ pub enum Timer {
     ReapDeadline(u64),
 }
 
+/// A ring with the preference lists of all its partitions worked out; every node that knows the ring shares it.
+#[derive(Debug)]
+pub struct Lists {
+    /// Whose.
+    pub placement: Placement,
+    /// By partition: primaries, fallbacks.
+    lists: Vec<(Vec<NodeIx>, Vec<NodeIx>)>,
+}
+
+impl Lists {
+    fn new(ring: &Arc<Ring>) -> Self {
+        let placement = Placement::new(Arc::clone(ring));
+        let nodes = |indexes: Vec<usize>| -> Vec<NodeIx> {
+            let members = indexes.into_iter().map(|index| &ring.members()[index].id);
+            members.map(number_of).collect()
+        };
+        let lists = (0..ring.partitions())
+            .map(|partition| {
+                let list = placement.preference_list(PartitionId(partition));
+                (nodes(list.primaries), nodes(list.fallbacks))
+            })
+            .collect();
+        Self { placement, lists }
+    }
+
+    /// Primaries and fallbacks of a key.
+    pub fn of(&self, hash: KeyHash) -> &(Vec<NodeIx>, Vec<NodeIx>) {
+        self.of_partition(self.placement.ring().partition_of(hash))
+    }
+
+    /// Primaries and fallbacks of a partition of this ring.
+    pub fn of_partition(&self, partition: PartitionId) -> &(Vec<NodeIx>, Vec<NodeIx>) {
+        &self.lists[partition.0 as usize]
+    }
+}
+
+/// Ids are "n" and the index.
+fn number_of(member: &MemberId) -> NodeIx {
+    member.as_str()[1..].parse().unwrap_or(0)
+}
+
 /// A rule that does not hold.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Violation {
@@ -148,6 +190,22 @@ pub struct Stats {
     pub capped: u64,
     /// Messages that were refused: of another cluster, for another member, from a former one.
     pub refused: u64,
+    /// Rings that members were asked for and proposed.
+    pub proposed: u64,
+    /// Of these, rings that took the place of one that was to follow.
+    pub changes_of_mind: u64,
+    /// Rings that no member would propose, or that are none.
+    pub not_proposed: u64,
+    /// Rings that gave way to the next.
+    pub transitions: u64,
+    /// Partitions that were pulled for a ring to come.
+    pub pulled: u64,
+    /// Partitions whose data were given to their new owners and erased.
+    pub released: u64,
+    /// Members that left, and erased what they had.
+    pub left: u64,
+    /// Requests of nodes that went by a ring that was retired.
+    pub fenced: u64,
     /// Their keys, as bits; the first 64 only.
     pub capped_keys: u64,
     /// Turns that background work was not given.
@@ -180,13 +238,17 @@ pub struct Shared {
     pub knobs: Knobs,
     /// All keys.
     pub keys: Rc<Keys>,
-    /// The ring.
+    /// The first ring.
     pub ring: Arc<Ring>,
-    /// Where everything belongs.
-    pub placement: Rc<Placement>,
+    /// The newest ring that any node has seen retire the one before: where everything belongs.
+    pub serving: Rc<Lists>,
+    /// All rings that some node has worked with.
+    known_rings: BTreeMap<RingVersion, Rc<Lists>>,
+    /// Of each ring that was proposed, the one that it follows: for the invariants.
+    pub proposals: BTreeMap<RingVersion, RingVersion>,
     /// The ring before it, which has one more member; only with a ghost.
     pub former: Option<Arc<Ring>>,
-    /// The map of owners of each epoch, as its hash: for the invariants.
+    /// The base ring of each epoch, as its hash: for the invariants.
     pub rings: BTreeMap<u64, u64>,
     /// Rare paths.
     pub buggify: Buggify,
@@ -194,12 +256,12 @@ pub struct Shared {
     pub members: Vec<MemberId>,
     /// Zones by index.
     pub zones: Vec<Zone>,
-    /// Preference lists by partition: primaries, fallbacks.
-    pub preference: Vec<(Vec<NodeIx>, Vec<NodeIx>)>,
     /// The nodes' random numbers.
     pub rng: Rng,
     /// The disks'.
     pub rng_disk: Rng,
+    /// Of writes that are long on their way.
+    stragglers: Rng,
     /// What does not hold.
     pub violations: Vec<Violation>,
     /// Counts.
@@ -208,6 +270,8 @@ pub struct Shared {
     pub put_us: Vec<u64>,
     /// Of nodes whose disk was put back in time, and not set aside since: how often they have started since then.
     pub old: Vec<Option<u32>>,
+    /// Until then a node hears and tells no news.
+    pub deaf_until_us: Vec<u64>,
     /// When one of them last answered a read as if nothing were amiss, since nobody had been there to ask.
     pub old_read_us: Option<u64>,
     next: u64,
@@ -216,14 +280,9 @@ pub struct Shared {
 impl Shared {
     /// A shared state at the beginning of a run.
     pub fn new(knobs: Knobs, ring: Arc<Ring>) -> Self {
-        let keys = Rc::new(Keys::new(knobs.keys, &knobs.others, knobs.partitions));
-        let placement = Rc::new(Placement::new(Arc::clone(&ring)));
-        let preference = (0..ring.partitions())
-            .map(|partition| {
-                let list = placement.preference_list(PartitionId(partition));
-                (list.primaries, list.fallbacks)
-            })
-            .collect();
+        let keys = Rc::new(Keys::new(knobs.keys, &knobs.others));
+        let serving = Rc::new(Lists::new(&ring));
+        let first = RingVersion::from(ring.as_ref());
         let (seed, nodes) = (knobs.seed, knobs.nodes);
         Self {
             now_us: 0,
@@ -238,20 +297,23 @@ impl Shared {
             former: None,
             rings: BTreeMap::from([(ring.epoch(), ring.hash())]),
             buggify: Buggify::new(seed, knobs.buggify),
-            members: ring.members().iter().map(|member| member.id.clone()).collect(),
-            zones: ring.members().iter().map(|member| member.zone.clone()).collect(),
+            members: knobs.members().map(|member| member.id).collect(),
+            zones: knobs.members().map(|member| member.zone).collect(),
             knobs,
             keys,
             ring,
-            placement,
-            preference,
+            known_rings: BTreeMap::from([(first, Rc::clone(&serving))]),
+            serving,
+            proposals: BTreeMap::new(),
             rng: Rng::new(seed, "nodes"),
             rng_disk: Rng::new(seed, "disk"),
+            stragglers: Rng::new(seed, "stragglers"),
             violations: Vec::new(),
             stats: Stats::default(),
             put_us: Vec::new(),
             // A ghost has a place, too.
             old: vec![None; nodes + 1],
+            deaf_until_us: vec![0; nodes + 1],
             old_read_us: None,
             next: 0,
         }
@@ -261,6 +323,8 @@ impl Shared {
     pub fn know_former(&mut self, former: Option<Ring>) {
         let Some(former) = former else { return };
         self.rings.insert(former.epoch(), former.hash());
+        let first = RingVersion::from(self.ring.as_ref());
+        self.proposals.insert(first, RingVersion::from(&former));
         for member in former.members().iter().skip(self.members.len()) {
             self.members.push(member.id.clone());
             self.zones.push(member.zone.clone());
@@ -288,13 +352,19 @@ impl Shared {
 
     /// A member's index.
     pub fn index_of(&self, member: &MemberId) -> NodeIx {
-        // Ids are "n" and the index.
-        member.as_str()[1..].parse().unwrap_or(0)
+        number_of(member)
     }
 
-    /// The preference list of a key.
+    /// A ring's lists.
+    pub fn lists(&mut self, ring: &Arc<Ring>) -> Rc<Lists> {
+        let version = RingVersion::from(ring.as_ref());
+        let known = self.known_rings.entry(version);
+        Rc::clone(known.or_insert_with(|| Rc::new(Lists::new(ring))))
+    }
+
+    /// The preference list of a key by the ring that serves.
     pub fn preference_of(&self, key: KeyIx) -> &(Vec<NodeIx>, Vec<NodeIx>) {
-        &self.preference[self.keys.get(key).partition.0 as usize]
+        self.serving.of(self.keys.get(key).hash)
     }
 
     /// True if a node is a primary of the key.
@@ -302,19 +372,26 @@ impl Shared {
         self.preference_of(key).0.contains(&node)
     }
 
-    /// Sends a request or a reply of a life that uses the ring of an epoch; the network decides what becomes of it.
-    pub fn send(&mut self, from: NodeIx, life: (Incarnation, u64), to: NodeIx, call: CallId, body: Body) {
-        let (incarnation, epoch) = life;
+    /// Sends a request or a reply of a life that goes by rings of these epochs; the network decides what becomes of it.
+    pub fn send(&mut self, from: NodeIx, life: (Incarnation, Epochs), to: NodeIx, call: CallId, body: Body) {
+        let (incarnation, epochs) = life;
         let once = matches!(
             body,
             Body::Request(Request::Coordinate(_)) | Body::Reply(Reply::Broken { .. })
         );
-        let arrivals = self.net.send(from, to, self.now_us, once);
+        let mut arrivals = self.net.send(from, to, self.now_us, once);
+        if self.knobs.uneven
+            && matches!(body, Body::Request(Request::Write { .. }))
+            && self.stragglers.index(8) == 0
+        {
+            let late_us = self.stragglers.below(self.knobs.call_timeout_ms * 1000);
+            arrivals = arrivals.map(|at_us| at_us.map(|at_us| at_us + late_us));
+        }
         let envelope = Envelope {
             from,
             incarnation,
             cluster: 0,
-            epoch,
+            epochs,
             to,
             call,
             body,

@@ -38,6 +38,14 @@ impl Totals {
             incarnations,
             amnesias,
             excused_reads,
+            proposed,
+            changes_of_mind,
+            not_proposed,
+            transitions,
+            pulled,
+            released,
+            left,
+            fenced,
             ..
         } = report.stats;
         self.seeds += 1;
@@ -54,6 +62,14 @@ impl Totals {
         self.stats.incarnations += incarnations;
         self.stats.amnesias += amnesias;
         self.stats.excused_reads += excused_reads;
+        self.stats.proposed += proposed;
+        self.stats.changes_of_mind += changes_of_mind;
+        self.stats.not_proposed += not_proposed;
+        self.stats.transitions += transitions;
+        self.stats.pulled += pulled;
+        self.stats.released += released;
+        self.stats.left += left;
+        self.stats.fenced += fenced;
         self.stats.quiet_after_ms = self.stats.quiet_after_ms.max(quiet_after_ms);
         self.stats.siblings_max = self.stats.siblings_max.max(siblings_max);
         self.events += report.events;
@@ -96,6 +112,18 @@ impl fmt::Display for Totals {
             self.broken("I15"),
             self.broken("I8"),
             self.broken("I13")
+        )?;
+        writeln!(
+            f,
+            "{} rings proposed ({} of them changes of mind, {} more refused), {} transitions, {} partitions pulled, {} given away, {} members left, {} stale requests",
+            stats.proposed,
+            stats.changes_of_mind,
+            stats.not_proposed,
+            stats.transitions,
+            stats.pulled,
+            stats.released,
+            stats.left,
+            stats.fenced
         )?;
         write!(
             f,

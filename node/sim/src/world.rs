@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use dynamo_core::admission::Task;
 use dynamo_core::coordinator::ReadRepair;
+use dynamo_core::membership::View;
 use dynamo_core::ring::{Member, Ring};
 use dynamo_core::types::{ClusterId, MemberId, Zone};
 
@@ -40,6 +41,7 @@ const LIVENESS_GRACE_MS: u64 = 1500;
 
 mod addresses;
 mod faults;
+mod members;
 mod quiet;
 
 /// Where a run stands.
@@ -295,7 +297,7 @@ impl World {
             // The machine says that nobody listens; one without power says nothing.
             None if !dark && matches!(envelope.body, Body::Request(_)) => {
                 let nobody = Body::Reply(Reply::Broken { sent: false });
-                let life = (envelope.incarnation, 0);
+                let life = (envelope.incarnation, (0, 0, None));
                 self.sh.send(to, life, from, call, nobody);
             }
             None => {}
@@ -316,11 +318,23 @@ impl World {
         let now_us = self.sh.now_us;
         self.sh.trace.line(now_us, || format!("n{node} ends: {exit:?}"));
         self.excused |= self.sh.knobs.durability != Durability::Every;
+        let view: Option<View> = self.nodes[node]
+            .process
+            .as_ref()
+            .map(|process| process.view.clone());
         self.crash(node, true);
         self.nodes[node].dark = false;
-        if exit == Exit::SetAside {
-            self.nodes[node].set_aside(&self.sh);
-            self.sh.old[node] = None;
+        match (exit, view) {
+            (Exit::SetAside, _) => {
+                self.nodes[node].set_aside(&self.sh);
+                self.sh.old[node] = None;
+            }
+            (Exit::Left, Some(view)) => {
+                self.nodes[node].leave(&self.sh, &view);
+                self.sh.old[node] = None;
+                self.sh.stats.left += 1;
+            }
+            _ => {}
         }
         boot::restart_later(&mut self.sh, node, 200);
     }
@@ -351,7 +365,8 @@ impl World {
                 .collect();
             for call in calls {
                 let broken = Body::Reply(Reply::Broken { sent: true });
-                self.sh.send(gone, (incarnation, 0), other, call, broken);
+                self.sh
+                    .send(gone, (incarnation, (0, 0, None)), other, call, broken);
             }
         }
     }
@@ -381,6 +396,7 @@ impl World {
                     client.live = false;
                 }
                 self.heal();
+                self.sh.knobs.anti_entropy = true;
                 self.quiet_since_us = now_us;
                 (Phase::Quiescence, QUIET_CHECK_MS)
             }
@@ -408,6 +424,7 @@ impl World {
             ..self.sh.net.quality
         };
         self.broken.clear();
+        self.sh.deaf_until_us.fill(0);
         for node in &mut self.nodes {
             node.disk.full = false;
             node.hints.full = false;
@@ -437,7 +454,16 @@ impl World {
         }
         let count = self.sh.knobs.nodes;
         let unwhole = self.nodes.iter().any(|node| !atlas::is_whole(node));
-        if unwhole || most == 0 {
+        // A node may belong to two replicas of a key while rings supersede each other.
+        let superseded = self
+            .nodes
+            .iter()
+            .filter_map(|node| node.process.as_ref())
+            .any(|process| {
+                let transition = process.view.transition();
+                transition.is_some_and(|transition| transition.followers().proposals.len() > 1)
+            });
+        if unwhole || superseded || most == 0 {
             return;
         }
         for _ in 0..self.rng.below(u64::from(most) + 1) {
@@ -477,6 +503,9 @@ fn introduce(nodes: &mut [Node]) {
             let answer = view.answer(&process.view.digest());
             process.view.merge(answer.delta);
         }
+        for view in &known {
+            process.view.heard_from(&view.me().member);
+        }
         let mut batch = Batch::default();
         batch.put(Place::Meta(boot::VIEW), Value::Bytes(process.view.encode()));
         node.disk.write(batch);
@@ -486,15 +515,16 @@ fn introduce(nodes: &mut [Node]) {
 
 /// The ring of the run, and the one before it if a ghost is to come back.
 fn ring(knobs: &Knobs) -> (Ring, Option<Ring>) {
-    let mut members: Vec<Member> = (0..knobs.nodes + usize::from(knobs.ghost))
-        .filter_map(|node| {
+    let mut members: Vec<Member> = knobs.members().take(knobs.nodes - knobs.outside).collect();
+    members.extend(
+        (knobs.nodes..knobs.nodes + usize::from(knobs.ghost)).filter_map(|node| {
             Some(Member {
                 id: MemberId::new(format!("n{node}")).ok()?,
                 zone: Zone::new(format!("z{}", node % knobs.zones)).ok()?,
                 weight: 1,
             })
-        })
-        .collect();
+        }),
+    );
     let first = match Ring::bootstrap(CLUSTER, members.clone(), knobs.partitions, knobs.n) {
         Ok(ring) => ring,
         Err(error) => unreachable!("knobs make a ring: {error}"),

@@ -451,7 +451,7 @@ fn c1_25_hot_key_of_blind_writers() {
         mix,
         clients: 60,
         keys: 4,
-        hot: 970,
+        hot: 985,
         think_ms: 20,
         ..cluster(25)
     };

@@ -12,11 +12,12 @@ pub fn check(sh: &mut Shared, nodes: &[Node]) {
     let mut wrong = None;
     for node in nodes {
         let Some(process) = &node.process else { continue };
-        for partition in sh.placement.partitions_of(node.me) {
+        let partitions = process.view.ring().map_or(0, |ring| ring.partitions());
+        for partition in (0..partitions).map(PartitionId) {
             let Some(tree) = process.trees.ready(partition) else {
                 continue;
             };
-            if tree.root() != fold(sh, node, partition) {
+            if tree.root() != fold(sh, node, partition, partitions) {
                 wrong = Some(format!(
                     "the tree of n{} for {partition:?} is not what it stores",
                     node.me
@@ -29,10 +30,10 @@ pub fn check(sh: &mut Shared, nodes: &[Node]) {
     }
 }
 
-fn fold(sh: &Shared, node: &Node, partition: PartitionId) -> u64 {
-    let shape = dynamo_core::entropy::TreeShape::for_partitions(sh.knobs.partitions);
+fn fold(sh: &Shared, node: &Node, partition: PartitionId, partitions: u32) -> u64 {
+    let shape = dynamo_core::entropy::TreeShape::for_partitions(partitions);
     let mut tree = Tree::new(shape);
-    for key in sh.keys.in_range(&sh.ring.range(partition)) {
+    for key in sh.keys.in_range(&sh.serving.placement.ring().range(partition)) {
         let info = sh.keys.get(key);
         let marked = matches!(node.disk.get(Place::Mark(key)), Ok(Some(_)));
         if let Some(state) = node.disk.peek(Place::Data(key)).filter(|_| !marked) {

@@ -1,4 +1,4 @@
-//! What must hold, one file for each rule; the names are those of the design (I1 to I17). Paper sections stand in each.
+//! What must hold, one file for each rule; the names are those of the design (I1 to I18). Paper sections stand in each.
 //!
 //! [`on_read`], [`on_ack`] and [`on_record`] are asked while a run goes on, [`at_end`] once everything is quiet.
 
@@ -19,6 +19,7 @@ pub mod i14_a_seed_is_a_reproduction;
 pub mod i15_reads_meet_writes;
 pub mod i16_data_types_add_up;
 pub mod i17_last_write_wins;
+pub mod i18_one_base_per_epoch;
 
 use dynamo_core::bucket::Conflict;
 use dynamo_core::coordinator::WriteOutcome;

@@ -5,16 +5,15 @@ use std::rc::Rc;
 use bytes::Bytes;
 use dynamo_core::admission::Task;
 use dynamo_core::coordinator::{Ack, FailureKind, ReplicaFailure};
-use dynamo_core::handoff::hint_targets;
-use dynamo_core::membership::{Changes, Delta, Target};
+use dynamo_core::membership::{Changes, Delta, Target, Wanted};
 use dynamo_core::recovery::Recovery;
 use dynamo_core::replica::Minter;
-use dynamo_core::types::Incarnation;
+use dynamo_core::types::{Incarnation, MemberId};
 use dynamo_core::version::KeyState;
 
 use super::{Exit, Live, boot};
 use crate::disk::{Place, Value};
-use crate::invariants::{i09_released_on_a_synced_word, i10_rings_only_grow};
+use crate::invariants::i09_released_on_a_synced_word;
 use crate::keys::KeyIx;
 use crate::messages::{NodeIx, Reply, Request};
 use crate::mistakes::Mistake;
@@ -22,6 +21,8 @@ use crate::shared::Timer;
 
 const GOSSIP_MS: u64 = 1000;
 const JOINING_MS: u64 = 200;
+/// While a ring is to follow, its members wait for each other's news.
+const TRANSITION_MS: u64 = 250;
 const PROBE_MS: u64 = 250;
 const HINTS_MS: u64 = 500;
 /// Hints under way at once.
@@ -45,48 +46,95 @@ impl Live<'_> {
         if let Some(peer) = peer
             && peer != self.me
         {
-            let digest = Box::new(self.p.view.digest());
-            let timeout_ms = self.sh.knobs.call_timeout_ms;
-            self.call(peer, timeout_ms, Request::Digest(digest), move |live, result| {
-                live.p.gossip_rounds += 1;
-                let Ok(Reply::Gossip(answer, empty)) = result else {
-                    return;
-                };
-                live.take_news(answer.delta);
-                // The word of a peer that began with nothing counts only when nobody else seems to be there.
-                if live.serving() && (!empty || live.waited()) {
-                    live.confirm();
-                }
-                let wanted = answer.wanted;
-                if wanted.ring || !wanted.members.is_empty() {
-                    let delta = Box::new(live.p.view.delta_for(&wanted));
-                    let timeout_ms = live.sh.knobs.call_timeout_ms;
-                    live.call(peer, timeout_ms, Request::Delta(delta), |_, _| {});
-                }
-            });
+            self.gossip_with(peer);
         }
         if peer.is_none_or(|peer| peer == self.me) {
             self.p.gossip_rounds += 1;
         }
-        let pause_ms = if self.serving() && !self.unconfirmed() {
-            GOSSIP_MS
-        } else {
+        self.look_for_strays();
+        self.advance();
+        let pause_ms = if !self.serving() || self.unconfirmed() {
             JOINING_MS
+        } else if self.in_transition() {
+            TRANSITION_MS
+        } else {
+            GOSSIP_MS
         };
         self.timer(pause_ms, Timer::Gossip);
     }
 
-    /// Takes what gossip brought, keeps it, and begins another life if peers remember a later one.
-    pub fn take_news(&mut self, delta: Delta) {
-        let before = self.p.view.ring().cloned();
+    /// A peer goes by a later ring than this node: it tells which.
+    pub fn catch_up(&mut self, peer: NodeIx) {
+        if self.p.catching_up.insert(peer) {
+            self.gossip_with(peer);
+        }
+    }
+
+    /// It hears and tells no news now.
+    pub fn is_deaf(&self) -> bool {
+        self.sh.now_us < self.sh.deaf_until_us[self.me]
+    }
+
+    fn gossip_with(&mut self, peer: NodeIx) {
+        if self.is_deaf() {
+            self.p.catching_up.remove(&peer);
+            return;
+        }
+        let digest = Box::new(self.p.view.digest());
+        let timeout_ms = self.sh.knobs.call_timeout_ms;
+        let life = self.p.view.me().incarnation;
+        let told = self.p.told.get(&peer) == Some(&life);
+        self.call(peer, timeout_ms, Request::Digest(digest), move |live, result| {
+            live.p.gossip_rounds += 1;
+            live.p.catching_up.remove(&peer);
+            let Ok(Reply::Gossip(answer, empty)) = result else {
+                return;
+            };
+            live.take_news(answer.delta, |_| {});
+            // The word of a peer that began with nothing counts only when nobody else seems to be there.
+            if live.serving() && (!empty || live.waited()) {
+                live.confirm();
+            }
+            let wanted = answer.wanted;
+            let heard_of_me = told || !wanted.members.contains(&live.sh.members[live.me]);
+            if heard_of_me && live.p.view.me().incarnation == life {
+                live.heard_from(peer);
+            }
+            if wanted.ring || !wanted.members.is_empty() {
+                live.tell_news(peer, &wanted);
+            }
+        });
+    }
+
+    /// Sends what a peer lacks. Once it has taken that down it knows of this life, and what it says from then on counts.
+    fn tell_news(&mut self, peer: NodeIx, wanted: &Wanted) {
+        let delta = Box::new(self.p.view.delta_for(wanted));
+        let life = self.p.view.me().incarnation;
+        let of_me = wanted.members.contains(&self.sh.members[self.me]);
+        let timeout_ms = self.sh.knobs.call_timeout_ms;
+        self.call(peer, timeout_ms, Request::Delta(delta), move |live, result| {
+            if of_me && result.is_ok() {
+                live.p.told.insert(peer, life);
+            }
+        });
+    }
+
+    /// A peer that knew of this life has answered.
+    fn heard_from(&mut self, peer: NodeIx) {
+        let member: MemberId = self.sh.members[peer].clone();
+        if self.remembers() || self.p.view.transition().is_none() {
+            return;
+        }
+        self.p.view.heard_from(&member);
+        self.keep_view();
+        self.rings_changed();
+    }
+
+    /// Takes what gossip brought, keeps it, and begins another life if peers remember a later one. `then` once it is kept.
+    pub fn take_news(&mut self, delta: Delta, then: impl FnOnce(&mut Live<'_>) + 'static) {
         let changes = self.p.view.merge(delta);
-        i10_rings_only_grow::check(
-            self.sh,
-            self.me,
-            before.as_deref(),
-            self.p.view.ring().map(AsRef::as_ref),
-        );
         if changes == Changes::default() {
+            then(self);
             return;
         }
         let now_ms = self.now_ms();
@@ -98,7 +146,23 @@ impl Live<'_> {
         {
             self.exposed(remembered);
         }
-        self.keep_view();
+        if changes.ring || !changes.members.is_empty() {
+            self.rings_changed();
+        }
+        // Who is told that its life is known goes by it.
+        self.enqueue(
+            0,
+            true,
+            |live, group| {
+                live.write_view(group);
+                Ok(())
+            },
+            move |live, result| {
+                if result.is_ok() {
+                    then(live);
+                }
+            },
+        );
     }
 
     /// A peer has told what it remembers of this member.
@@ -135,15 +199,18 @@ impl Live<'_> {
         let incarnation = Incarnation { generation, id };
         self.sh.stats.incarnations += 1;
         self.p.view.update_self(|me| me.incarnation = incarnation);
+        self.p.view.forget();
         let mut suspect = None;
         if self.p.recovery.is_none() {
-            let mut recovery = Recovery::begin(self.now_ms(), self.sh.knobs.message_life_ms());
-            recovery.place(&self.sh.placement, &self.sh.members[me], self.sh.knobs.w);
+            let mut recovery = Recovery::begin(self.now_ms(), self.sh.knobs.recovery_after_ms());
+            if let Some(rings) = &self.p.rings {
+                recovery.place(&rings.base().placement, &self.sh.members[me], self.sh.knobs.w);
+            }
             suspect = Some(recovery.encode());
-            // Where nobody else has anything, it is whole at once.
-            self.p.whole_again = recovery.is_whole();
-            self.p.recovery = Some(recovery).filter(|recovery| !recovery.is_whole());
+            self.p.recovery = Some(recovery);
         }
+        // What was pulled before may have been pulled too soon.
+        self.plan_sync();
         self.enqueue(
             0,
             true,
@@ -153,21 +220,22 @@ impl Live<'_> {
                 if let Some(suspect) = suspect {
                     group.set(Place::Meta(boot::RECOVERY), Some(Value::Bytes(suspect)));
                 }
+                live.write_view(group);
                 live.renew(Minter::new(incarnation, 1));
                 Ok(())
             },
             |_, _| {},
         );
+        self.rings_changed();
     }
 
     /// Writes what is known of the others.
     pub fn keep_view(&mut self) {
-        let bytes = self.p.view.encode();
         self.enqueue(
             0,
             false,
-            move |_, group| {
-                group.set(Place::Meta(boot::VIEW), Some(Value::Bytes(bytes)));
+            |live, group| {
+                live.write_view(group);
                 Ok(())
             },
             |_, _| {},
@@ -188,7 +256,7 @@ impl Live<'_> {
 
     /// Delivers hints to owners that answer; all hints are looked at each time, also those from before a restart.
     pub fn hints_round(&mut self) {
-        let listed = self.listed();
+        let listed = self.serving();
         let mut due: Vec<(NodeIx, KeyIx, Rc<KeyState>)> = Vec::new();
         // Those of an old volume may hold what was removed everywhere since.
         let doubtful = self.doubtful() && self.sh.knobs.mistake != Some(Mistake::GhostAdmitted);
@@ -196,7 +264,7 @@ impl Live<'_> {
             if let (Place::Hint(owner, key), Value::State(state)) = (*place, value)
                 && listed
                 && !self.p.delivering.contains(&(owner, key))
-                && self.p.detector.reachable(&self.sh.members[owner])
+                && self.targets_reachable(owner, key)
                 && self.p.delivering.len() + due.len() < HINTS_IN_FLIGHT
             {
                 due.push((owner, key, Rc::clone(state)));
@@ -211,26 +279,48 @@ impl Live<'_> {
         self.next_round(HINTS_MS, Timer::Hints);
     }
 
+    /// Who must have a hint before it goes.
+    fn hint_targets(&self, owner: NodeIx, key: KeyIx) -> Vec<NodeIx> {
+        let Some(rings) = &self.p.rings else {
+            return Vec::new();
+        };
+        let hash = self.sh.keys.get(key).hash;
+        let targets = rings.layouts.hint_targets(&self.sh.members[owner], hash);
+        targets.iter().map(|target| self.sh.index_of(target)).collect()
+    }
+
+    fn targets_reachable(&self, owner: NodeIx, key: KeyIx) -> bool {
+        let reachable = |node: &NodeIx| self.p.detector.reachable(&self.sh.members[*node]);
+        let targets = self.hint_targets(owner, key);
+        targets.iter().all(|node| *node == self.me || reachable(node))
+    }
+
     fn deliver(&mut self, owner: NodeIx, key: KeyIx, state: &Rc<KeyState>) {
-        let partition = self.sh.keys.get(key).partition;
-        let targets = hint_targets(&self.sh.placement, &self.sh.members[owner], partition);
+        let targets = self.hint_targets(owner, key);
+        if targets.is_empty() {
+            return;
+        }
+        let delivery = self.sh.fresh();
+        self.begins(delivery);
         self.p.delivering.insert((owner, key));
+        let receivers = Rc::new(targets.clone());
         if self.sh.knobs.mistake == Some(Mistake::HintDeletedEarly) {
-            self.delete_hint(owner, key, Rc::clone(state));
+            self.delete_hint(owner, key, Rc::clone(state), Rc::clone(&receivers));
         }
         let left = Rc::new(std::cell::Cell::new(targets.len()));
         let good = Rc::new(std::cell::Cell::new(true));
         for target in targets {
-            let target = self.sh.index_of(&target);
             let (left, good, kept) = (Rc::clone(&left), Rc::clone(&good), Rc::clone(state));
+            let receivers = Rc::clone(&receivers);
             let ended = move |live: &mut Live<'_>, result: Result<Ack, ReplicaFailure>| {
                 good.set(good.get() && result.is_ok_and(|ack| ack.durable));
                 left.set(left.get() - 1);
                 if left.get() == 0 {
                     live.p.delivering.remove(&(owner, key));
                     if good.get() {
-                        live.delete_hint(owner, key, kept);
+                        live.delete_hint(owner, key, kept, receivers);
                     }
+                    live.has_ended(delivery);
                 }
             };
             let state = self.on_the_way(Rc::clone(state));
@@ -260,7 +350,13 @@ impl Live<'_> {
     }
 
     /// Deletes a hint if nothing has been added to it meanwhile.
-    fn delete_hint(&mut self, owner: NodeIx, key: KeyIx, delivered: Rc<KeyState>) {
+    fn delete_hint(
+        &mut self,
+        owner: NodeIx,
+        key: KeyIx,
+        delivered: Rc<KeyState>,
+        receivers: Rc<Vec<NodeIx>>,
+    ) {
         let place = Place::Hint(owner, key);
         self.enqueue(
             1,
@@ -271,12 +367,12 @@ impl Live<'_> {
                 {
                     live.sh.stats.hints_delivered += 1;
                     let me = live.me;
-                    i09_released_on_a_synced_word::check(live.sh, me, owner, key, &state);
+                    i09_released_on_a_synced_word::check(live.sh, me, &receivers, key, &state);
                     group.set(place, None);
                 }
                 Ok(())
             },
-            |_, _| {},
+            |live, _| live.advance(),
         );
     }
 }

@@ -106,30 +106,31 @@ impl Node {
         if !Self::known_before(sh) {
             batch.put(Place::Meta(CONFIRMED), Value::Bytes(Bytes::new()));
         }
-        let was_suspect = self.disk.bytes(RECOVERY).is_some();
         let recovery = self.recovery(sh, now_ms);
-        let whole = recovery.is_none();
-        match &recovery {
-            Some(recovery) => batch.put(Place::Meta(RECOVERY), Value::Bytes(recovery.encode())),
-            None => batch.delete(Place::Meta(RECOVERY)),
-        }
         self.disk.write(batch);
         self.disk.sync();
         self.hints.sync();
-        self.known = true;
-        let mut trees = Trees::new(sh.knobs.partitions);
-        for partition in sh.placement.partitions_of(self.me) {
-            trees.rebuild(partition);
+        // A batch that a crash has met on its way may have got there.
+        for (place, value) in self.disk.iter() {
+            if let (Place::Data(key), Value::State(state)) = (place, value) {
+                sh.ledger.synced(*key, state, self.me);
+            }
         }
-        let mut schedule = Schedule::new(sh.knobs.exchange_interval_ms);
-        let me = sh.members[self.me].clone();
-        schedule.place(&sh.placement, &me, now_ms, sh.rng.bits());
+        self.known = true;
         self.process = Some(Process {
             boot,
             incarnation,
             minter: Minter::new(incarnation, next_epoch),
             starts,
             view,
+            rings: None,
+            pending: None,
+            under_way: BTreeMap::new(),
+            sync: None,
+            releases: BTreeMap::new(),
+            told: BTreeMap::new(),
+            catching_up: BTreeSet::new(),
+            starting: true,
             detector: Detector::new(sh.knobs.call_timeout_ms),
             gossip: Gossip::new(sh.knobs.nodes),
             hlc: Hlc::default(),
@@ -138,8 +139,9 @@ impl Node {
             gets: BTreeMap::new(),
             forwards: BTreeMap::new(),
             calls: BTreeMap::new(),
-            trees,
-            schedule,
+            trees: Trees::new(sh.knobs.partitions),
+            trees_for: sh.knobs.partitions,
+            schedule: Schedule::new(sh.knobs.exchange_interval_ms),
             exchanges: BTreeMap::new(),
             recovery,
             quiet: QuietTable::new(now_ms, QUIET_ENTRIES),
@@ -155,7 +157,7 @@ impl Node {
             confirmed: !Self::known_before(sh),
             gossip_rounds: 0,
             started_ms: now_ms,
-            whole_again: was_suspect && whole,
+            whole_again: false,
         });
         let (node, now_us) = (self.me, sh.now_us);
         sh.old[node] = sh.old[node].map(|starts| starts + 1);
@@ -167,6 +169,10 @@ impl Node {
             )
         });
         self.set_timers(sh);
+        if let Some(mut live) = self.live(sh) {
+            live.rings_changed();
+            live.p.starting = false;
+        }
     }
 
     /// Stops the process in order: what waits is written, everything is synced, the mark of a clean stop is set.
@@ -216,14 +222,31 @@ impl Node {
     }
 
     /// What a store that is set aside leaves to the empty one after it: who the node is, which life, whom it knew, and
-    /// that it lacks acknowledged data.
+    /// that it lacks acknowledged data. What it remembers of rings may be old: it has to hear from everybody.
     pub fn set_aside(&mut self, sh: &Shared) {
+        let view = self.disk.bytes(VIEW).and_then(|bytes| View::decode(bytes).ok());
+        let view = view.map(|mut view| {
+            view.forget();
+            view.encode()
+        });
+        self.begin_anew(sh, view);
+    }
+
+    /// The node has left the ring: nothing that it held stays, but what it knows of the others does.
+    pub fn leave(&mut self, sh: &Shared, view: &View) {
+        self.begin_anew(sh, Some(view.encode()));
+        self.hints = Disk::default();
+        self.unwhole = false;
+    }
+
+    fn begin_anew(&mut self, sh: &Shared, view: Option<Bytes>) {
         let now_ms = self.clock.monotonic_ms(sh.now_us);
-        let carried: Vec<(Place, Value)> = [INCARNATION, STARTS, VIEW]
+        let mut carried: Vec<(Place, Value)> = [INCARNATION, STARTS]
             .into_iter()
             .filter_map(|name| Some((Place::Meta(name), Value::Bytes(self.disk.bytes(name)?))))
             .collect();
-        let suspect = Recovery::begin(now_ms, sh.knobs.message_life_ms()).encode();
+        carried.extend(view.map(|view| (Place::Meta(VIEW), Value::Bytes(view))));
+        let suspect = Recovery::begin(now_ms, sh.knobs.recovery_after_ms()).encode();
         self.disk = Disk::default();
         let mut batch = Batch {
             changes: carried
@@ -281,13 +304,10 @@ impl Node {
 
     /// A store that is suspect goes on getting back what it lost.
     fn recovery(&self, sh: &Shared, now_ms: u64) -> Option<Recovery> {
-        let longest_ms = sh.knobs.message_life_ms();
+        let longest_ms = sh.knobs.recovery_after_ms();
         let bytes = self.disk.bytes(RECOVERY)?;
         let decoded = Recovery::decode(bytes, now_ms, longest_ms);
-        let mut recovery = decoded.unwrap_or_else(|_| Recovery::begin(now_ms, longest_ms));
-        recovery.place(&sh.placement, &sh.members[self.me], sh.knobs.w);
-        // Nobody else has anything: it is whole at once.
-        (!recovery.is_whole()).then_some(recovery)
+        Some(decoded.unwrap_or_else(|_| Recovery::begin(now_ms, longest_ms)))
     }
 
     pub(crate) fn entry(&self, sh: &Shared, incarnation: Incarnation, starts: u64) -> MemberEntry {

@@ -8,9 +8,11 @@ use dynamo_core::coordinator::FailureKind;
 use dynamo_core::entropy::exchange::KEYS_PER_MESSAGE;
 use dynamo_core::entropy::{
     Due, Exchange, ExchangeEffect, ExchangeEvent, ExchangeReport, KeyPage, KeySummary, Mode, PullResult,
-    PushResult, has_news_for, record_hash,
+    PushResult, TreeState, Trees, has_news_for, record_hash,
 };
 use dynamo_core::listing::Position;
+use dynamo_core::recovery::Recovery;
+use dynamo_core::transition::{Sync, Transition};
 use dynamo_core::types::PartitionId;
 use dynamo_core::version::KeyState;
 
@@ -36,8 +38,20 @@ pub struct RunningExchange {
     due: Due,
     peer: NodeIx,
     began_ms: u64,
+    purpose: Purpose,
+}
+
+/// What an exchange is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// Replicas are to be equal.
+    Upkeep,
     /// It makes this store whole.
-    recovery: bool,
+    Recovery,
+    /// It brings what the next ring makes this node hold.
+    Sync,
+    /// It gives away what this node holds by no ring any more.
+    Release,
 }
 
 impl Live<'_> {
@@ -52,8 +66,9 @@ impl Live<'_> {
         if !self.serving() || self.p.exchanges.len() >= EXCHANGES_MAX {
             return;
         }
-        if self.p.recovery.is_some() && self.has_turn(Task::Recovery, 1) {
-            self.begin_recovery();
+        self.entropy_of_rings();
+        if self.p.exchanges.len() >= EXCHANGES_MAX {
+            return;
         }
         if !self.sh.knobs.anti_entropy || !self.has_turn(Task::Exchange, 1) {
             return;
@@ -69,7 +84,47 @@ impl Live<'_> {
             } else {
                 Mode::Both
             };
-            self.begin_exchange(due, mode, false);
+            self.begin_exchange(due, mode, Purpose::Upkeep);
+        }
+    }
+
+    /// Of a suspect store a write under way may count the lost disk's answer, and reach its predecessor only when that has
+    /// been pulled from.
+    fn may_sync(&self) -> bool {
+        let early = self.sh.knobs.mistake == Some(Mistake::SyncsBeforeAllAreKnown);
+        let transition = self.p.view.transition();
+        let may = early || transition.is_some_and(Transition::may_sync);
+        let now_ms = self.now_ms();
+        let waits = self
+            .p
+            .recovery
+            .as_ref()
+            .is_some_and(|recovery| now_ms < recovery.earliest_ms());
+        may && !waits && self.p.sync.as_ref().is_some_and(|sync| !sync.is_done())
+    }
+
+    /// Pulls what the next ring makes this node hold.
+    fn begin_sync(&mut self) {
+        let random = self.sh.rng.bits();
+        let detector = &self.p.detector;
+        let Some(sync) = &mut self.p.sync else { return };
+        if let Some((partition, peer)) = sync.next(&|member| detector.reachable(member), random) {
+            self.begin_exchange(Due { partition, peer }, Mode::PullOnly, Purpose::Sync);
+        }
+    }
+
+    /// What must be done before a store is whole, before a ring can follow, and afterwards.
+    fn entropy_of_rings(&mut self) {
+        let open = |recovery: &Recovery| recovery.open().next().is_some();
+        if self.p.recovery.as_ref().is_some_and(open) && self.has_turn(Task::Recovery, 1) {
+            self.begin_recovery();
+        }
+        let free = |live: &Self| live.p.exchanges.len() < EXCHANGES_MAX;
+        if free(self) && self.may_sync() && self.has_turn(Task::Transfer, 1) {
+            self.begin_sync();
+        }
+        if free(self) && !self.p.releases.is_empty() && self.has_turn(Task::Transfer, 1) {
+            self.begin_release();
         }
     }
 
@@ -82,15 +137,16 @@ impl Live<'_> {
         let detector = &self.p.detector;
         let next = recovery.next(now_ms, &|member| detector.reachable(member), random);
         if let Some((partition, peer)) = next {
-            self.begin_exchange(Due { partition, peer }, Mode::PullOnly, true);
+            self.begin_exchange(Due { partition, peer }, Mode::PullOnly, Purpose::Recovery);
         }
     }
 
-    fn begin_exchange(&mut self, due: Due, mode: Mode, recovery: bool) {
+    /// Begins one with a peer.
+    pub fn begin_exchange(&mut self, due: Due, mode: Mode, purpose: Purpose) {
         let began_ms = self.now_ms();
         let peer = self.sh.index_of(&due.peer);
         let Some(tree) = self.p.trees.ready(due.partition).cloned() else {
-            self.end_exchange(&due, began_ms, recovery, &ExchangeReport::default());
+            self.end_exchange(&due, began_ms, purpose, &ExchangeReport::default());
             return;
         };
         let id = self.sh.fresh();
@@ -100,7 +156,7 @@ impl Live<'_> {
             due,
             peer,
             began_ms,
-            recovery,
+            purpose,
         };
         self.p.exchanges.insert(id, running);
         self.drive_exchange(id, ExchangeEvent::Start);
@@ -111,7 +167,9 @@ impl Live<'_> {
             return;
         };
         let effect = running.machine.step(event);
-        let (peer, partition, recovery) = (running.peer, running.due.partition, running.recovery);
+        let (peer, partition) = (running.peer, running.due.partition);
+        // Whoever has nothing is given also what is about to be removed.
+        let recovery = matches!(running.purpose, Purpose::Recovery | Purpose::Sync);
         let timeout_ms = self.sh.knobs.call_timeout_ms * 2;
         match effect {
             ExchangeEffect::AskHashes { level, nodes } => {
@@ -144,7 +202,7 @@ impl Live<'_> {
             ExchangeEffect::Push { positions } => self.push(id, peer, &positions),
             ExchangeEffect::Done(report) => {
                 if let Some(running) = self.p.exchanges.remove(&id) {
-                    self.end_exchange(&running.due, running.began_ms, running.recovery, &report);
+                    self.end_exchange(&running.due, running.began_ms, running.purpose, &report);
                 }
             }
         }
@@ -251,17 +309,31 @@ impl Live<'_> {
         );
     }
 
-    fn end_exchange(&mut self, due: &Due, began_ms: u64, recovery: bool, report: &ExchangeReport) {
+    /// The partitions may be others from now on.
+    pub fn end_all_exchanges(&mut self) {
+        for running in std::mem::take(&mut self.p.exchanges).into_values() {
+            let nothing = ExchangeReport::default();
+            self.end_exchange(&running.due, running.began_ms, running.purpose, &nothing);
+        }
+    }
+
+    fn end_exchange(&mut self, due: &Due, began_ms: u64, purpose: Purpose, report: &ExchangeReport) {
         let (now_ms, random) = (self.now_ms(), self.sh.rng.bits());
         if report.finished {
             self.sh.stats.exchanges += 1;
         }
-        if !recovery {
-            self.p
-                .schedule
-                .ended(due, began_ms, report.finished, now_ms, random);
-            return;
+        match purpose {
+            Purpose::Recovery => {}
+            Purpose::Sync => return self.end_sync(due.clone(), *report),
+            Purpose::Release => return self.end_release(due.partition, &due.peer, report),
+            Purpose::Upkeep => {
+                self.p
+                    .schedule
+                    .ended(due, began_ms, report.finished, now_ms, random);
+                return;
+            }
         }
+        let base = self.epoch();
         let (due, report) = (due.clone(), *report);
         // What was equal may have come by a write that is not synced yet, so the store is synced before it is believed.
         self.enqueue(
@@ -269,10 +341,11 @@ impl Live<'_> {
             true,
             |_, _| Ok(()),
             move |live, result| {
+                let same = live.epoch() == base;
                 let Some(recovery) = &mut live.p.recovery else {
                     return;
                 };
-                let report = if result.is_ok() {
+                let report = if result.is_ok() && same {
                     report
                 } else {
                     ExchangeReport::default()
@@ -280,24 +353,84 @@ impl Live<'_> {
                 if !recovery.ended(due.partition, &due.peer, began_ms, &report) {
                     return;
                 }
-                let whole = recovery.is_whole();
-                let bytes = (!whole).then(|| recovery.encode());
-                if whole {
-                    live.p.recovery = None;
-                    live.p.whole_again = true;
-                    live.sh.stats.recovered += 1;
-                }
-                live.enqueue(
-                    0,
-                    true,
-                    move |_, group| {
-                        group.set(Place::Meta(boot::RECOVERY), bytes.map(Value::Bytes));
-                        Ok(())
-                    },
-                    |_, _| {},
-                );
+                live.keep_recovery();
+                live.settle_recovery();
             },
         );
+    }
+
+    /// What the exchange brought is on disk already; what was equal may have come by a write that is not synced yet.
+    fn end_sync(&mut self, due: Due, report: ExchangeReport) {
+        let ring = self.p.sync.as_ref().map(Sync::ring);
+        let life = self.p.view.me().incarnation;
+        self.enqueue(
+            0,
+            true,
+            |_, _| Ok(()),
+            move |live, result| {
+                let same = live.p.view.me().incarnation == life;
+                let Some(sync) = live.p.sync.as_mut().filter(|sync| Some(sync.ring()) == ring) else {
+                    return;
+                };
+                let complete = report.complete && result.is_ok() && same;
+                sync.ended(due.partition, &due.peer, complete);
+                live.sh.stats.pulled += u64::from(complete);
+                live.settle_recovery();
+                live.advance();
+            },
+        );
+    }
+
+    fn keep_recovery(&mut self) {
+        let bytes = self.p.recovery.as_ref().map(Recovery::encode);
+        self.enqueue(
+            0,
+            true,
+            move |_, group| {
+                group.set(Place::Meta(boot::RECOVERY), bytes.map(Value::Bytes));
+                Ok(())
+            },
+            |_, _| {},
+        );
+    }
+
+    /// A suspect store is whole once it has everything that any ring makes it hold; and nobody can have retired the base ring
+    /// without its word.
+    pub fn settle_recovery(&mut self) {
+        let Some(rings) = &self.p.rings else { return };
+        let pulled = self.p.sync.as_ref().is_none_or(Sync::is_done);
+        let settled = !rings.layouts.in_transition() || (pulled && self.remembers());
+        let whole = self
+            .p
+            .recovery
+            .as_ref()
+            .is_some_and(|recovery| recovery.is_whole() && settled);
+        if whole {
+            self.p.recovery = None;
+            self.p.whole_again = true;
+            self.sh.stats.recovered += 1;
+            self.keep_recovery();
+            self.advance();
+        }
+    }
+
+    /// Keeps the trees of the partitions that the node holds by any ring, or has yet to give away.
+    pub fn keep_trees(&mut self) {
+        let Some(rings) = &self.p.rings else { return };
+        let partitions = rings.base().placement.ring().partitions();
+        if self.p.trees_for != partitions {
+            self.p.trees = Trees::new(partitions);
+            self.p.trees_for = partitions;
+        }
+        for partition in (0..partitions).map(PartitionId) {
+            let wanted = self.holds_partition(partition) || self.p.releases.contains_key(&partition);
+            let known = self.p.trees.state(partition) != TreeState::Unknown;
+            if wanted && !known {
+                self.p.trees.rebuild(partition);
+            } else if known && !wanted {
+                self.p.trees.forget(partition);
+            }
+        }
     }
 
     /// A page of the keys of some leaves, as exchanges see them.
@@ -372,7 +505,8 @@ impl Live<'_> {
         };
         let after = after.cloned();
         let keys = Rc::clone(&self.sh.keys);
-        let range = self.sh.ring.range(partition);
+        let Some(rings) = &self.p.rings else { return };
+        let range = rings.base().placement.ring().range(partition);
         let mut records = Vec::new();
         let mut looked = None;
         for key in keys.in_range(&range) {

@@ -8,21 +8,22 @@ use std::rc::Rc;
 
 use dynamo_core::admission::{Admission, Task};
 use dynamo_core::coordinator::FailureKind::{TimedOut, Unreachable};
-use dynamo_core::coordinator::{Candidate, Candidates, ReplicaFailure};
+use dynamo_core::coordinator::{FailureKind, ReplicaFailure};
 use dynamo_core::entropy::{Schedule, Trees};
 use dynamo_core::membership::detector::Silence;
-use dynamo_core::membership::{Detector, Gossip, View};
+use dynamo_core::membership::{Detector, Gossip, RingVersion, View};
 use dynamo_core::reap::QuietTable;
 use dynamo_core::recovery::Recovery;
 use dynamo_core::replica::Minter;
-use dynamo_core::types::Incarnation;
+use dynamo_core::transition::{Sync, Transition};
+use dynamo_core::types::{Incarnation, PartitionId};
 use dynamo_core::version::{Hlc, KeyState};
 
 use crate::buggify::Site;
 use crate::clock::Clock;
 use crate::disk::{Disk, DiskError, Place};
 use crate::keys::KeyIx;
-use crate::messages::{Body, CallId, NodeIx, Reply, Request};
+use crate::messages::{Body, CallId, Epochs, NodeIx, Reply, Request};
 use crate::mistakes::Mistake;
 use crate::shared::{Event, Shared, Timer};
 
@@ -31,13 +32,17 @@ pub mod boot;
 pub mod entropy;
 pub mod reaping;
 pub mod refetch;
+pub mod release;
 pub mod requests;
+pub mod rings;
 pub mod serve;
 pub mod writer;
 
 use entropy::RunningExchange;
 use reaping::RunningReap;
+use release::Release;
 use requests::{Forward, GetRequest, PutRequest};
+use rings::{Pending, Rings};
 use writer::Writer;
 
 /// What a call came to.
@@ -81,6 +86,22 @@ pub struct Process {
     pub starts: u64,
     /// Who else there is.
     pub view: View,
+    /// The rings that it works with; `None` before the first.
+    pub rings: Option<Rings>,
+    /// What of them is on its way to the disk.
+    pub pending: Option<Pending>,
+    /// Operations that the mark `known` waits for, with the newest ring when each began.
+    pub under_way: BTreeMap<u64, RingVersion>,
+    /// What the newest ring makes it pull.
+    pub sync: Option<Sync>,
+    /// Partitions that it is to give away.
+    pub releases: BTreeMap<PartitionId, Release>,
+    /// Who has taken down which life of this node, and has said so.
+    pub told: BTreeMap<NodeIx, Incarnation>,
+    /// Whom it gossips with, having been told that its ring is retired.
+    pub catching_up: BTreeSet<NodeIx>,
+    /// It has not begun to serve yet.
+    pub starting: bool,
     /// Who answers.
     pub detector: Detector,
     /// Whom to gossip with.
@@ -99,6 +120,8 @@ pub struct Process {
     pub calls: BTreeMap<CallId, Call>,
     /// Merkle trees.
     pub trees: Trees,
+    /// For a ring of so many partitions.
+    pub trees_for: u32,
     /// What to exchange next.
     pub schedule: Schedule,
     /// Exchanges that it runs.
@@ -142,6 +165,8 @@ pub enum Exit {
     SyncFailed,
     /// The disk was put back in time: what it holds is set aside, and the next process begins with nothing.
     SetAside,
+    /// The ring does not list the node any more: what it holds is erased.
+    Left,
 }
 
 /// A timer that is late is so by that.
@@ -230,20 +255,16 @@ impl Live<'_> {
         self.sh.queue.push(at_us, Event::Timer { node, boot, timer });
     }
 
-    /// True once the node has a ring that lists it.
+    /// True once the node has a ring that lists it, be it one that is to follow.
     pub fn serving(&self) -> bool {
-        self.listed()
-    }
-
-    /// The ring that it knows lists it.
-    pub fn listed(&self) -> bool {
         let me = &self.sh.members[self.me];
-        self.p.view.ring().is_some_and(|ring| ring.index_of(me).is_some())
+        let rings = self.p.rings.as_ref();
+        rings.is_some_and(|rings| rings.layouts.lists(me)) && self.p.exit.is_none()
     }
 
-    /// The epoch of the ring that it knows; 0: none.
+    /// The epoch of the base ring that it knows; 0: none.
     pub fn epoch(&self) -> u64 {
-        self.p.view.ring().map_or(0, |ring| ring.epoch())
+        self.epochs().0
     }
 
     /// Until a peer has had the chance to expose an old disk, or it is clear that none is there to ask.
@@ -272,13 +293,34 @@ impl Live<'_> {
         self.now_ms() - self.p.started_ms > CONFIRM_MS_MAX && self.p.gossip_rounds >= CONFIRM_ROUNDS_MIN
     }
 
-    /// True if what this node lacks of a partition may have been acknowledged by it once.
-    pub fn suspect(&self, partition: dynamo_core::types::PartitionId) -> bool {
+    /// True if what this node lacks of a partition of the base ring may have been acknowledged by it once.
+    ///
+    /// What only a ring to come gives to a suspect store is not here before all of it was pulled; and who may have forgotten
+    /// that the base was retired has not pulled from its present owners.
+    pub fn suspect(&self, partition: PartitionId) -> bool {
         if self.sh.knobs.mistake == Some(Mistake::EmptiedCountsInReads) {
             return false;
         }
-        let recovery = self.p.recovery.as_ref();
-        self.unconfirmed() || recovery.is_some_and(|recovery| !recovery.answers_reads(partition))
+        let Some(recovery) = &self.p.recovery else {
+            return self.unconfirmed();
+        };
+        let Some(rings) = &self.p.rings else { return true };
+        let placement = &rings.base().placement;
+        let me = placement.ring().index_of(&self.sh.members[self.me]);
+        let owned = me.is_some_and(|me| placement.holds(partition, me));
+        let forgetful = self.in_transition() && !self.remembers();
+        self.unconfirmed() || !owned || forgetful || !recovery.answers_reads(partition)
+    }
+
+    /// As [`suspect`](Self::suspect), for those who would pull from here.
+    pub fn suspect_source(&self, partition: PartitionId) -> bool {
+        self.suspect(partition) && self.sh.knobs.mistake != Some(Mistake::SuspectsAreSources)
+    }
+
+    /// It knows of everything that an earlier life may have told others.
+    pub fn remembers(&self) -> bool {
+        let transition = self.p.view.transition();
+        transition.is_some_and(Transition::remembers)
     }
 
     /// Whether a background task has its turn for so many operations; if not, its next round comes when it was told to.
@@ -312,7 +354,8 @@ impl Live<'_> {
 
     /// As [`suspect`](Self::suspect), for a read, and notes an answer that only the lack of anybody to ask explains.
     pub fn suspect_reader(&mut self, key: KeyIx) -> bool {
-        let suspect = self.suspect(self.sh.keys.get(key).partition);
+        let partition = self.partition_of(key);
+        let suspect = partition.is_none_or(|partition| self.suspect(partition));
         // Of an old store that has ended twice more before any peer compared it, nobody remembers enough.
         let starts = self.sh.old[self.me];
         if !suspect && starts.is_some_and(|starts| starts > 2 || self.doubtful()) {
@@ -329,8 +372,22 @@ impl Live<'_> {
         request: Request,
         then: impl FnOnce(&mut Live<'_>, CallResult) + 'static,
     ) {
+        self.call_by(peer, self.epochs(), timeout_ms, request, then);
+    }
+
+    /// The same for an operation that goes by the rings of these epochs.
+    pub fn call_by(
+        &mut self,
+        peer: NodeIx,
+        epochs: Epochs,
+        timeout_ms: u64,
+        request: Request,
+        then: impl FnOnce(&mut Live<'_>, CallResult) + 'static,
+    ) {
         let adaptive = !matches!(request, Request::Coordinate(_));
-        let timeout_ms = if adaptive {
+        // What is long on its way must be waited for, or it would be of no account.
+        let patient = self.sh.knobs.uneven && matches!(request, Request::Write { .. });
+        let timeout_ms = if adaptive && !patient {
             timeout_ms.min(self.p.detector.timeout_ms(&self.sh.members[peer]))
         } else {
             timeout_ms
@@ -356,7 +413,7 @@ impl Live<'_> {
         self.sh
             .trace
             .line(now_us, || format!("n{me} -> n{peer} call {call} {request:?}"));
-        let life = (incarnation, self.epoch());
+        let life = (incarnation, epochs);
         self.sh.send(me, life, peer, call, Body::Request(request));
     }
 
@@ -372,7 +429,7 @@ impl Live<'_> {
             return;
         };
         let now_ms = self.now_ms();
-        let member = &self.sh.members[peer];
+        let member = &self.sh.members[peer].clone();
         let failure = |sent, kind| ReplicaFailure { sent, kind };
         let result = match reply {
             None => Err(failure(true, TimedOut)),
@@ -380,6 +437,9 @@ impl Live<'_> {
             Some(Reply::NotServing) => Err(failure(false, Unreachable)),
             Some(Reply::Failed { sent, kind }) => {
                 self.p.detector.succeeded(member, started_ms, now_ms);
+                if kind == FailureKind::StaleEpoch {
+                    self.catch_up(peer);
+                }
                 Err(failure(sent, kind))
             }
             Some(reply) => {
@@ -413,22 +473,8 @@ impl Live<'_> {
         self.sh
             .trace
             .line(now_us, || format!("n{me} -> n{to} reply {call} {reply:?}"));
-        let life = (incarnation, self.epoch());
+        let life = (incarnation, self.epochs());
         self.sh.send(me, life, to, call, Body::Reply(reply));
-    }
-
-    /// The key's preference list, with what this node knows of it.
-    pub fn candidates(&self, key: KeyIx) -> Candidates {
-        let candidate = |node: &NodeIx| Candidate {
-            member: self.sh.members[*node].clone(),
-            zone: self.sh.zones[*node].clone(),
-            reachable: *node == self.me || self.p.detector.reachable(&self.sh.members[*node]),
-        };
-        let (primaries, fallbacks) = self.sh.preference_of(key);
-        Candidates {
-            primaries: primaries.iter().map(candidate).collect(),
-            fallbacks: fallbacks.iter().map(candidate).collect(),
-        }
     }
 
     /// What this node has of a key: its record, and as a fallback its hints, too. An error is never "nothing".

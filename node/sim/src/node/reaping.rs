@@ -15,6 +15,7 @@ use dynamo_core::types::{MemberId, PartitionId};
 use dynamo_core::version::{Actor, KeyState, truncated};
 
 use super::Live;
+use super::rings::Rings;
 use super::writer::Group;
 use crate::buggify::Site;
 use crate::disk::{Place, Value};
@@ -42,7 +43,7 @@ impl Live<'_> {
     }
 
     fn reap_work(&mut self) {
-        if !self.serving() {
+        if !self.serving() || self.in_transition() {
             return;
         }
         if !self.has_turn(Task::Reap, 1) {
@@ -60,10 +61,13 @@ impl Live<'_> {
             return;
         };
         let mistake = self.sh.knobs.mistake == Some(Mistake::ReapWithoutAskingAbsent);
-        let members = self.sh.members.iter().take(self.sh.knobs.nodes);
+        let Some(rings) = &self.p.rings else { return };
+        let base = Rc::clone(rings.base());
+        let members = base.placement.ring().members().iter().map(|member| &member.id);
         let parties = ReapParties {
             me: self.sh.members[self.me].clone(),
-            primaries: self.sh.preference[partition.0 as usize]
+            primaries: base
+                .of_partition(partition)
                 .0
                 .iter()
                 .map(|node| self.sh.members[*node].clone())
@@ -75,6 +79,7 @@ impl Live<'_> {
             force: false,
         };
         let id = self.sh.rng.bits();
+        self.begins(id);
         let round = Round {
             epoch: self.epoch(),
             id,
@@ -118,9 +123,14 @@ impl Live<'_> {
         let mut wanted: BTreeMap<PartitionId, Vec<Proposal>> = BTreeMap::new();
         for key in self.sh.keys.all() {
             let info = self.sh.keys.get(key);
-            if self.sh.preference_of(key).0.first() != Some(&self.me) {
+            let base = self.p.rings.as_ref().map(Rings::base);
+            let primaries = base.map(|base| &base.of(info.hash).0);
+            if primaries.and_then(|primaries| primaries.first()) != Some(&self.me) {
                 continue;
             }
+            let Some(partition) = self.partition_of(key) else {
+                continue;
+            };
             let Some(state) = self.disk.peek(Place::Data(key)) else {
                 continue;
             };
@@ -138,7 +148,7 @@ impl Live<'_> {
             } else {
                 continue;
             };
-            wanted.entry(info.partition).or_default().push(Proposal {
+            wanted.entry(partition).or_default().push(Proposal {
                 position,
                 digest: state.digest(),
                 target,
@@ -220,6 +230,7 @@ impl Live<'_> {
                         .line(now_us, || format!("n{me} reaped {partition:?}: {report:?}"));
                     self.sh.stats.reaped += report.removed;
                     self.p.reap = None;
+                    self.has_ended(id);
                 }
             }
         }
@@ -252,7 +263,7 @@ impl Live<'_> {
     fn standing(&self, partition: PartitionId) -> Standing {
         Standing {
             epoch: self.epoch(),
-            transition: false,
+            transition: self.in_transition(),
             suspect: self.suspect(partition),
         }
     }
@@ -280,12 +291,12 @@ impl Live<'_> {
 
     /// Answers `Clear`.
     pub fn is_clear(&self, round: Round, partition: PartitionId) -> Result<(), Refusal> {
-        let of_partition = |key: KeyIx| self.sh.keys.get(key).partition == partition;
+        let of_partition = |key: KeyIx| self.partition_of(key) == Some(partition);
         let hints = self
             .hints
             .iter()
             .any(|(place, _)| matches!(place, Place::Hint(_, key) if of_partition(*key)));
-        let primary = self.sh.placement.holds(partition, self.me);
+        let primary = self.holds_partition(partition);
         let strays = !primary
             && self
                 .disk

@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use dynamo_core::entropy::TreeState;
 use dynamo_core::version::KeyState;
 
 use super::Live;
@@ -43,16 +44,16 @@ impl Live<'_> {
     }
 
     fn fetch(&mut self, key: KeyIx) {
-        let others: Vec<NodeIx> = self
-            .sh
-            .preference_of(key)
-            .0
+        let Some(rings) = &self.p.rings else { return };
+        let primaries = &rings.base().of(self.sh.keys.get(key).hash).0;
+        let others: Vec<NodeIx> = primaries
             .iter()
             .copied()
             .filter(|node| *node != self.me)
             .collect();
-        let n = others.len() + 1;
-        let needed = (n - 1).min(n + 1 - (self.sh.knobs.w as usize).clamp(1, n));
+        let n = primaries.len();
+        // One that the base ring does not list has no say in W acknowledgements.
+        let needed = others.len().min(n + 1 - (self.sh.knobs.w as usize).clamp(1, n));
         if !self.serving() {
             return;
         }
@@ -99,7 +100,6 @@ impl Live<'_> {
         if !self.disk.is_corrupt(Place::Data(key)) {
             return;
         }
-        let partition = self.sh.keys.get(key).partition;
         self.enqueue(
             0,
             true,
@@ -114,7 +114,11 @@ impl Live<'_> {
             },
             move |live, _| {
                 // The tree still counts what could not be read.
-                live.p.trees.rebuild(partition);
+                if let Some(partition) = live.partition_of(key)
+                    && live.p.trees.state(partition) != TreeState::Unknown
+                {
+                    live.p.trees.rebuild(partition);
+                }
             },
         );
     }

@@ -18,7 +18,7 @@ use super::{CallResult, Live};
 use crate::invariants::{i11_nothing_late, i17_last_write_wins};
 use crate::keys::KeyIx;
 use crate::ledger::Built;
-use crate::messages::{Ask, CallId, NodeIx, PutCommand, PutReply, Reply, Request, Told};
+use crate::messages::{Ask, CallId, Epochs, NodeIx, PutCommand, PutReply, Reply, Request, Told};
 use crate::mistakes::Mistake;
 use crate::shared::Timer;
 
@@ -46,6 +46,8 @@ pub struct PutRequest {
 pub struct GetRequest {
     machine: GetCoordinator,
     key: KeyIx,
+    /// Of the rings when it began.
+    epochs: Epochs,
     asker: (usize, u64),
     ends_ms: u64,
 }
@@ -78,7 +80,10 @@ impl Live<'_> {
                 quorum,
                 timeout_ms,
             } => {
-                let candidates = self.get_candidates(key);
+                let Some((candidates, epochs)) = self.get_candidates(key) else {
+                    self.sh.tell(client, op, Told::NotServing);
+                    return;
+                };
                 let read_repair = self.sh.knobs.read_repair;
                 let machine = GetCoordinator::new(quorum, read_repair, candidates, self.wall_ms());
                 let request = self.sh.fresh();
@@ -86,6 +91,7 @@ impl Live<'_> {
                 let get = GetRequest {
                     machine,
                     key,
+                    epochs,
                     asker: (client, op),
                     ends_ms,
                 };
@@ -118,7 +124,7 @@ impl Live<'_> {
 
     /// Coordinates a put if this node is one of the first N reachable of the key's list; else passes it on.
     fn accept_put(&mut self, command: PutCommand, asker: Asker) {
-        let candidates = self.candidates(command.key);
+        let candidates = self.put_candidates(command.key);
         let top = candidates.top_reachable();
         let me = &self.sh.members[self.me];
         if top.iter().any(|candidate| candidate.member == *me) {
@@ -177,7 +183,7 @@ impl Live<'_> {
 
     /// A forwarded put arrives: it is coordinated here or refused, so that it hops once at most.
     pub fn forwarded(&mut self, from: NodeIx, call: CallId, command: PutCommand) {
-        let candidates = self.candidates(command.key);
+        let candidates = self.put_candidates(command.key);
         let me = &self.sh.members[self.me];
         let top = candidates.top_reachable();
         if self.may_coordinate() && top.iter().any(|candidate| candidate.member == *me) {
@@ -188,7 +194,7 @@ impl Live<'_> {
     }
 
     fn coordinate_put(&mut self, command: PutCommand, asker: Asker) {
-        let candidates = self.candidates(command.key);
+        let candidates = self.put_candidates(command.key);
         let me = self.sh.members[self.me].clone();
         let machine = PutCoordinator::new(command.quorum, me, candidates);
         let request = self.sh.fresh();
@@ -202,6 +208,7 @@ impl Live<'_> {
             command,
         };
         self.p.puts.insert(request, put);
+        self.begins(request);
         self.timer(patience_ms, Timer::Deadline(request));
         self.drive_put(request, PutEvent::Start);
     }
@@ -210,7 +217,7 @@ impl Live<'_> {
     pub fn deadline(&mut self, request: u64) {
         if self.p.puts.contains_key(&request) {
             self.drive_put(request, PutEvent::DeadlineReached);
-            self.p.puts.remove(&request);
+            self.put_is_over(request);
         } else if self.p.gets.contains_key(&request) {
             self.drive_get(request, GetEvent::DeadlineReached);
         }
@@ -235,8 +242,13 @@ impl Live<'_> {
             .get(&request)
             .is_some_and(|put| put.machine.replied() && !put.machine.waiting())
         {
-            self.p.puts.remove(&request);
+            self.put_is_over(request);
         }
+    }
+
+    fn put_is_over(&mut self, request: u64) {
+        self.p.puts.remove(&request);
+        self.has_ended(request);
     }
 
     fn write_local(&mut self, request: u64, hint_for: Option<&MemberId>) {
@@ -381,7 +393,7 @@ impl Live<'_> {
             failure: None,
         };
         self.reply_put(request, outcome);
-        self.p.puts.remove(&request);
+        self.put_is_over(request);
     }
 
     fn reply_put(&mut self, request: u64, outcome: WriteOutcome) {
@@ -457,8 +469,10 @@ impl Live<'_> {
             return;
         }
         let timeout_ms = self.sh.knobs.call_timeout_ms;
-        self.call(
+        let epochs = self.p.gets.get(&request).map_or((0, 0, None), |get| get.epochs);
+        self.call_by(
             peer,
+            epochs,
             timeout_ms,
             Request::Read { key, fallback },
             move |live, result| {
@@ -476,6 +490,13 @@ impl Live<'_> {
     }
 
     fn read_here(&mut self, key: KeyIx, fallback: bool) -> Result<ReplicaRead, ReplicaFailure> {
+        // Given away since the read began.
+        if !fallback && !self.holds(key) {
+            return Err(ReplicaFailure {
+                sent: false,
+                kind: FailureKind::StaleEpoch,
+            });
+        }
         let suspect = self.suspect_reader(key);
         let state = self.load(key, fallback).map_err(|_| ReplicaFailure {
             sent: false,
@@ -494,6 +515,14 @@ impl Live<'_> {
         let peer = self.sh.index_of(&member);
         let state = self.on_the_way(Rc::new(state));
         self.sh.stats.repairs += 1;
+        if peer == self.me && !self.holds(key) {
+            let result = Err(ReplicaFailure {
+                sent: false,
+                ..BROKEN
+            });
+            self.drive_get(request, GetEvent::RepairDone { member, result });
+            return;
+        }
         if peer == self.me {
             self.merge(key, state, None, false, move |live, result| {
                 let result = result.map(|_| ());
@@ -531,15 +560,15 @@ impl Live<'_> {
         self.sh.tell(client, op, told);
     }
 
-    fn get_candidates(&self, key: KeyIx) -> dynamo_core::coordinator::Candidates {
-        let mut candidates = self.candidates(key);
+    fn get_candidates(&self, key: KeyIx) -> Option<(dynamo_core::coordinator::Candidates, Epochs)> {
+        let (mut candidates, epochs) = self.read_candidates(key)?;
         if self.sh.knobs.mistake == Some(Mistake::EmptyFallbackIsPrimary) {
             let top: Vec<_> = candidates.top_reachable().into_iter().cloned().collect();
             if top.len() == candidates.primaries.len() {
                 candidates.primaries = top;
             }
         }
-        candidates
+        Some((candidates, epochs))
     }
 }
 

@@ -3,10 +3,13 @@
 use std::rc::Rc;
 
 use dynamo_core::coordinator::{Ack, FailureKind, ReplicaFailure};
-use dynamo_core::membership::may_send_data;
+use dynamo_core::entropy::PushResult;
+use dynamo_core::transition::Fenced;
+
+use dynamo_core::types::Incarnation;
 
 use super::Live;
-use crate::messages::{Body, Envelope, NodeIx, Reply, Request};
+use crate::messages::{Body, Envelope, Epochs, NodeIx, Reply, Request};
 use crate::mistakes::Mistake;
 
 impl Live<'_> {
@@ -17,41 +20,91 @@ impl Live<'_> {
             call,
             body,
             cluster,
-            epoch,
+            epochs,
             to,
-            ..
+            incarnation,
         } = envelope;
         match body {
             Body::Reply(reply) => self.answered(call, Some(reply)),
-            Body::Request(request) if self.refuses(from, to, (cluster, epoch), &request) => {
-                self.sh.stats.refused += 1;
-                self.reply(from, call, Reply::NotServing);
+            Body::Request(request) => {
+                let misdirected = cluster != 0 || to != self.me;
+                let refused = if misdirected && self.sh.knobs.mistake != Some(Mistake::AddressIsIdentity) {
+                    Some(Reply::NotServing)
+                } else {
+                    self.fences(from, incarnation, epochs, &request)
+                };
+                if let Some(refusal) = refused {
+                    self.sh.stats.refused += 1;
+                    self.reply(from, call, refusal);
+                } else {
+                    self.serve(from, call, epochs, request);
+                }
             }
-            Body::Request(request) => self.serve(from, call, request),
         }
     }
 
-    /// Another cluster's, meant for another member, or of a former member that wants more than news: refused before
-    /// anything is looked at.
-    fn refuses(&self, from: NodeIx, to: NodeIx, (cluster, epoch): (u8, u64), request: &Request) -> bool {
-        let mistake = self.sh.knobs.mistake;
-        let misdirected = cluster != 0 || to != self.me;
-        let ghost = self
-            .p
-            .view
-            .ring()
-            .is_some_and(|ring| !may_send_data(ring, &self.sh.members[from], epoch));
-        (misdirected && mistake != Some(Mistake::AddressIsIdentity))
-            || (ghost && !is_membership(request) && mistake != Some(Mistake::GhostAdmitted))
+    /// Of a life that is over, of a former member, or by a ring that was retired, nothing but news is taken.
+    fn fences(
+        &mut self,
+        from: NodeIx,
+        incarnation: Incarnation,
+        (base, reads, newest): Epochs,
+        request: &Request,
+    ) -> Option<Reply> {
+        if is_membership(request) || self.sh.knobs.mistake == Some(Mistake::GhostAdmitted) {
+            return None;
+        }
+        let stale = Reply::Failed {
+            sent: false,
+            kind: FailureKind::StaleEpoch,
+        };
+        let sender = self.sh.members.get(from)?;
+        let known = self.p.view.get(sender);
+        if known.is_some_and(|known| known.incarnation.generation > incarnation.generation) {
+            self.sh.stats.fenced += 1;
+            return Some(stale);
+        }
+        if newest < self.marked_known() && self.p.rings.is_some() {
+            self.sh.stats.fenced += 1;
+            return Some(stale);
+        }
+        match self.p.rings.as_ref()?.layouts.admits(sender, base, reads) {
+            Ok(()) => None,
+            Err(Fenced::NotAMember) => Some(Reply::NotServing),
+            Err(Fenced::Retired) => {
+                self.sh.stats.fenced += 1;
+                Some(stale)
+            }
+        }
     }
 
-    fn serve(&mut self, from: NodeIx, call: u64, request: Request) {
+    /// Partitions are numbered as the base ring has them: both ends must have the same one.
+    fn same_base(&self, request: &Request, epochs: Epochs) -> bool {
+        let by_partition = matches!(
+            request,
+            Request::Hashes { .. } | Request::Keys { .. } | Request::Pull { .. } | Request::Clear(..)
+        );
+        !by_partition || epochs.0 == self.epoch()
+    }
+
+    fn serve(&mut self, from: NodeIx, call: u64, epochs: Epochs, request: Request) {
+        if !is_membership(&request) && !self.same_base(&request, epochs) {
+            self.reply(from, call, Reply::NotReady);
+            return;
+        }
         if !is_membership(&request) && !self.serving() {
             self.reply(from, call, Reply::NotServing);
             return;
         }
         match request {
             Request::Probe => self.reply(from, call, Reply::Done),
+            Request::Digest(_) | Request::Delta(_) if self.is_deaf() => {
+                let nothing = Reply::Failed {
+                    sent: false,
+                    kind: FailureKind::Overloaded,
+                };
+                self.reply(from, call, nothing);
+            }
             Request::Digest(digest) => {
                 let now_ms = self.now_ms();
                 let asking = &self.sh.members[from];
@@ -67,9 +120,14 @@ impl Live<'_> {
                 let unheard = self.unconfirmed() && digest.ring.is_none();
                 self.reply(from, call, Reply::Gossip(Box::new(answer), fresh || unheard));
             }
-            Request::Delta(delta) => {
-                self.take_news(*delta);
-                self.reply(from, call, Reply::Done);
+            Request::Delta(delta) => self.take_news(*delta, move |live| live.reply(from, call, Reply::Done)),
+            Request::Read { key, fallback: false } if !self.holds(key) => {
+                // It is read by a ring that this node does not know of, or no longer.
+                let stale = Reply::Failed {
+                    sent: false,
+                    kind: FailureKind::StaleEpoch,
+                };
+                self.reply(from, call, stale);
             }
             Request::Read { key, fallback } => {
                 let suspect = self.suspect_reader(key);
@@ -85,6 +143,15 @@ impl Live<'_> {
                     },
                 };
                 self.reply(from, call, reply);
+            }
+            Request::Write {
+                key, hint_for: None, ..
+            } if !self.holds(key) => {
+                let stale = Reply::Failed {
+                    sent: false,
+                    kind: FailureKind::StaleEpoch,
+                };
+                self.reply(from, call, stale);
             }
             Request::Write {
                 key,
@@ -118,7 +185,7 @@ impl Live<'_> {
                 level,
                 nodes,
             } => {
-                let suspect = self.suspect(partition);
+                let suspect = self.suspect_source(partition);
                 let now_ms = self.now_ms();
                 let sender = &self.sh.members[from];
                 let let_in = level == 0 || self.p.schedule.lets_in(partition, sender, now_ms);
@@ -133,7 +200,7 @@ impl Live<'_> {
                 after,
                 recovery,
             } => {
-                let suspect = self.suspect(partition);
+                let suspect = self.suspect_source(partition);
                 let page = self.key_page(partition, &leaves, after.as_ref(), recovery);
                 let failed = Reply::Failed {
                     sent: false,
@@ -147,7 +214,7 @@ impl Live<'_> {
                     .into_iter()
                     .map(|(key, mine)| (key, self.give(key, mine.as_deref())))
                     .collect();
-                let suspect = self.suspect(partition);
+                let suspect = self.suspect_source(partition);
                 self.reply(from, call, Reply::Pulled { results, suspect });
             }
             Request::Push(records) => self.pushed(from, call, records),
@@ -181,10 +248,13 @@ impl Live<'_> {
     ) {
         let results = Rc::new(std::cell::RefCell::new(vec![None; records.len()]));
         for (index, (key, state)) in records.into_iter().enumerate() {
+            if !self.holds(key) {
+                results.borrow_mut()[index] = Some(PushResult::Failed);
+                continue;
+            }
             let state = self.on_the_way(state);
             let results = Rc::clone(&results);
             self.merge(key, state, None, true, move |live, result| {
-                use dynamo_core::entropy::PushResult;
                 let mut all = results.borrow_mut();
                 all[index] = Some(match result {
                     Ok(_) => PushResult::Merged,
@@ -195,6 +265,14 @@ impl Live<'_> {
                     live.reply(from, call, Reply::Pushed(all));
                 }
             });
+        }
+        let refused = results
+            .borrow()
+            .iter()
+            .all(|result| *result == Some(PushResult::Failed));
+        if refused {
+            let all = results.borrow().iter().copied().flatten().collect();
+            self.reply(from, call, Reply::Pushed(all));
         }
     }
 }

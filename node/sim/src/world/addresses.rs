@@ -1,48 +1,23 @@
-//! Who is who: rings minted by an administrator, addresses that lead to others, and a former member that comes back.
+//! Who is who: addresses that lead to others, and a former member that comes back.
 
 use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use dynamo_core::membership::View;
-use dynamo_core::ring::{Ring, RingParts};
 use dynamo_core::types::Incarnation;
 use dynamo_core::version::{Actor, Content, Dot, KeyState, Seen, Sibling, Stamp};
 
 use super::World;
 use crate::disk::{Batch, Disk, Place, Value};
-use crate::invariants::i10_rings_only_grow;
 use crate::messages::{Body, Envelope, NodeIx, Reply, Request};
 use crate::node::{Node, boot};
 use crate::shared::Event;
 
 impl World {
-    /// The nodes that the ring lists.
+    /// All nodes but a ghost.
     pub(super) fn members(&self) -> &[Node] {
         &self.nodes[..self.sh.knobs.nodes]
-    }
-
-    /// The node is told to mint a ring. Owners stay: moving them is another matter.
-    pub(super) fn new_ring(&mut self, node: NodeIx) {
-        let Some(mut live) = self.nodes[node].live(&mut self.sh) else {
-            return;
-        };
-        let Some(before) = live.p.view.ring().cloned() else {
-            return;
-        };
-        let parts = RingParts {
-            cluster_id: before.cluster_id(),
-            epoch: before.epoch() + 1,
-            factor: before.factor(),
-            members: before.members().to_vec(),
-            owners: before.owners().to_vec(),
-        };
-        if let Ok(ring) = Ring::new(parts) {
-            i10_rings_only_grow::check(live.sh, node, Some(&before), Some(&ring));
-            live.p.view.adopt(Arc::new(ring));
-            live.keep_view();
-        }
-        self.after(node);
     }
 
     /// Two nodes are found at each other's address.
@@ -61,7 +36,7 @@ impl World {
         };
         self.sh.stats.refused += 1;
         let refusal = Body::Reply(Reply::NotServing);
-        self.sh.send(to, (life, 1), from, call, refusal);
+        self.sh.send(to, (life, (1, 1, None)), from, call, refusal);
         let dot = Dot {
             actor: Actor {
                 incarnation: life.id,
@@ -88,7 +63,7 @@ impl World {
             from: to,
             incarnation: life,
             cluster: 1,
-            epoch: 1,
+            epochs: (1, 1, None),
             to: from,
             call,
             body: Body::Request(write),

@@ -84,7 +84,8 @@ impl World {
                     .saturating_add(ms)
                     .clamp(-400_000_000_000, 400_000_000_000);
             }
-            Fault::NewRing(node) => self.new_ring(node),
+            Fault::Deafen(node, ms) => self.sh.deaf_until_us[node] = now_us + ms * 1000,
+            Fault::Commit(node, random) => self.commit(node, random),
             Fault::Swap(one, other, ms) => self.swap(index, one, other, ms),
             Fault::Stranger(node, ms) => {
                 self.sh.net.at[node] = None;

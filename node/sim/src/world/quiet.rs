@@ -1,9 +1,12 @@
 //! Quiescence: hints drain, stores become whole, replicas become equal, within a bounded time.
 
+use dynamo_core::transition::{Sync, Transition};
+
 use super::{Phase, QUIET_WITHIN_MS, World};
 use crate::disk::Place;
 use crate::invariants::{self, i10_rings_only_grow};
 use crate::messages::NodeIx;
+use crate::node::Node;
 use crate::node::writer::Writer;
 
 impl World {
@@ -43,6 +46,18 @@ impl World {
             if process.recovery.is_some() {
                 return Some(format!("n{me} is suspect"));
             }
+            if process
+                .view
+                .transition()
+                .is_some_and(|transition| transition.next().is_some())
+            {
+                let waits = process.view.transition().and_then(Transition::waits_for);
+                let held_up: Vec<String> = self.members().iter().filter_map(Self::held_up).collect();
+                return Some(format!("n{me} waits for a ring: {waits:?}; {held_up:?}"));
+            }
+            if !process.releases.is_empty() || process.pending.is_some() {
+                return Some(format!("n{me} has yet to give something away"));
+            }
             if node.disk.corrupted().next().is_some() {
                 return Some(format!("n{me} has unreadable records"));
             }
@@ -53,7 +68,51 @@ impl World {
                 return Some(format!("n{me} folds or writes"));
             }
         }
-        i10_rings_only_grow::behind(self.members()).or_else(|| self.unequal())
+        i10_rings_only_grow::behind(self.members())
+            .or_else(|| self.strays())
+            .or_else(|| self.unequal())
+    }
+
+    /// What may keep a node from its next step.
+    fn held_up(node: &Node) -> Option<String> {
+        let process = node.process.as_ref()?;
+        let transition = process.view.transition()?;
+        let sync = process
+            .sync
+            .as_ref()
+            .map(|sync| (sync.ring().epoch, sync.progress()));
+        let idle =
+            process.recovery.is_none() && process.under_way.is_empty() && node.hints.iter().next().is_none();
+        let done = process.sync.as_ref().is_none_or(Sync::is_done);
+        if idle && done && transition.remembers() && process.confirmed {
+            return None;
+        }
+        Some(format!(
+            "n{} base {} newest {:?} sync {sync:?} suspect {} unheard {:?} hints {} under way {} pending {} confirmed {}",
+            node.me,
+            transition.base().epoch(),
+            transition.newest().epoch,
+            process.recovery.is_some(),
+            transition.unheard(),
+            node.hints.iter().count(),
+            process.under_way.len(),
+            process.pending.is_some(),
+            process.confirmed
+        ))
+    }
+
+    /// Records that nobody should hold.
+    fn strays(&self) -> Option<String> {
+        for node in self.members() {
+            for (place, _) in node.disk.iter() {
+                if let Place::Data(key) = place
+                    && !self.sh.is_primary(*key, node.me)
+                {
+                    return Some(format!("n{} still holds key {key}", node.me));
+                }
+            }
+        }
+        None
     }
 
     fn unequal(&self) -> Option<String> {
