@@ -12,7 +12,7 @@ use crate::ring::{self, RingReadError};
 pub const ADMIN_PORT: u16 = 7702;
 /// A call to a node may take this long, connecting included.
 const CALL_TIMEOUT: Duration = Duration::from_secs(1);
-/// Bootstrap and Join sync to disk, which a loaded disk does slowly.
+/// Bootstrap, Join and Commit sync to disk, which a loaded disk does slowly; a plan of a large ring takes a while.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A ring of 16384 partitions and 100 members stays well below.
 const RING_BYTES_MAX: usize = 1 << 20;
@@ -40,6 +40,8 @@ pub struct NodeReport {
     pub hints: u64,
     /// Partitions that it holds but does not answer reads for.
     pub partitions_suspect: u32,
+    /// Estimated bytes of its live data.
+    pub data_bytes: u64,
 }
 
 /// Where a node is in its life.
@@ -104,6 +106,23 @@ pub trait Admin: Send + Sync + 'static {
         node: IpAddr,
         request: pb::JoinRequest,
     ) -> impl Future<Output = Result<bool, AdminError>> + Send;
+    /// Where a change of the ring stands, as the node knows.
+    fn transition(
+        &self,
+        node: IpAddr,
+    ) -> impl Future<Output = Result<pb::TransitionResponse, AdminError>> + Send;
+    /// What a change would come to; changes nothing.
+    fn plan(
+        &self,
+        node: IpAddr,
+        target: pb::RingTarget,
+    ) -> impl Future<Output = Result<pb::PlanResponse, AdminError>> + Send;
+    /// Proposes a ring.
+    fn commit(
+        &self,
+        node: IpAddr,
+        request: pb::CommitRequest,
+    ) -> impl Future<Output = Result<pb::CommitResponse, AdminError>> + Send;
 }
 
 /// Real nodes over gRPC. Each call makes its own connection: pods and their addresses come and go, and a call every few
@@ -134,6 +153,26 @@ impl Admin for GrpcAdmin {
     async fn join(&self, node: IpAddr, request: pb::JoinRequest) -> Result<bool, AdminError> {
         let call = async { connect(node).await?.join(request).await };
         Ok(answer(node, "Join", CHANGE_TIMEOUT, call).await?.joined)
+    }
+
+    async fn transition(&self, node: IpAddr) -> Result<pb::TransitionResponse, AdminError> {
+        let call = async { connect(node).await?.transition(pb::TransitionRequest {}).await };
+        answer(node, "Transition", CALL_TIMEOUT, call).await
+    }
+
+    async fn plan(&self, node: IpAddr, target: pb::RingTarget) -> Result<pb::PlanResponse, AdminError> {
+        let request = pb::PlanRequest { target: Some(target) };
+        let call = async { connect(node).await?.plan(request).await };
+        answer(node, "Plan", CHANGE_TIMEOUT, call).await
+    }
+
+    async fn commit(
+        &self,
+        node: IpAddr,
+        request: pb::CommitRequest,
+    ) -> Result<pb::CommitResponse, AdminError> {
+        let call = async { connect(node).await?.commit(request).await };
+        answer(node, "Commit", CHANGE_TIMEOUT, call).await
     }
 }
 
@@ -215,5 +254,6 @@ fn report(node: IpAddr, status: pb::StatusResponse) -> Result<NodeReport, AdminE
         not_ready_reason: status.not_ready_reason,
         hints: status.hints,
         partitions_suspect: status.partitions_suspect,
+        data_bytes: status.data_bytes,
     })
 }

@@ -125,12 +125,12 @@ fn operator_and_chart_have_one_release() {
 /// Every verb that the operator has, by resource. A change here is a change of its power: look twice. K32.
 fn golden_rules() -> Value {
     json!([
-        "apps/statefulsets: create get list patch watch",
+        "apps/statefulsets: create delete get list patch watch",
         "configmaps: create get list patch watch",
         "dynamo.rs/dynamoclusters/status: patch",
         "dynamo.rs/dynamoclusters: get list patch watch",
         "events.k8s.io/events: create patch",
-        "persistentvolumeclaims: get list patch watch",
+        "persistentvolumeclaims: delete get list patch watch",
         "pods: delete get list watch",
         "policy/poddisruptionbudgets: create get list patch watch",
         "serviceaccounts: create get list patch watch",
@@ -190,7 +190,7 @@ fn k32_rights_are_exactly_these_and_hold_no_wildcard() {
     );
     assert_eq!(
         rules(&named("ClusterRole", "sys-rel-dynamo-operator-nodes")),
-        json!(["nodes: get list"])
+        json!(["nodes: get list", "persistentvolumes: get"])
     );
     assert_eq!(
         rules(&named("Role", "rel-dynamo-operator-lease")),

@@ -172,7 +172,12 @@ fn names_scale_and_columns_are_what_users_type() {
         .filter(|column| column["priority"].is_null())
         .map(|column| column["name"].as_str().unwrap())
         .collect();
-    assert_eq!(narrow, ["Ready", "Members", "Status", "Epoch", "Version", "Age"]);
+    assert_eq!(
+        narrow,
+        [
+            "Ready", "Members", "Status", "Epoch", "Progress", "Version", "Age"
+        ]
+    );
 }
 
 #[test]

@@ -5,7 +5,10 @@ use std::fmt::Debug;
 
 use k8s_openapi::{
     NamespaceResourceScope,
-    api::core::v1::{PersistentVolumeClaim, Pod},
+    api::{
+        apps::v1::StatefulSet,
+        core::v1::{PersistentVolumeClaim, Pod},
+    },
 };
 use kube::{
     Api, Client, Resource, ResourceExt as _,
@@ -21,6 +24,9 @@ use super::{
     plan::{Plan, Step},
     validate::ValidatedCluster,
 };
+
+mod steps;
+
 use crate::{
     admin::{Admin, AdminError},
     crd::{DynamoCluster, DynamoClusterStatus, WhenDeleted, quantity},
@@ -39,6 +45,14 @@ pub enum Done {
     Restarted(String, String),
     /// A claim asks for this size now.
     Grown(String, String),
+    /// This member proposed a ring, of this epoch, which comes to this.
+    Committed(String, u64, String),
+    /// This StatefulSet has so many pods instead of so many.
+    Scaled(String, u32, u32),
+    /// This member's claim and pod were deleted: its volume was lost, or it was evacuated. With the reason.
+    Replaced(String, bool, String),
+    /// This StatefulSet, of a zone that is no more, was deleted.
+    ZoneRemoved(String),
 }
 
 /// Why something could not be written.
@@ -96,6 +110,19 @@ pub enum ApplyError {
         /// Why.
         source: Box<kube::Error>,
     },
+    /// No node took the proposal of a ring. Another pass asks again, with a plan of its own.
+    #[error("cannot propose the ring that the spec asks for: {0}")]
+    Commit(String),
+    /// Something that is to be made anew, or to go, cannot be deleted, or changed meanwhile.
+    #[error("cannot delete {kind} {name}: {source}")]
+    Delete {
+        /// Its kind.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+        /// Why.
+        source: Box<kube::Error>,
+    },
     /// The status.
     #[error("cannot write the status: {0}")]
     Status(Box<kube::Error>),
@@ -145,7 +172,8 @@ pub async fn apply<A: Admin>(
     let mut done = Vec::new();
     let result = async {
         if plan.stance.writes_objects() && cluster.founded {
-            write_objects(client, cluster, desired).await?;
+            steps::mark_claims(client, cluster, observed).await?;
+            Box::pin(write_objects(client, cluster, observed, desired, &mut done)).await?;
             write_claims(client, cluster, observed, &mut done).await?;
         }
         take(client, admin, work, &mut done).await
@@ -158,7 +186,9 @@ pub async fn apply<A: Admin>(
 async fn write_objects(
     client: &Client,
     cluster: &ValidatedCluster,
+    observed: &Observed,
     desired: Desired,
+    done: &mut Vec<Done>,
 ) -> Result<(), ApplyError> {
     let Desired {
         service_account,
@@ -173,8 +203,20 @@ async fn write_objects(
     write(client, cluster, nodes_service).await?;
     write(client, cluster, client_service).await?;
     write(client, cluster, pdb).await?;
-    for stateful_set in stateful_sets {
+    for mut stateful_set in stateful_sets {
+        let name = stateful_set.name_any();
+        let before = observed.stateful_sets.get(&name);
+        let pods = stateful_set.spec.as_ref().and_then(|spec| spec.replicas);
+        let pods = u32::try_from(pods.unwrap_or(0)).unwrap_or(0);
+        let scaled = before.filter(|before| before.members != pods);
+        if let Some(before) = scaled.filter(|before| pods < before.members) {
+            // Decided upon this version: what another operator did since makes the write fail.
+            stateful_set.metadata.resource_version = Some(before.resource_version.clone());
+        }
         write(client, cluster, stateful_set).await?;
+        if let Some(before) = scaled {
+            done.push(Done::Scaled(name, before.members, pods));
+        }
     }
     Ok(())
 }
@@ -370,6 +412,23 @@ async fn take<A: Admin>(
             };
             api.delete(pod, &params).await.map_err(failed)?;
             done.push(Done::Restarted(pod.clone(), why.clone()));
+        }
+        Step::Commit { nodes, request, why } => {
+            done.push(steps::commit(admin, nodes, request, why).await?);
+        }
+        Step::Replace(replacement) => {
+            steps::replace(client, work.cluster, replacement).await?;
+            let (member, why) = (replacement.member.clone(), replacement.why.clone());
+            done.push(Done::Replaced(member, replacement.lost, why));
+        }
+        Step::RemoveZone {
+            stateful_set,
+            uid,
+            resource_version,
+        } => {
+            let version = (uid.clone(), resource_version.clone());
+            steps::delete::<StatefulSet>(client, work.cluster, stateful_set, &version).await?;
+            done.push(Done::ZoneRemoved(stateful_set.clone()));
         }
     }
     Ok(())

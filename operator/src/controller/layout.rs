@@ -1,4 +1,6 @@
-//! Pure: which zones a cluster has, decided once, remembered, and never decided again because a k8s node went away.
+//! Pure: which zones a cluster has, and how many members in each. Discovered zones are decided once, remembered, and never
+//! decided again because a k8s node went away; named ones are as the spec says, and a zone that it no longer names stays
+//! until all that is in it has gone.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     names,
     observe::{K8sNode, Observed},
+    rings::Rings,
 };
 use crate::crd::{DynamoCluster, TaintEffect, Toleration, TolerationOperator};
 
@@ -19,19 +22,24 @@ pub struct ZoneLayout {
     pub zone: String,
     /// The StatefulSet of its members.
     pub stateful_set: String,
-    /// How many members it has.
+    /// How many members it shall have.
+    #[serde(skip)]
     pub members: u32,
     /// Weight of each.
+    #[serde(skip)]
     pub weight: u32,
+    /// It is to go, once its members have left the ring.
+    #[serde(skip)]
+    pub leaving: bool,
 }
 
-/// Where a layout was found.
+/// The zones of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Layout {
-    /// On the DynamoCluster.
-    Remembered(Vec<ZoneLayout>),
-    /// On objects of the cluster, or decided now: still to be remembered.
-    New(Vec<ZoneLayout>),
+pub struct Layout {
+    /// In order; those that are to go come last.
+    pub zones: Vec<ZoneLayout>,
+    /// The same zones and StatefulSets are written on the DynamoCluster.
+    pub remembered: bool,
 }
 
 /// Why there is no layout.
@@ -71,34 +79,118 @@ pub enum LayoutError {
     },
 }
 
-/// Finds the layout: remembered, then of the StatefulSets, then of volumes left by an earlier cluster of the same name,
-/// then as the spec or the k8s nodes say.
+/// Finds the layout: the zones that are remembered, or those of the StatefulSets, or of volumes left by an earlier cluster
+/// of the same name, or as the spec or the k8s nodes say; and over them the members that the spec asks for.
 ///
 /// # Errors
 /// If what was found cannot be used, or there is nothing to decide upon.
-pub fn layout(cluster: &DynamoCluster, observed: &Observed) -> Result<Layout, LayoutError> {
-    if let Some(text) = cluster.annotations().get(names::LAYOUT) {
-        let bad = |why: String| LayoutError::Annotation { why };
-        let zones: Vec<ZoneLayout> = serde_json::from_str(text).map_err(|error| bad(error.to_string()))?;
-        let members: u32 = zones.iter().map(|zone| zone.members).sum();
-        if i64::from(members) != i64::from(cluster.spec.members) {
-            return Err(bad(format!(
-                "it has {members} members, spec.members is {}",
-                cluster.spec.members
-            )));
+pub fn layout(cluster: &DynamoCluster, observed: &Observed, rings: &Rings) -> Result<Layout, LayoutError> {
+    let remembered = remembered(cluster)?;
+    let known = match &remembered {
+        Some(zones) => zones.clone(),
+        None if !observed.stateful_sets.is_empty() => of_stateful_sets(observed),
+        None => of_claims(observed),
+    };
+    if remembered.is_none() && observed.stateful_sets.is_empty() && !known.is_empty() {
+        fits(cluster, &known, observed)?;
+    }
+    let mut zones = wanted(cluster, observed, &known)?;
+    for zone in known {
+        let wanted = zones
+            .iter()
+            .any(|wanted| wanted.stateful_set == zone.stateful_set);
+        if !wanted && in_use(&zone, observed, rings) {
+            zones.push(ZoneLayout {
+                members: 0,
+                leaving: true,
+                ..zone
+            });
         }
-        return Ok(Layout::Remembered(zones));
     }
-    if !observed.stateful_sets.is_empty() {
-        return Ok(Layout::New(of_stateful_sets(observed)));
+    let names = |zones: &[ZoneLayout]| -> BTreeSet<(String, String)> {
+        let name = |zone: &ZoneLayout| (zone.zone.clone(), zone.stateful_set.clone());
+        zones.iter().map(name).collect()
+    };
+    Ok(Layout {
+        remembered: remembered.is_some_and(|remembered| names(&remembered) == names(&zones)),
+        zones,
+    })
+}
+
+fn remembered(cluster: &DynamoCluster) -> Result<Option<Vec<ZoneLayout>>, LayoutError> {
+    let Some(text) = cluster.annotations().get(names::LAYOUT) else {
+        return Ok(None);
+    };
+    let bad = |why: String| LayoutError::Annotation { why };
+    let zones: Vec<ZoneLayout> = serde_json::from_str(text).map_err(|error| bad(error.to_string()))?;
+    if zones.is_empty() {
+        return Err(bad("it names no zone".into()));
     }
-    let decided = decide(cluster, observed.k8s_nodes.as_deref());
-    let found = of_claims(observed);
-    if found.is_empty() {
-        return decided.map(Layout::New);
+    Ok(Some(zones))
+}
+
+/// The zones that the spec names, or else those that are known, or else those that are found; with their members.
+fn wanted(
+    cluster: &DynamoCluster,
+    observed: &Observed,
+    known: &[ZoneLayout],
+) -> Result<Vec<ZoneLayout>, LayoutError> {
+    let set = |zone: &str| {
+        let known = known.iter().find(|known| known.zone == zone);
+        known.map_or_else(
+            || names::stateful_set(&cluster.name_any(), zone),
+            |known| known.stateful_set.clone(),
+        )
+    };
+    let zones: Vec<(String, u32)> = match &cluster.spec.zones {
+        Some(zones) => zones
+            .iter()
+            .map(|zone| (zone.name.clone(), u32::try_from(zone.weight).unwrap_or(1)))
+            .collect(),
+        None if !known.is_empty() => known.iter().map(|zone| (zone.zone.clone(), 1)).collect(),
+        None => {
+            let nodes = observed.k8s_nodes.as_deref().ok_or(LayoutError::Forbidden)?;
+            let zones = discover(cluster, nodes)?.into_iter();
+            // Members that are fewer than zones leave the last ones out.
+            let members = usize::try_from(cluster.spec.members).unwrap_or(0);
+            zones.take(members.max(1)).map(|zone| (zone, 1)).collect()
+        }
+    };
+    let layout = zones.into_iter().map(|(zone, weight)| ZoneLayout {
+        stateful_set: set(&zone),
+        members: 0,
+        leaving: false,
+        zone,
+        weight,
+    });
+    let mut layout: Vec<_> = layout.collect();
+    spread(&mut layout, cluster.spec.members, observed);
+    Ok(layout)
+}
+
+/// Members over zones as evenly as can be. What is left over goes to zones that have one more already, and then to the first
+/// ones: zones that change places in a list move no data.
+fn spread(zones: &mut [ZoneLayout], members: i32, observed: &Observed) {
+    let members = u32::try_from(members).unwrap_or(0);
+    let count = u32::try_from(zones.len()).unwrap_or(1).max(1);
+    let each = members / count;
+    let mut order: Vec<&mut ZoneLayout> = zones.iter_mut().collect();
+    order.sort_by_key(|zone| {
+        let set = observed.stateful_sets.get(&zone.stateful_set);
+        set.is_none_or(|set| set.members <= each)
+    });
+    for (zone, index) in order.into_iter().zip(0..) {
+        zone.members = each + u32::from(index < members % count);
     }
-    fits(cluster, &found, observed)?;
-    Ok(Layout::New(with_weights(cluster, found)))
+}
+
+/// Something of a zone is still there, or could be: nobody said that it is not.
+fn in_use(zone: &ZoneLayout, observed: &Observed, rings: &Rings) -> bool {
+    let own = |member: &String| names::ordinal(&zone.stateful_set, member).is_some();
+    observed.stateful_sets.contains_key(&zone.stateful_set)
+        || observed.pods.keys().any(own)
+        || rings.listed().any(own)
+        || !rings.settled
 }
 
 fn of_stateful_sets(observed: &Observed) -> Vec<ZoneLayout> {
@@ -107,23 +199,33 @@ fn of_stateful_sets(observed: &Observed) -> Vec<ZoneLayout> {
         stateful_set: name.clone(),
         members: set.members,
         weight: set.weight,
+        leaving: false,
     };
-    observed.stateful_sets.iter().map(zone).collect()
+    let mut zones: Vec<ZoneLayout> = observed.stateful_sets.iter().map(zone).collect();
+    // As zones are discovered: the first ones have more members.
+    zones.sort_by(|a, b| a.zone.cmp(&b.zone));
+    zones
 }
 
+/// Zones of volumes. Those of members that left are not counted: nobody wants what is on them.
 fn of_claims(observed: &Observed) -> Vec<ZoneLayout> {
     let mut zones = BTreeMap::<String, ZoneLayout>::new();
-    for (name, claim) in observed.claims.iter().filter(|(_, claim)| !claim.deleting) {
+    let claims = observed
+        .claims
+        .iter()
+        .filter(|(_, claim)| !claim.deleting && !claim.left);
+    for (name, claim) in claims {
         let Some(set) = &claim.stateful_set else { continue };
         let ordinal = name
-            .strip_prefix(&names::claim(&format!("{set}-")))
-            .and_then(|n| n.parse::<u32>().ok());
+            .strip_prefix(&names::claim(""))
+            .and_then(|member| names::ordinal(set, member));
         let Some(ordinal) = ordinal else { continue };
-        let zone = zones.entry(set.clone()).or_insert_with(|| ZoneLayout {
+        let zone = zones.entry(claim.zone.clone()).or_insert_with(|| ZoneLayout {
             zone: claim.zone.clone(),
             stateful_set: set.clone(),
             members: 0,
             weight: 1,
+            leaving: false,
         });
         zone.members = zone.members.max(ordinal + 1);
     }
@@ -160,49 +262,6 @@ fn fits(cluster: &DynamoCluster, found: &[ZoneLayout], observed: &Observed) -> R
             .collect::<Vec<_>>()
             .join(", "),
     })
-}
-
-fn with_weights(cluster: &DynamoCluster, mut zones: Vec<ZoneLayout>) -> Vec<ZoneLayout> {
-    for named in cluster.spec.zones.iter().flatten() {
-        for zone in zones.iter_mut().filter(|zone| zone.zone == named.name) {
-            zone.weight = u32::try_from(named.weight).unwrap_or(1);
-        }
-    }
-    zones
-}
-
-fn decide(cluster: &DynamoCluster, nodes: Option<&[K8sNode]>) -> Result<Vec<ZoneLayout>, LayoutError> {
-    let zones: Vec<(String, u32)> = match &cluster.spec.zones {
-        Some(zones) => zones
-            .iter()
-            .map(|zone| (zone.name.clone(), u32::try_from(zone.weight).unwrap_or(1)))
-            .collect(),
-        None => discover(cluster, nodes.ok_or(LayoutError::Forbidden)?)?
-            .into_iter()
-            .map(|zone| (zone, 1))
-            .collect(),
-    };
-    Ok(spread(
-        &cluster.name_any(),
-        u32::try_from(cluster.spec.members).unwrap_or(0),
-        zones,
-    ))
-}
-
-/// `members` over `zones`, as evenly as can be, the first ones getting what is left over. Zones that would stay empty are
-/// left out.
-fn spread(cluster: &str, members: u32, zones: Vec<(String, u32)>) -> Vec<ZoneLayout> {
-    let count = u32::try_from(zones.len()).unwrap_or(1).max(1);
-    let layout = zones
-        .into_iter()
-        .zip(0..)
-        .map(|((zone, weight), index)| ZoneLayout {
-            stateful_set: names::stateful_set(cluster, &zone),
-            members: members / count + u32::from(index < members % count),
-            zone,
-            weight,
-        });
-    layout.filter(|zone| zone.members > 0).collect()
 }
 
 /// The zones in the labels of the k8s nodes that could run a member, in order; the empty one alone if none has a label.

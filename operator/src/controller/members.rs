@@ -63,6 +63,12 @@ pub struct MemberView<'a> {
     pub pod: Option<&'a PodFacts>,
     /// What its node said, if it is this member's and this cluster's, or unassigned.
     pub report: Option<&'a NodeReport>,
+    /// The spec asks for it; else it is to leave.
+    pub wanted: bool,
+    /// The base ring lists it.
+    pub serves: bool,
+    /// The base ring or a proposed one lists it.
+    pub listed: bool,
 }
 
 impl MemberView<'_> {
@@ -71,6 +77,21 @@ impl MemberView<'_> {
         self.report
             .filter(|report| report.ring_epoch > 0)
             .map(|report| (report.ring_epoch, report.ring_hash))
+    }
+
+    /// The cluster is not what it should be without it: it is wanted, or has not left yet.
+    pub fn counts(&self) -> bool {
+        self.wanted || self.listed
+    }
+
+    /// Its state in one word, for people.
+    pub fn word(&self) -> &'static str {
+        match self.state {
+            MemberState::Valid if !self.wanted => "Leaving",
+            MemberState::Joining if !self.wanted && self.listed => "Leaving",
+            MemberState::Joining if !self.wanted => "Left",
+            state => state.as_str(),
+        }
     }
 
     /// `demo-a-0 (zone a)`.
@@ -94,6 +115,10 @@ pub fn members<'a>(cluster: &'a ValidatedCluster, observed: &'a Observed) -> Vec
             let (state, message, report) = state(cluster, observed, &id, zone);
             MemberView {
                 stateful_set: &planned.zone.layout.stateful_set,
+                wanted: planned.wanted,
+                serves: serves(cluster, observed, &id),
+                // While nobody says whom the ring lists, everybody may be.
+                listed: cluster.rings.lists(&id) || cluster.rings.base.is_none(),
                 id,
                 zone,
                 state,
@@ -103,6 +128,16 @@ pub fn members<'a>(cluster: &'a ValidatedCluster, observed: &'a Observed) -> Vec
             }
         })
         .collect()
+}
+
+/// By the word of the members; or by the ring itself, while none of them tells where changes stand, as those of a release that
+/// knows of none.
+fn serves(cluster: &ValidatedCluster, observed: &Observed, id: &str) -> bool {
+    if cluster.rings.base.is_some() {
+        return cluster.rings.serves(id);
+    }
+    let ring = observed.ring.as_ref().map(|placement| placement.ring());
+    ring.is_some_and(|ring| ring.members().iter().any(|member| member.id.as_str() == id))
 }
 
 type Found<'a> = (MemberState, String, Option<&'a NodeReport>);

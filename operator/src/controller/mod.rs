@@ -25,12 +25,16 @@ use crate::{
 pub mod layout;
 pub mod members;
 pub mod names;
+pub mod rings;
 
 pub mod observe;
+mod volumes;
 
 pub mod validate;
 
 pub mod build;
+
+pub mod change;
 
 pub mod plan;
 
@@ -143,7 +147,8 @@ async fn pass<A: Admin>(cached: &DynamoCluster, context: &Context<A>) -> Result<
     let Some(source) = live(cached, context).await? else {
         return Ok(Action::await_change());
     };
-    let observed = observe::observe(&context.client, &context.admin, &source).await?;
+    let mut observed = observe::observe(&context.client, &context.admin, &source).await?;
+    observed.at = (context.now)();
     let cluster = match validate::validate(&source, &observed, &context.defaults) {
         Ok(cluster) => cluster,
         Err(error) => {
@@ -153,6 +158,7 @@ async fn pass<A: Admin>(cached: &DynamoCluster, context: &Context<A>) -> Result<
             return Ok(Action::requeue(WHILE_STALLED));
         }
     };
+    observed.preview = preview(context, &cluster, &observed).await;
     let desired = build::build(&cluster)?;
     let plan = plan::plan(&cluster, &desired, &observed, &source);
     let work = apply::Work {
@@ -162,7 +168,8 @@ async fn pass<A: Admin>(cached: &DynamoCluster, context: &Context<A>) -> Result<
         plan: &plan,
     };
     let (done, error) = apply::apply(&context.client, &context.admin, work, desired).await;
-    let status = status::status(&source, &cluster, &plan, error.as_ref(), (context.now)());
+    let preview = observed.preview.as_ref().and_then(|told| told.as_ref().ok());
+    let status = status::status(&source, &cluster, &plan, preview, error.as_ref(), (context.now)());
     let notes = status::notes(&source, &status, &done);
     apply::patch_status(&context.client, &source, &status).await?;
     publish(context, &source, notes).await;
@@ -174,6 +181,25 @@ async fn pass<A: Admin>(cached: &DynamoCluster, context: &Context<A>) -> Result<
             plan::Stance::Steady => WHILE_STEADY,
             plan::Stance::Stalled(..) | plan::Stance::Paused => WHILE_STALLED,
         })),
+    }
+}
+
+/// What the change that is wanted would come to, if one is.
+async fn preview<A: Admin>(
+    context: &Context<A>,
+    cluster: &validate::ValidatedCluster,
+    observed: &observe::Observed,
+) -> Option<Result<observe::Preview, String>> {
+    if cluster.spec.paused || !cluster.founded {
+        return None;
+    }
+    let members = members::members(cluster, observed);
+    let ring = plan::ring_of(cluster, observed);
+    match change::change(cluster, observed, &members, ring.as_deref()) {
+        change::Change::Ask(target) => {
+            Some(observe::preview(&context.admin, &plan::proposers(&members), &target).await)
+        }
+        _ => None,
     }
 }
 

@@ -14,7 +14,7 @@ pub const STATUS_FIELD_MANAGER: &str = "dynamo-operator-status";
 
 /// On the DynamoCluster, its StatefulSets and its claims: the cluster's id, a UUID.
 pub const CLUSTER_ID: &str = "dynamo.rs/cluster-id";
-/// On the DynamoCluster: the zones and StatefulSets decided at creation, as JSON.
+/// On the DynamoCluster: its zones and their StatefulSets, as JSON.
 pub const LAYOUT: &str = "dynamo.rs/layout";
 /// On StatefulSets, pods and claims: the zone. Label values cannot be empty: left out without zones.
 pub const ZONE: &str = "dynamo.rs/zone";
@@ -26,6 +26,10 @@ pub const WEIGHT: &str = "dynamo.rs/weight";
 pub const DESIRED_HASH: &str = "dynamo.rs/desired-hash";
 /// On pods: hash of the template they were made from.
 pub const TEMPLATE_HASH: &str = "dynamo.rs/template-hash";
+/// On a pod, by an administrator: "true" to have its data moved to other members, and the pod and its claim made anew.
+pub const EVACUATE: &str = "dynamo.rs/evacuate";
+/// On a claim: its member left the ring. A note for who finds it, and for a DynamoCluster of the same name.
+pub const LEFT: &str = "dynamo.rs/left";
 /// On pods: hash of the configuration file.
 pub const CONFIG_HASH: &str = "dynamo.rs/config-hash";
 
@@ -82,6 +86,14 @@ pub fn member_id(stateful_set: &str, ordinal: u32) -> String {
 /// The claim of a member.
 pub fn claim(member_id: &str) -> String {
     format!("{CLAIM}-{member_id}")
+}
+
+/// The number of a member in its StatefulSet, if it is one of that set.
+pub fn ordinal(stateful_set: &str, member_id: &str) -> Option<u32> {
+    let number = member_id.strip_prefix(stateful_set)?.strip_prefix('-')?;
+    let ordinal = number.parse().ok()?;
+    // "+1" and "01" are no pod's.
+    (member_id == self::member_id(stateful_set, ordinal)).then_some(ordinal)
 }
 
 /// DNS name of a member, resolvable from every namespace.

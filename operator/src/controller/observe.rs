@@ -3,18 +3,20 @@
 use std::{collections::BTreeMap, fmt::Debug, net::IpAddr, sync::Arc};
 
 use dynamo_core::{ring::Placement, types::ClusterId};
+use dynamo_proto::admin as pb;
+use jiff::Timestamp;
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
         apps::v1::StatefulSet,
-        core::v1::{Node, PersistentVolumeClaim, Pod},
+        core::v1::{Node, PersistentVolumeClaim, Pod, PodCondition},
     },
     apimachinery::pkg::apis::meta::v1::OwnerReference,
 };
 use kube::{Api, Client, Resource, ResourceExt as _, api::ListParams};
 use serde::de::DeserializeOwned;
 
-use super::names;
+use super::{names, volumes};
 use crate::{
     admin::{Admin, NodeReport},
     crd::{DynamoCluster, Quantity},
@@ -35,6 +37,23 @@ pub struct Observed {
     pub answers: BTreeMap<String, Result<NodeReport, String>>,
     /// The largest ring that a node told.
     pub ring: Option<Arc<Placement>>,
+    /// Where a change of the ring stands, as the nodes told that have a ring, by pod.
+    pub changes: BTreeMap<String, Result<pb::TransitionResponse, String>>,
+    /// What the change that is wanted would come to, if one is; asked last, of one node.
+    pub preview: Option<Result<Preview, String>>,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// What a node says that a change of the ring would come to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Preview {
+    /// Who said it.
+    pub member: String,
+    /// What was asked for.
+    pub target: pb::RingTarget,
+    /// What it comes to.
+    pub plan: pb::PlanResponse,
 }
 
 /// A k8s node.
@@ -53,6 +72,10 @@ pub struct K8sNode {
 /// A StatefulSet of the cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StatefulSetFacts {
+    /// Which StatefulSet of this name.
+    pub uid: String,
+    /// Its version.
+    pub resource_version: String,
     /// Its zone; empty without zones.
     pub zone: String,
     /// Its members.
@@ -67,6 +90,8 @@ pub struct StatefulSetFacts {
     pub template_hash: Option<String>,
     /// Kubernetes' controller has seen the newest template.
     pub current: bool,
+    /// Labels of the k8s nodes that its pods may run on.
+    pub node_selector: BTreeMap<String, String>,
 }
 
 /// A pod of the cluster.
@@ -88,6 +113,10 @@ pub struct PodFacts {
     pub deleting: bool,
     /// Hash of the template that it was made from.
     pub template_hash: Option<String>,
+    /// Somebody wants its data away from it.
+    pub evacuate: bool,
+    /// Since when the scheduler has found no k8s node for it.
+    pub unscheduled_since: Option<Timestamp>,
 }
 
 /// What Kubernetes says about a container.
@@ -121,14 +150,20 @@ pub struct ClaimFacts {
     pub owners: Vec<OwnerReference>,
     /// It is being deleted.
     pub deleting: bool,
+    /// Its member left the ring: the data on it are nobody's any more.
+    pub left: bool,
+    /// Its volume.
+    pub volume: Option<String>,
+    /// Its volume is lost, positively; with the reason.
+    pub lost: Option<String>,
 }
 
 /// Why the cluster could not be observed.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot list {what}: {source}")]
 pub struct ObserveError {
-    what: &'static str,
-    source: Box<kube::Error>,
+    pub(super) what: &'static str,
+    pub(super) source: Box<kube::Error>,
 }
 
 /// Reads everything about a cluster.
@@ -160,7 +195,16 @@ pub async fn observe<A: Admin>(
         .map(|pod| (pod.name_any(), pod_facts(pod)))
         .collect();
     let answers = ask(admin, &pods).await;
-    let ring = ask_ring(admin, &pods, &answers, names::cluster_id_of(cluster)).await;
+    let cluster_id = names::cluster_id_of(cluster);
+    let (ring, changes) = tokio::join!(
+        ask_ring(admin, &pods, &answers, cluster_id),
+        ask_changes(admin, &pods, &answers, cluster_id),
+    );
+    let mut claims: BTreeMap<String, ClaimFacts> = claims
+        .iter()
+        .map(|claim| (claim.name_any(), claim_facts(claim)))
+        .collect();
+    volumes::find_lost(client, &pods, &mut claims, k8s_nodes.as_deref()).await?;
     Ok(Observed {
         k8s_nodes,
         stateful_sets: controlled
@@ -168,12 +212,12 @@ pub async fn observe<A: Admin>(
             .map(|set| (set.name_any(), stateful_set_facts(set)))
             .collect(),
         pods,
-        claims: claims
-            .iter()
-            .map(|claim| (claim.name_any(), claim_facts(claim)))
-            .collect(),
+        claims,
         answers,
         ring,
+        changes,
+        preview: None,
+        at: Timestamp::UNIX_EPOCH,
     })
 }
 
@@ -253,6 +297,58 @@ async fn ask_ring<A: Admin>(
     None
 }
 
+/// Where a change stands, asked of all who say that they have a ring of the cluster.
+async fn ask_changes<A: Admin>(
+    admin: &A,
+    pods: &BTreeMap<String, PodFacts>,
+    answers: &BTreeMap<String, Result<NodeReport, String>>,
+    cluster_id: Option<ClusterId>,
+) -> BTreeMap<String, Result<pb::TransitionResponse, String>> {
+    let holders = answers
+        .iter()
+        .filter_map(|(name, answer)| Some((name, answer.as_ref().ok()?)))
+        .filter(|(_, report)| report.ring_epoch > 0 && report.cluster_id == cluster_id);
+    let calls = holders.filter_map(|(name, _)| {
+        let ip = pods.get(name)?.ip?;
+        Some(async move {
+            (
+                name.clone(),
+                admin.transition(ip).await.map_err(|error| error.to_string()),
+            )
+        })
+    });
+    futures::future::join_all(calls).await.into_iter().collect()
+}
+
+/// A question about one plan goes to at most this many nodes.
+const PLAN_TRIES: usize = 3;
+
+/// Asks one node after the other what a change would come to, until one says it.
+pub async fn preview<A: Admin>(
+    admin: &A,
+    nodes: &[(String, IpAddr)],
+    target: &pb::RingTarget,
+) -> Result<Preview, String> {
+    let mut why = Vec::new();
+    for (member, ip) in nodes.iter().take(PLAN_TRIES) {
+        match admin.plan(*ip, target.clone()).await {
+            Ok(plan) => {
+                return Ok(Preview {
+                    member: member.clone(),
+                    target: target.clone(),
+                    plan,
+                });
+            }
+            Err(error) => why.push(format!("{member}: {error}")),
+        }
+    }
+    Err(if why.is_empty() {
+        "no member of the ring answers".into()
+    } else {
+        why.join("; ")
+    })
+}
+
 /// UID of the object that controls another.
 pub fn controller<K: Resource>(object: &K) -> Option<&str> {
     let owners = object.meta().owner_references.as_deref().unwrap_or_default();
@@ -281,6 +377,8 @@ fn stateful_set_facts(set: &StatefulSet) -> StatefulSetFacts {
     let spec = set.spec.clone().unwrap_or_default();
     let claim = spec.volume_claim_templates.unwrap_or_default().into_iter().next();
     StatefulSetFacts {
+        uid: set.uid().unwrap_or_default(),
+        resource_version: set.resource_version().unwrap_or_default(),
         zone: annotation(names::ZONE).unwrap_or_default(),
         members: u32::try_from(spec.replicas.unwrap_or(0)).unwrap_or(0),
         weight: annotation(names::WEIGHT)
@@ -290,6 +388,11 @@ fn stateful_set_facts(set: &StatefulSet) -> StatefulSetFacts {
         claim_size: claim.as_ref().and_then(claim_size),
         template_hash: template_hash(set),
         current: set.status.as_ref().and_then(|status| status.observed_generation) == set.metadata.generation,
+        node_selector: spec
+            .template
+            .spec
+            .and_then(|pod| pod.node_selector)
+            .unwrap_or_default(),
     }
 }
 
@@ -316,6 +419,18 @@ fn claim_facts(claim: &PersistentVolumeClaim) -> ClaimFacts {
         size: claim_size(claim),
         owners: claim.owner_references().to_vec(),
         deleting: claim.metadata.deletion_timestamp.is_some(),
+        left: claim.annotations().contains_key(names::LEFT),
+        volume: claim
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.volume_name.clone())
+            .filter(|name| !name.is_empty()),
+        // The controller of volumes says so for ever, once the volume of a bound claim is gone.
+        lost: claim
+            .status
+            .as_ref()
+            .filter(|status| status.phase.as_deref() == Some("Lost"))
+            .map(|_| "Kubernetes says that its claim is Lost".into()),
     }
 }
 
@@ -335,7 +450,23 @@ fn pod_facts(pod: &Pod) -> PodFacts {
         ready,
         deleting: pod.metadata.deletion_timestamp.is_some(),
         template_hash: pod.annotations().get(names::TEMPLATE_HASH).cloned(),
+        evacuate: pod.annotations().get(names::EVACUATE).map(String::as_str) == Some("true"),
+        unscheduled_since: unscheduled(pod).map(|condition| {
+            let since = condition
+                .last_transition_time
+                .as_ref()
+                .or(pod.metadata.creation_timestamp.as_ref());
+            since.map_or(Timestamp::MAX, |time| time.0)
+        }),
     }
+}
+
+/// What the scheduler says about a pod for which it finds no k8s node.
+fn unscheduled(pod: &Pod) -> Option<&PodCondition> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    conditions
+        .iter()
+        .find(|c| c.type_ == "PodScheduled" && c.status == "False")
 }
 
 fn container(pod: &Pod) -> Container {
@@ -368,12 +499,7 @@ fn container(pod: &Pod) -> Container {
         }
     }
     // Before the kubelet has it, the scheduler speaks: which k8s nodes do not fit, which claim is not bound.
-    let unscheduled = status
-        .conditions
-        .iter()
-        .flatten()
-        .find(|c| c.type_ == "PodScheduled" && c.status == "False");
-    match unscheduled {
+    match unscheduled(pod) {
         Some(condition) => Container::Stopped(with(condition.reason.as_ref(), condition.message.as_ref())),
         None => Container::Unknown,
     }

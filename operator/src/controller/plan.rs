@@ -9,6 +9,7 @@ use dynamo_proto::admin as pb;
 
 use super::{
     build::Desired,
+    change::{self, Change},
     layout,
     members::{MemberState, MemberView, members},
     names,
@@ -19,6 +20,8 @@ use crate::{
     crd::{DynamoCluster, conditions::shortened},
     ring,
 };
+
+mod steps;
 
 /// What to do now.
 #[derive(Clone, Debug)]
@@ -31,6 +34,11 @@ pub struct Plan<'a> {
     pub members: Vec<MemberView<'a>>,
     /// The ring, if it is this cluster's.
     pub ring: Option<Arc<Placement>>,
+    /// What is to become of the ring.
+    pub change: Change,
+    /// What keeps the spec from being followed until a person does something, though all else goes on: a reason for programs,
+    /// and a message for people.
+    pub blocked: Option<(&'static str, String)>,
 }
 
 /// One step.
@@ -55,6 +63,41 @@ pub enum Step {
         /// Why now.
         why: String,
     },
+    /// Propose a ring, to the first of these nodes that takes it.
+    Commit {
+        /// Members and addresses, the one that planned it first.
+        nodes: Vec<(String, IpAddr)>,
+        /// What.
+        request: pb::CommitRequest,
+        /// What it comes to.
+        why: String,
+    },
+    /// Delete a claim and then its pod, to have both made again, empty.
+    Replace(Replacement),
+    /// Delete the StatefulSet of a zone that nothing is left in.
+    RemoveZone {
+        /// Its name.
+        stateful_set: String,
+        /// Which StatefulSet of this name.
+        uid: String,
+        /// Which version of it the decision was made upon.
+        resource_version: String,
+    },
+}
+
+/// A member that is to begin empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replacement {
+    /// Which member.
+    pub member: String,
+    /// UID and version of its claim, if that is still to be deleted.
+    pub claim: Option<(String, String)>,
+    /// UID and version of its pod, if that is still to be deleted.
+    pub pod: Option<(String, String)>,
+    /// Its volume was lost; else it was evacuated.
+    pub lost: bool,
+    /// Why now.
+    pub why: String,
 }
 
 /// A request to one node.
@@ -98,10 +141,8 @@ pub fn plan<'a>(
     source: &DynamoCluster,
 ) -> Plan<'a> {
     let members = members(cluster, observed);
-    let ring = observed
-        .ring
-        .clone()
-        .filter(|ring| ring.ring().cluster_id() == cluster.cluster_id);
+    let ring = ring_of(cluster, observed);
+    let change = change::change(cluster, observed, &members, ring.as_deref());
     let planner = Planner {
         cluster,
         desired,
@@ -109,14 +150,37 @@ pub fn plan<'a>(
         source,
         members: &members,
         ring: ring.as_deref(),
+        change: &change,
     };
     let (step, stance) = planner.plan();
+    let blocked = planner.blocked();
     Plan {
         step,
         stance,
         members,
         ring,
+        change,
+        blocked,
     }
+}
+
+/// The ring, if it is this cluster's.
+pub fn ring_of(cluster: &ValidatedCluster, observed: &Observed) -> Option<Arc<Placement>> {
+    let ring = observed.ring.clone();
+    ring.filter(|ring| ring.ring().cluster_id() == cluster.cluster_id)
+}
+
+/// Whom to ask for a change of the ring: members of it that answer, those that serve first.
+pub fn proposers(members: &[MemberView<'_>]) -> Vec<(String, IpAddr)> {
+    let mut able: Vec<&MemberView> = members
+        .iter()
+        .filter(|member| member.serves && member.report.is_some())
+        .filter(|member| matches!(member.state, MemberState::Valid | MemberState::Joining))
+        .collect();
+    able.sort_by_key(|member| (member.state != MemberState::Valid, !member.wanted));
+    able.iter()
+        .filter_map(|member| Some((member.id.clone(), member.pod?.ip?)))
+        .collect()
 }
 
 struct Planner<'a> {
@@ -126,6 +190,7 @@ struct Planner<'a> {
     source: &'a DynamoCluster,
     members: &'a [MemberView<'a>],
     ring: Option<&'a Placement>,
+    change: &'a Change,
 }
 
 /// A message names at most this many members.
@@ -137,7 +202,7 @@ impl Planner<'_> {
             return (Step::Rest, Stance::Paused);
         }
         if !self.cluster.founded {
-            let message = "the cluster's id and zones are being written down".into();
+            let message = "the cluster's id and zones are being written down".to_owned();
             return (Step::Found, Stance::Progressing("Founding", message));
         }
         if let Some(stalled) = self.foreign().or_else(|| self.ring_mismatch()) {
@@ -154,6 +219,10 @@ impl Planner<'_> {
             (false, true) => self.without_ring(),
             (true, _) => self
                 .join()
+                .or_else(|| self.restart_stopped())
+                .or_else(|| self.replace())
+                .or_else(|| self.commit())
+                .or_else(|| self.remove_zone())
                 .or_else(|| self.restart())
                 .unwrap_or_else(|| self.rest()),
         }
@@ -179,16 +248,18 @@ impl Planner<'_> {
 
     fn ring_mismatch(&self) -> Option<Stance> {
         let ring = self.ring?.ring();
-        let listed: BTreeSet<&str> = ring.members().iter().map(|member| member.id.as_str()).collect();
-        let planned: BTreeSet<&str> = self.members.iter().map(|member| member.id.as_str()).collect();
-        if listed == planned {
+        let known = |id: &str| {
+            let mut zones = self.cluster.zones.iter();
+            zones.any(|zone| names::ordinal(&zone.layout.stateful_set, id).is_some())
+        };
+        let listed = ring.members().iter().map(|member| member.id.as_str());
+        let unknown: Vec<&str> = listed.filter(|id| !known(id)).collect();
+        if unknown.is_empty() {
             return None;
         }
-        let join = |names: &BTreeSet<&str>| names.iter().copied().collect::<Vec<_>>().join(", ");
         let message = format!(
-            "the ring lists other members ({}) than the DynamoCluster asks for ({}). Nothing is changed. Restore spec.members, spec.zones and annotation {} as they were",
-            join(&listed),
-            join(&planned),
+            "the ring lists members of zones that this DynamoCluster does not know ({}). Nothing is changed. Restore annotation {} as it was, or remove it to have it rebuilt from the StatefulSets",
+            unknown.join(", "),
             names::LAYOUT
         );
         Some(Stance::Stalled("RingMismatch", shortened(message, 900)))
@@ -208,6 +279,7 @@ impl Planner<'_> {
         }
         let first = self
             .in_state(MemberState::Unassigned)
+            .filter(|member| member.wanted)
             .find_map(|member| Some((member, member.pod?.ip?)));
         let Some((first, node)) = first else {
             let message = "every node has joined this cluster, but none has a ring; the one that had it lost its volume. Delete the claim and pod of one member to have it minted again".into();
@@ -224,6 +296,7 @@ impl Planner<'_> {
                 members: self
                     .cluster
                     .members()
+                    .filter(|member| member.wanted)
                     .map(|member| self.pb_member(member))
                     .collect(),
                 partitions: u32::try_from(spec.ring.partitions).unwrap_or(0),
@@ -262,7 +335,10 @@ impl Planner<'_> {
     /// Unassigned nodes beside a ring: new ones, and those whose volume was lost. They get the identity that the ring
     /// lists.
     fn join(&self) -> Option<(Step, Stance)> {
-        let unassigned: Vec<&MemberView> = self.in_state(MemberState::Unassigned).collect();
+        let unassigned: Vec<&MemberView> = self
+            .in_state(MemberState::Unassigned)
+            .filter(|member| member.counts())
+            .collect();
         if unassigned.is_empty() {
             return None;
         }
@@ -340,15 +416,16 @@ impl Planner<'_> {
         }
     }
 
-    /// Outdated pods, one at a time: first those that do not run anyway, then a valid one while all others are.
+    /// Outdated pods that run, one at a time, while all others are valid; and not while the ring changes, which would have to
+    /// wait for each of them.
     fn restart(&self) -> Option<(Step, Stance)> {
-        if let Some(restart) = self.restart_stopped() {
-            return Some(restart);
+        if self.cluster.rings.change.is_some() {
+            return None;
         }
         let outdated: Vec<&MemberView> = self
             .members
             .iter()
-            .filter(|member| self.outdated(member))
+            .filter(|member| member.serves && self.outdated(member))
             .collect();
         let next = *outdated.first()?;
         if !self.all_valid() {
@@ -419,25 +496,31 @@ impl Planner<'_> {
             && pod.template_hash.as_ref() != Some(&wanted)
     }
 
+    /// Whom the ring lists: those who are still to come hold nobody up.
     fn all_valid(&self) -> bool {
-        let rings: BTreeSet<Option<(u64, u64)>> = self.members.iter().map(MemberView::ring).collect();
+        let serving = || self.members.iter().filter(|member| member.serves);
+        let rings: BTreeSet<Option<(u64, u64)>> = serving().map(MemberView::ring).collect();
         let ready = |member: &MemberView| {
             member.state == MemberState::Valid && member.pod.is_some_and(|pod| pod.ready && !pod.deleting)
         };
-        rings.len() == 1 && self.members.iter().all(ready)
+        rings.len() == 1 && serving().all(ready)
     }
 
     fn rest(&self) -> (Step, Stance) {
-        let valid = self.in_state(MemberState::Valid).count() == self.members.len();
-        let agreed = self
-            .members
-            .iter()
+        if let Some(stance) = self.changing() {
+            return (Step::Rest, stance);
+        }
+        let counted = || self.members.iter().filter(|member| member.counts());
+        // New members wait for a change that something keeps from being proposed, which is said elsewhere.
+        let comes = |member: &MemberView| member.state == MemberState::Joining && !member.listed;
+        let valid = counted()
+            .all(|member| member.state == MemberState::Valid || comes(member) || self.evacuated(member));
+        let rings: BTreeSet<_> = counted()
+            .filter(|member| member.serves)
             .map(MemberView::ring)
-            .collect::<BTreeSet<_>>()
-            .len()
-            == 1;
+            .collect();
         let outdated = self.members.iter().any(|member| self.outdated(member));
-        let stance = match (valid, agreed, outdated) {
+        let stance = match (valid, rings.len() <= 1, outdated) {
             (false, ..) => self.waiting(),
             (true, false, _) => {
                 Stance::Progressing("RingSpreading", "members still learn the newest ring".into())
@@ -446,7 +529,7 @@ impl Planner<'_> {
                 "RollingRestart",
                 "waits until a pod can be restarted safely".into(),
             ),
-            (true, true, false) => Stance::Steady,
+            (true, true, false) => self.leftovers(),
         };
         (Step::Rest, stance)
     }
@@ -456,7 +539,7 @@ impl Planner<'_> {
         let mut waited: Vec<&MemberView> = self
             .members
             .iter()
-            .filter(|member| member.state != MemberState::Valid)
+            .filter(|member| member.counts() && member.state != MemberState::Valid)
             .collect();
         waited.sort_by_key(|member| member.state);
         let total = waited.len();

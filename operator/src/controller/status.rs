@@ -7,11 +7,15 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::runtime::events::EventType;
 
+mod change;
+
 use super::{
     apply::{ApplyError, Done},
+    change::Change,
     layout::LayoutError,
     members::{MemberState, MemberView},
     names,
+    observe::Preview,
     plan::{Plan, Stance},
     validate::{ValidateError, ValidatedCluster},
 };
@@ -79,36 +83,47 @@ pub fn status(
     source: &DynamoCluster,
     cluster: &ValidatedCluster,
     plan: &Plan<'_>,
+    preview: Option<&Preview>,
     error: Option<&ApplyError>,
     now: Timestamp,
 ) -> DynamoClusterStatus {
     let old = source.status.clone().unwrap_or_default();
     let generation = source.metadata.generation;
-    let valid = |member: &&MemberView| member.state == MemberState::Valid;
-    let stance = match error.and_then(|error| Some((error.stalls()?, error.to_string()))) {
-        Some((reason, message)) => &Stance::Stalled(reason, message),
-        None => &plan.stance,
+    let valid = |member: &&MemberView| member.state == MemberState::Valid && member.counts();
+    let stance = match (
+        error.and_then(|error| Some((error.stalls()?, error.to_string()))),
+        &plan.stance,
+    ) {
+        (Some((reason, message)), _) => &Stance::Stalled(reason, message),
+        (None, stance @ (Stance::Stalled(..) | Stance::Paused)) => stance,
+        (None, stance) => match &plan.blocked {
+            Some((reason, message)) => &Stance::Stalled(reason, message.clone()),
+            None => stance,
+        },
     };
     let quorum = quorum(cluster, plan, &old);
     let findings = [
-        ready(plan, stance, &quorum),
+        ready(cluster, plan, stance, &quorum),
         reconciling(stance, error),
         stalled(stance),
         quorum,
-        balanced(plan),
+        balanced(cluster, plan),
     ];
     DynamoClusterStatus {
         observed_generation: generation,
         members: count(plan.members.iter().filter(|member| member.pod.is_some()).count()),
         ready_members: count(plan.members.iter().filter(valid).count()),
         selector: Some(names::selector_text(&names::selector(&cluster.name))),
-        cluster_id: cluster.founded.then(|| cluster.cluster_id.to_string()),
+        // Of a cluster that changes its zones, the id stays written.
+        cluster_id: names::cluster_id_of(source).map(|id| id.to_string()),
         version: release(plan).or(old.version),
         endpoint: Some(format!(
             "{}.{}.svc:7700",
             names::client_service(&cluster.name),
             cluster.namespace
         )),
+        transition: change::transition(&cluster.rings, old.transition.as_ref(), now),
+        plan: change::plan_status(plan, cluster, preview, old.plan.as_ref()),
         ring: plan.ring.as_deref().map(ring_status).or(old.ring),
         hints: reports(plan).fold(0, |sum, report| {
             sum.saturating_add(i64::try_from(report.hints).unwrap_or(i64::MAX))
@@ -139,6 +154,7 @@ pub fn status(
 pub fn notes(source: &DynamoCluster, new: &DynamoClusterStatus, done: &[Done]) -> Vec<Note> {
     let old = source.status.clone().unwrap_or_default();
     let mut notes: Vec<Note> = done.iter().map(|done| told(done, new)).collect();
+    notes.extend(change::ended(&old, new));
     notes.extend(shared_hosts(&old, new));
     let find = conditions::find;
     if let Some(condition) = find(&new.conditions, conditions::QUORUM_AVAILABLE) {
@@ -157,7 +173,7 @@ pub fn notes(source: &DynamoCluster, new: &DynamoClusterStatus, done: &[Done]) -
         let known = notes.iter().any(|note| note.reason == ready.reason)
             || matches!(
                 ready.reason.as_str(),
-                "Founding" | "Bootstrapping" | "Joining" | "QuorumLost"
+                "Founding" | "Bootstrapping" | "Joining" | "QuorumLost" | "ProposingRing" | "RingChanging"
             );
         match stalled {
             Some(stalled) if news => notes.push(warning(static_reason(&stalled.reason), stalled)),
@@ -165,7 +181,12 @@ pub fn notes(source: &DynamoCluster, new: &DynamoClusterStatus, done: &[Done]) -
                 let reason = static_reason(&ready.reason);
                 let quiet = matches!(
                     reason,
-                    "AllMembersValid" | "WaitingForPods" | "RollingRestart" | "Paused"
+                    "AllMembersValid"
+                        | "WaitingForPods"
+                        | "RollingRestart"
+                        | "Paused"
+                        | "RemovingPods"
+                        | "RingSpreading"
                 );
                 notes.push(if quiet {
                     normal(reason, ready)
@@ -194,6 +215,20 @@ fn told(done: &Done, status: &DynamoClusterStatus) -> Note {
         Done::Joined(member, zone) => ("NodeJoined", format!("{member} joined in zone {zone}")),
         Done::Restarted(_, why) => ("RollingRestart", why.clone()),
         Done::Grown(claim, size) => ("StorageExpanding", format!("claim {claim} asks for {size}")),
+        Done::Committed(member, epoch, what) => (
+            "RingChangeStarted",
+            format!("{member} proposed ring {epoch}: {what}"),
+        ),
+        Done::Scaled(set, before, now) if now < before => (
+            "PodsRemoved",
+            format!("{set} has {now} pods instead of {before}: the members of the others have left the ring"),
+        ),
+        Done::Scaled(set, before, now) => ("PodsAdded", format!("{set} has {now} pods instead of {before}")),
+        Done::Replaced(_, lost, why) => (if *lost { "VolumeReplaced" } else { "Evacuated" }, why.clone()),
+        Done::ZoneRemoved(set) => (
+            "ZoneRemoved",
+            format!("StatefulSet {set} is deleted: its members have left the ring; their volumes stay"),
+        ),
     };
     Note {
         type_: EventType::Normal,
@@ -220,10 +255,12 @@ fn warning(reason: &'static str, condition: &Condition) -> Note {
 
 /// Reasons come from this crate's literals by way of a string; events want the literal.
 fn static_reason(reason: &str) -> &'static str {
-    const REASONS: [&str; 23] = [
+    const REASONS: [&str; 34] = [
         "AllMembersValid",
         "BadAnnotation",
         "Bootstrapping",
+        "Evacuated",
+        "EvacuationBlocked",
         "ForeignVolume",
         "Founding",
         "InvalidSpec",
@@ -233,13 +270,22 @@ fn static_reason(reason: &str) -> &'static str {
         "NodeRefused",
         "NoNode",
         "Paused",
+        "ProposingRing",
         "QuorumLost",
+        "RemovingPods",
+        "RemovingZone",
+        "ReplacingVolume",
+        "RingChanging",
         "RingLost",
         "RingMismatch",
         "RingSpreading",
+        "RingUnknown",
         "RollingRestart",
+        "ScaleDownBlocked",
+        "VolumeLost",
         "VolumeNotChanged",
         "VolumesLost",
+        "WaitingForApproval",
         "WaitingForPods",
         "ZoneEmpty",
         "ZoneMismatch",
@@ -284,21 +330,21 @@ fn shared_hosts(old: &DynamoClusterStatus, new: &DynamoClusterStatus) -> Option<
     })
 }
 
-fn ready(plan: &Plan<'_>, stance: &Stance, quorum: &Finding) -> Finding {
-    let total = plan.members.len();
-    let valid = plan
-        .members
-        .iter()
+fn ready(cluster: &ValidatedCluster, plan: &Plan<'_>, stance: &Stance, quorum: &Finding) -> Finding {
+    let wanted = || plan.members.iter().filter(|member| member.wanted);
+    let total = wanted().count();
+    let valid = wanted()
         .filter(|member| member.state == MemberState::Valid)
         .count();
-    let rings: BTreeSet<_> = plan.members.iter().map(MemberView::ring).collect();
+    let rings: BTreeSet<_> = wanted().map(MemberView::ring).collect();
+    let as_wanted = plan.change == Change::None && cluster.rings.change.is_none();
     let finding = |truth, reason, message: String| Finding::new(conditions::READY, truth, reason, message);
     if let Stance::Stalled(reason, message) = stance {
         return finding(Truth::False, reason, message.clone());
     }
     let told = plan.ring.as_ref().map(|ring| ring.ring().version());
     let agreed = rings.len() == 1 && told.is_some() && rings.contains(&told);
-    if valid == total && agreed && quorum.truth == Truth::True {
+    if valid == total && agreed && as_wanted && quorum.truth == Truth::True {
         return finding(
             Truth::True,
             "AllMembersValid",
@@ -354,7 +400,7 @@ fn quorum(cluster: &ValidatedCluster, plan: &Plan<'_>, old: &DynamoClusterStatus
         let down = plan
             .members
             .iter()
-            .filter(|member| member.state != MemberState::Valid);
+            .filter(|member| member.counts() && member.state != MemberState::Valid);
         let labels: Vec<String> = down
             .map(|m| format!("{} {}", m.label(), m.state.as_str()))
             .collect();
@@ -410,12 +456,26 @@ fn quorum(cluster: &ValidatedCluster, plan: &Plan<'_>, old: &DynamoClusterStatus
     }
 }
 
-fn balanced(plan: &Plan<'_>) -> Finding {
+fn balanced(cluster: &ValidatedCluster, plan: &Plan<'_>) -> Finding {
     let finding =
         |truth, reason, message: String| Finding::new(conditions::RING_BALANCED, truth, reason, message);
     let Some(placement) = plan.ring.as_deref() else {
         return finding(Truth::Unknown, "NoRing", "no member tells a ring".into());
     };
+    if let Some(change) = &cluster.rings.change {
+        let message = format!(
+            "ring {} is proposed and waits for the step {}",
+            change.ring.epoch, change.step
+        );
+        return finding(Truth::False, "RingChanging", message);
+    }
+    if plan.change != Change::None {
+        return finding(
+            Truth::False,
+            "ChangeWanted",
+            "the spec asks for another ring, which is still to be proposed".into(),
+        );
+    }
     let ring = placement.ring();
     let weights: u32 = ring.members().iter().map(|member| member.weight).sum();
     let off = ring.members().iter().enumerate().find_map(|(index, member)| {
@@ -500,7 +560,7 @@ fn node_status(member: &MemberView<'_>, ring: Option<&Placement>) -> NodeStatus 
             .pod
             .and_then(|pod| pod.k8s_node.clone())
             .unwrap_or_default(),
-        state: member.state.as_str().into(),
+        state: member.word().into(),
         owned: count(owned.unwrap_or(0) as usize),
         message: shortened(member.message.clone(), 256),
     }

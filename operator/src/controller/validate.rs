@@ -10,9 +10,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource as _, ResourceExt as _};
 
 use super::{
-    layout::{self, Layout, LayoutError, ZoneLayout},
+    layout::{self, LayoutError, ZoneLayout},
     names,
     observe::Observed,
+    rings::Rings,
 };
 use crate::crd::{DynamoCluster, DynamoClusterSpec, Quantity};
 
@@ -39,13 +40,17 @@ pub struct ValidatedCluster {
     pub write_quorum: u32,
     /// Image of the nodes.
     pub image: String,
+    /// What its members say about rings.
+    pub rings: Rings,
 }
 
 /// A zone that can be built.
 #[derive(Clone, Debug)]
 pub struct ValidatedZone {
-    /// Its place in the layout.
+    /// Its place in the layout, with the members that it shall have.
     pub layout: ZoneLayout,
+    /// How many pods it has to have now: also those of members that have not left yet.
+    pub pods: u32,
     /// Labels of the k8s nodes that its members may run on.
     pub node_selector: BTreeMap<String, String>,
     /// Size in its claim template: that of the StatefulSet, which cannot be changed, if there is one.
@@ -59,6 +64,8 @@ pub struct PlannedMember<'a> {
     pub zone: &'a ValidatedZone,
     /// Its number in the zone's StatefulSet.
     pub ordinal: u32,
+    /// The spec asks for it; else it is to leave.
+    pub wanted: bool,
 }
 
 /// What the operator brings along.
@@ -92,11 +99,15 @@ pub enum ValidateError {
 }
 
 impl ValidatedCluster {
-    /// Every member, in the order of zones and ordinals.
+    /// Every member that has to have a pod, in the order of zones and ordinals.
     pub fn members(&self) -> impl Iterator<Item = PlannedMember<'_>> {
-        self.zones
-            .iter()
-            .flat_map(|zone| (0..zone.layout.members).map(move |ordinal| PlannedMember { zone, ordinal }))
+        self.zones.iter().flat_map(|zone| {
+            (0..zone.pods).map(move |ordinal| PlannedMember {
+                zone,
+                ordinal,
+                wanted: ordinal < zone.layout.members,
+            })
+        })
     }
 
     /// How many valid primaries a partition needs to serve both gets and puts.
@@ -136,26 +147,29 @@ pub fn validate(
     if !faults.is_empty() {
         return Err(ValidateError::Spec(faults));
     }
-    let layout = layout::layout(cluster, observed)?;
-    let founded =
-        matches!(layout, Layout::Remembered(_)) && cluster.annotations().contains_key(names::CLUSTER_ID);
-    let (Layout::Remembered(zones) | Layout::New(zones)) = layout;
+    let cluster_id = cluster_id(cluster, observed);
+    let rings = cluster_id
+        .as_ref()
+        .map_or_else(|_| Rings::default(), |id| Rings::of(observed, *id));
+    let layout = layout::layout(cluster, observed, &rings)?;
     let majority = spec.replication.factor / 2 + 1;
     let quorum = |quorum: Option<i32>| u32::try_from(quorum.unwrap_or(majority)).unwrap_or(1);
     Ok(ValidatedCluster {
         name: cluster.name_any(),
         namespace: cluster.namespace().unwrap_or_default(),
         owner: cluster.controller_owner_ref(&()).unwrap_or_default(),
-        cluster_id: cluster_id(cluster, observed)?,
-        zones: zones
+        cluster_id: cluster_id?,
+        zones: layout
+            .zones
             .into_iter()
-            .map(|zone| validated_zone(spec, observed, zone))
+            .map(|zone| validated_zone(spec, observed, &rings, zone))
             .collect(),
-        founded,
+        founded: layout.remembered && cluster.annotations().contains_key(names::CLUSTER_ID),
         read_quorum: quorum(spec.replication.read_quorum),
         write_quorum: quorum(spec.replication.write_quorum),
         image: spec.image.clone().unwrap_or_else(|| defaults.image.clone()),
         spec: spec.clone(),
+        rings,
     })
 }
 
@@ -251,7 +265,12 @@ fn cluster_id(cluster: &DynamoCluster, observed: &Observed) -> Result<ClusterId,
     names::parse_cluster_id(&uid).ok_or(ValidateError::ClusterId(uid))
 }
 
-fn validated_zone(spec: &DynamoClusterSpec, observed: &Observed, layout: ZoneLayout) -> ValidatedZone {
+fn validated_zone(
+    spec: &DynamoClusterSpec,
+    observed: &Observed,
+    rings: &Rings,
+    layout: ZoneLayout,
+) -> ValidatedZone {
     let named = spec.zones.iter().flatten().find(|zone| zone.name == layout.zone);
     let own = match named {
         Some(zone) if !zone.node_selector.is_empty() => zone.node_selector.clone(),
@@ -261,12 +280,40 @@ fn validated_zone(spec: &DynamoClusterSpec, observed: &Observed, layout: ZoneLay
     let mut node_selector = spec.placement.node_selector.clone();
     node_selector.extend(own);
     let set = observed.stateful_sets.get(&layout.stateful_set);
+    // What the spec said of a zone that it no longer names, the StatefulSet still knows.
+    if let Some(set) = set.filter(|_| layout.leaving) {
+        node_selector.clone_from(&set.node_selector);
+    }
     let claim_size = set
         .and_then(|set| set.claim_size.clone())
         .unwrap_or_else(|| spec.storage.size.clone());
     ValidatedZone {
+        pods: pods(observed, rings, &layout),
         layout,
         node_selector,
         claim_size,
     }
+}
+
+/// How many pods a zone has to have: those that are wanted, and all up to the last that may not go yet. A StatefulSet ends
+/// its highest ones first.
+fn pods(observed: &Observed, rings: &Rings, zone: &ZoneLayout) -> u32 {
+    let set = observed.stateful_sets.get(&zone.stateful_set);
+    let listed = rings
+        .listed()
+        .filter_map(|member| Some(names::ordinal(&zone.stateful_set, member)? + 1));
+    let there = listed.chain(set.map(|set| set.members)).max().unwrap_or(0);
+    let stays = |ordinal: &u32| !may_go(observed, rings, &names::member_id(&zone.stateful_set, *ordinal));
+    let last = (zone.members..there).rev().find(stays);
+    last.map_or(zone.members, |last| last + 1)
+}
+
+/// A member may go when no ring lists it, by the word of those that stay, and it keeps nothing for others.
+pub fn may_go(observed: &Observed, rings: &Rings, member: &str) -> bool {
+    let report = observed
+        .answers
+        .get(member)
+        .and_then(|answer| answer.as_ref().ok());
+    let keeps = report.is_some_and(|report| report.member_id == member && report.hints > 0);
+    rings.released(member) && !keeps
 }

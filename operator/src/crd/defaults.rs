@@ -38,6 +38,10 @@ pub(super) fn interval_ms() -> i32 {
     1000
 }
 
+pub(super) fn lost_after_seconds() -> i32 {
+    300
+}
+
 pub(super) fn hints_bytes_max() -> i64 {
     1 << 30
 }
@@ -83,6 +87,7 @@ impl Default for Replication {
             factor: FACTOR,
             read_quorum: None,
             write_quorum: None,
+            zone_policy: super::ZonePolicy::default(),
         }
     }
 }
@@ -101,6 +106,8 @@ impl Default for Storage {
             size: size(),
             storage_class_name: None,
             when_deleted: WhenDeleted::default(),
+            when_lost: super::WhenLost::default(),
+            lost_after_seconds: lost_after_seconds(),
         }
     }
 }

@@ -18,7 +18,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use quantity::Quantity;
-pub use status::{DynamoClusterStatus, NodeStatus, RingStatus, ZoneStatus};
+pub use status::{
+    DynamoClusterStatus, NodeStatus, PlanStatus, PlannedMember, RingStatus, TransitionStatus, ZoneStatus,
+};
 
 pub mod conditions;
 pub mod defaults;
@@ -68,6 +70,12 @@ mod status;
         type_ = "integer",
         description = "Epoch of the ring.",
         json_path = ".status.ring.epoch"
+    ),
+    printcolumn(
+        name = "Progress",
+        type_ = "string",
+        description = "How far a change of the ring is; empty while there is none.",
+        json_path = ".status.transition.progress"
     ),
     printcolumn(
         name = "Version",
@@ -126,21 +134,19 @@ mod status;
     validation = Rule::new("!has(self.zones) || size(self.zones) <= self.members").message(
         "zones must not outnumber members, for every zone holds at least one: raise members or name fewer zones"
     ).field_path(".zones"),
-    validation = Rule::new("has(self.zones) == has(oldSelf.zones) && (!has(self.zones) || (size(self.zones) == size(oldSelf.zones) && self.zones.all(z, oldSelf.zones.exists(o, o.name == z.name && o.weight == z.weight))))").message(
-        "names and weights of zones cannot be changed after creation in this release: moving data between zones comes with a later release"
+    validation = Rule::new("has(self.zones) || !has(oldSelf.zones)").message(
+        "zones cannot be left out once they are named: change the list, and data move to the zones that it names"
     ).field_path(".zones"),
 )]
 pub struct DynamoClusterSpec {
-    /// How many nodes form the ring, 1 to 100, spread evenly over the zones. Cannot be changed after creation in this
-    /// release.
+    /// How many nodes form the ring, 1 to 100, spread evenly over the zones. It can be changed at any time, also while an
+    /// earlier change is under way: data move, and pods go once their data are elsewhere. Their volumes stay.
     #[serde(default = "defaults::members")]
     #[schemars(range(min = 1, max = 100))]
-    #[x_kube(
-        validation = Rule::new("self == oldSelf").message("members cannot be changed after creation in this release: growing and shrinking a cluster come with a later release")
-    )]
     pub members: i32,
     /// The zones that members are spread over, one StatefulSet each. Left out: the zones that the labels
-    /// topology.kubernetes.io/zone of the cluster's k8s nodes show at creation, remembered from then on.
+    /// topology.kubernetes.io/zone of the cluster's k8s nodes show at creation, remembered from then on. A zone that is taken
+    /// off the list is emptied before its pods go.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub zones: Option<Vec<Zone>>,
@@ -150,6 +156,18 @@ pub struct DynamoClusterSpec {
     /// How the ring is divided.
     #[serde(default)]
     pub ring: Ring,
+    /// When a change of the ring begins. Automatic: as soon as the spec asks for it. Manual: once approvedPlan is the hash
+    /// that status.plan shows.
+    #[serde(default)]
+    pub rebalance: Rebalance,
+    /// With rebalance: Manual, the hash of the plan that may begin: 16 hexadecimal digits, as in status.plan. It approves that
+    /// ring and no later one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 16))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[0-9a-f]{16}$')").message("approvedPlan must be the 16 hexadecimal digits that status.plan.hash shows")
+    )]
+    pub approved_plan: Option<String>,
     /// The volume of every node.
     #[serde(default)]
     pub storage: Storage,
@@ -215,7 +233,7 @@ pub struct Zone {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "schemas::labels")]
     pub node_selector: BTreeMap<String, String>,
-    /// Share of the ring of each of the zone's members relative to the others, 1 to 100.
+    /// Share of the ring of each of the zone's members relative to the others, 1 to 100. A change moves the difference.
     #[serde(default = "defaults::weight")]
     #[schemars(range(min = 1, max = 100))]
     pub weight: i32,
@@ -248,19 +266,43 @@ pub struct Replication {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 7))]
     pub write_quorum: Option<i32>,
+    /// What a change of the ring may do to the spread of replicas over zones. BestEffort: what the members that are asked for
+    /// come to. Require: a change that would leave replicas of a key closer together than now is refused.
+    #[serde(default)]
+    pub zone_policy: ZonePolicy,
+}
+
+/// What a change of the ring may do to the spread of replicas over zones.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ZonePolicy {
+    /// What the members that are asked for come to.
+    #[default]
+    BestEffort,
+    /// A change that would leave replicas of a key closer together than now is refused.
+    Require,
+}
+
+/// When a change of the ring begins.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Rebalance {
+    /// As soon as the spec asks for it.
+    #[default]
+    Automatic,
+    /// Once its plan is approved.
+    Manual,
 }
 
 /// How the hash space is divided.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Ring {
-    /// Q: equal ranges of the hash space that members own, a power of two, 8 to 16384 and at least members. Cannot be
-    /// changed after creation.
+    /// Q: equal ranges of the hash space that members own, a power of two, 8 to 16384 and at least members. It can be doubled,
+    /// which moves no data, and not be lowered.
     #[serde(default = "defaults::partitions")]
     #[schemars(range(min = 8, max = 16384))]
     #[x_kube(
         validation = Rule::new("self in [8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384]").message("ring.partitions must be a power of two: 8, 16, 32, ... 16384"),
-        validation = Rule::new("self == oldSelf").message("ring.partitions is immutable: create another cluster and import the data there")
+        validation = Rule::new("self == oldSelf || self == oldSelf * 2").message("ring.partitions can be doubled, once at a time, and not be lowered: every partition is cut in two, and nothing moves")
     )]
     pub partitions: i32,
 }
@@ -290,6 +332,25 @@ pub struct Storage {
     /// name takes them over. Delete: they are deleted with it, data included.
     #[serde(default)]
     pub when_deleted: WhenDeleted,
+    /// What becomes of a member whose volume is lost with its k8s node, or is gone. Replace: it gets an empty one, and its data
+    /// back from the other members. Keep: it waits for a person.
+    #[serde(default)]
+    pub when_lost: WhenLost,
+    /// Seconds that a pod must have found no k8s node before its volume is taken for lost, 10 to 86400. A k8s node may come
+    /// back under its name until then.
+    #[serde(default = "defaults::lost_after_seconds")]
+    #[schemars(range(min = 10, max = 86_400))]
+    pub lost_after_seconds: i32,
+}
+
+/// What becomes of a member whose volume is lost.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WhenLost {
+    /// It gets an empty one, and its data back from the other members.
+    #[default]
+    Replace,
+    /// It waits for a person.
+    Keep,
 }
 
 /// What becomes of the volumes when the DynamoCluster is deleted.

@@ -1,4 +1,4 @@
-//! Schemas of maps with bounds, which derived ones lack.
+//! Schemas of maps with bounds and of lists whose items are described, which derived ones lack.
 
 use schemars::{Schema, SchemaGenerator, json_schema};
 
@@ -25,5 +25,25 @@ pub(super) fn annotations(_: &mut SchemaGenerator) -> Schema {
             "description": "Value of the annotation that the key names.",
             "maxLength": 1024,
         },
+    })
+}
+
+/// At most 200 members.
+pub(super) fn member_ids(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": 200,
+        "x-kubernetes-list-type": "atomic",
+        "items": {"type": "string", "description": "Member id, which is the name of its pod."},
+    })
+}
+
+/// At most 16 sentences.
+pub(super) fn sentences(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": 16,
+        "x-kubernetes-list-type": "atomic",
+        "items": {"type": "string", "description": "A sentence for people."},
     })
 }

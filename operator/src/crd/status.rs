@@ -4,6 +4,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::schemas;
+
 /// What the operator last saw.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -32,6 +34,12 @@ pub struct DynamoClusterStatus {
     /// The ring, once there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ring: Option<RingStatus>,
+    /// The change of the ring that is under way, if one is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transition: Option<TransitionStatus>,
+    /// With rebalance: Manual, the change of the ring that waits for approval.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<PlanStatus>,
     /// Hints that the members keep for each other; those of members that do not answer are not counted.
     #[serde(default)]
     pub hints: i64,
@@ -41,11 +49,11 @@ pub struct DynamoClusterStatus {
     pub suspect_partitions: i32,
     /// The zones, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub zones: Vec<ZoneStatus>,
     /// The members, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 100), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    #[schemars(length(max = 200), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub nodes: Vec<NodeStatus>,
     /// Ready, Reconciling, Stalled, QuorumAvailable and RingBalanced.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -67,6 +75,73 @@ pub struct RingStatus {
     pub min_owned: i32,
     /// Most partitions that a member owns.
     pub max_owned: i32,
+}
+
+/// A change of the ring that is under way.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TransitionStatus {
+    /// Epoch of the proposed ring.
+    pub epoch: i64,
+    /// The step that is waited for: known (all members know the ring), synced (its data are where it wants them) or reading
+    /// (all members read from it).
+    pub step: String,
+    /// Members whose step that is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schemas::member_ids")]
+    pub waits_for: Vec<String>,
+    /// Partitions that members have to pull, summed over those that answer.
+    pub pulls: i64,
+    /// Of these, those that are there.
+    pub pulled: i64,
+    /// Step and partitions in a word.
+    pub progress: String,
+    /// When the operator saw it first, in UTC.
+    pub since: String,
+}
+
+/// A change of the ring that could begin.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlanStatus {
+    /// Epoch that the ring would have.
+    pub epoch: i64,
+    /// Hash that the ring would have; what spec.approvedPlan has to be.
+    pub hash: String,
+    /// Q that the ring would have.
+    pub partitions: i32,
+    /// Replica-partitions that move.
+    pub moves: i64,
+    /// The fewest that any ring with these shares would move.
+    pub minimum_moves: i64,
+    /// Estimated bytes that move.
+    pub bytes: i64,
+    /// Partitions whose replicas share a zone more than they must, now.
+    pub zone_violations_before: i64,
+    /// The same afterwards.
+    pub zone_violations_after: i64,
+    /// Each member before or after.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 200), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub members: Vec<PlannedMember>,
+    /// What to know before it begins.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schemas::sentences")]
+    pub warnings: Vec<String>,
+}
+
+/// A member in a plan.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlannedMember {
+    /// Its member id.
+    pub name: String,
+    /// Partitions that it owns now; 0 for a new member.
+    pub owned_before: i32,
+    /// Partitions that it would own; 0 for one that goes.
+    pub owned_after: i32,
+    /// Replica-partitions that it gets and did not hold.
+    pub gets: i32,
 }
 
 /// A zone and its StatefulSet.
@@ -95,7 +170,8 @@ pub struct NodeStatus {
     /// The k8s node that its pod is on.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub k8s_node: String,
-    /// Absent, Pending, Silent, Unassigned, Joining, Valid, Draining, Foreign or Misplaced.
+    /// Absent, Pending, Silent, Unassigned, Joining, Valid, Draining, Foreign or Misplaced; Leaving or Left, if the spec does
+    /// not ask for it any more.
     pub state: String,
     /// Partitions that it owns.
     #[serde(default)]

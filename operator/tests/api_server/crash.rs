@@ -1,9 +1,15 @@
 //! K33: the operator is killed at each of its writes, before and after it arrives, and its successor comes to the same end.
 
-use kube::{ResourceExt as _, api::ListParams};
+use dynamo_operator::controller::names;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    ResourceExt as _,
+    api::{ListParams, Patch, PatchParams},
+};
 use serde_json::{Value, json};
 
 use super::{
+    change::settle,
     faults::{Faults, When},
     world::World,
 };
@@ -38,8 +44,77 @@ async fn end_state(world: &World) -> Value {
         "nodes": status.nodes.iter().map(|node| json!([node.name, node.zone, node.state])).collect::<Vec<_>>(),
         "conditions": status.conditions.iter().map(|c| json!([c.type_, c.status, c.reason])).collect::<Vec<_>>(),
         "rings": world.nodes.rings_minted(),
-        "layout": world.get("demo").await.annotations()[dynamo_operator::controller::names::LAYOUT],
+        "layout": world.get("demo").await.annotations()[names::LAYOUT],
     })
+}
+
+/// A cluster that serves, to which this happens, and which an operator sees through until it is killed, and another after it.
+async fn change(spec: &Value, happens: &Value, faults: Faults) -> (World, Vec<String>) {
+    let (world, _) = World::serving("crash", spec.clone()).await;
+    match happens.as_str() {
+        Some(pod) => {
+            let evacuate = json!({"metadata": {"annotations": {names::EVACUATE: "true"}}});
+            let api = world.api::<Pod>();
+            api.patch(pod, &PatchParams::default(), &Patch::Merge(evacuate))
+                .await
+                .unwrap();
+        }
+        None => drop(world.change("demo", happens.clone()).await.unwrap()),
+    }
+    let first = world.operator_with(faults);
+    settle(&world, &first).await;
+    if first.faults.dead() {
+        // Kubernetes and the nodes work on while nobody leads.
+        world.kubelet.turn().await;
+        settle(&world, &world.operator()).await;
+    }
+    // Volumes of those who left are marked in the pass after.
+    for _ in 0..2 {
+        let operator = world.operator();
+        operator.pass(&world.get("demo").await).await.unwrap();
+        world.kubelet.turn().await;
+    }
+    settle(&world, &world.operator()).await;
+    (world, first.faults.writes())
+}
+
+async fn killed_everywhere(spec: Value, happens: Value) {
+    let (whole, writes) = change(&spec, &happens, Faults::default()).await;
+    let expected = end_state(&whole).await;
+    assert!(writes.len() >= 8, "{writes:#?}");
+    for (at, write) in writes.iter().enumerate() {
+        for when in [When::Before, When::After] {
+            let (world, done) = change(&spec, &happens, Faults::dying_at(at, when)).await;
+            assert!(
+                done.len() > at,
+                "the operator was to die at write {at} and did not"
+            );
+            let end = end_state(&world).await;
+            assert_eq!(end, expected, "killed {when:?} write {at}: {write}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn s_killed_at_every_write_of_a_scale_out_the_end_is_the_same() {
+    killed_everywhere(json!({}), json!({"members": 5})).await;
+}
+
+#[tokio::test]
+async fn s_killed_at_every_write_of_a_scale_in_the_end_is_the_same() {
+    killed_everywhere(json!({"members": 5}), json!({"members": 3})).await;
+}
+
+#[tokio::test]
+async fn s_killed_at_every_write_of_an_evacuation_the_end_is_the_same() {
+    killed_everywhere(json!({"members": 4}), json!("demo-b-0")).await;
+}
+
+#[tokio::test]
+async fn s_killed_at_every_write_of_a_zones_removal_the_end_is_the_same() {
+    let zones = |names: &[&str]| names.iter().map(|name| json!({"name": name})).collect::<Value>();
+    let spec = json!({"members": 4, "zones": zones(&["a", "b", "c"])});
+    killed_everywhere(spec, json!({"zones": zones(&["a", "b"])})).await;
 }
 
 async fn install(faults: Faults) -> (World, Vec<String>) {

@@ -2,8 +2,12 @@
 //! after the other, no time of its own.
 
 use std::{
+    collections::BTreeSet,
     net::IpAddr,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use k8s_openapi::api::{
@@ -23,6 +27,8 @@ pub struct Kubelet {
     pub client: Client,
     pub namespace: String,
     pub nodes: Nodes,
+    /// Pods for which the scheduler finds no k8s node, though their claims exist.
+    pub unschedulable: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Kubelet {
@@ -35,11 +41,13 @@ impl Kubelet {
 
     /// Ends pods that are being deleted, makes missing ones, and reports on all.
     pub async fn turn(&self) {
+        self.nodes.tick();
         for pod in self.api::<Pod>().list(&ListParams::default()).await.unwrap() {
-            if pod.metadata.deletion_timestamp.is_some() {
+            if pod.metadata.deletion_timestamp.is_some() || self.surplus(&pod).await {
                 self.end(&pod).await;
             }
         }
+        self.end_claims().await;
         for set in self
             .api::<StatefulSet>()
             .list(&ListParams::default())
@@ -64,6 +72,45 @@ impl Kubelet {
         }
     }
 
+    /// Its StatefulSet has fewer pods now, or is gone. K6: then no ring may list its member.
+    async fn surplus(&self, pod: &Pod) -> bool {
+        let name = pod.name_any();
+        let Some(owner) = pod.owner_references().first().cloned() else {
+            return false;
+        };
+        let set = self.api::<StatefulSet>().get_opt(&owner.name).await.unwrap();
+        let set = set.filter(|set| set.uid().as_ref() == Some(&owner.uid));
+        let pods = set.map_or(0, |set| set.spec.unwrap().replicas.unwrap());
+        let ordinal: i32 = name.rsplit_once('-').unwrap().1.parse().unwrap();
+        if ordinal < pods {
+            return false;
+        }
+        assert!(!self.nodes.lists(&name), "{name} ends, and a ring lists it");
+        true
+    }
+
+    /// Claims that are being deleted go once no pod uses them. K9, K10: then no ring may list the member, or its volume is
+    /// lost.
+    async fn end_claims(&self) {
+        let api = self.api::<PersistentVolumeClaim>();
+        for claim in api.list(&ListParams::default()).await.unwrap() {
+            let name = claim.name_any();
+            let member = name.strip_prefix("data-").unwrap();
+            let pod = self.api::<Pod>().get_opt(member).await.unwrap();
+            let used = pod.is_some_and(|pod| pod.spec.unwrap().node_name.is_some());
+            if claim.metadata.deletion_timestamp.is_none() || used {
+                continue;
+            }
+            let lost = self.unschedulable.lock().unwrap().contains(member);
+            assert!(
+                lost || !self.nodes.lists(member),
+                "{name} goes, and a ring lists its member"
+            );
+            let free = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+            api.patch(&name, &PatchParams::default(), &free).await.unwrap();
+        }
+    }
+
     async fn end(&self, pod: &Pod) {
         if let Some(ip) = ip_of(pod) {
             self.nodes.stop(ip);
@@ -78,7 +125,14 @@ impl Kubelet {
         let spec = serde_json::to_value(set.spec.as_ref().unwrap()).unwrap();
         let claim_name = format!("data-{name}");
         let claims = self.api::<PersistentVolumeClaim>();
-        if claims.get_opt(&claim_name).await.unwrap().is_none() {
+        let found = claims.get_opt(&claim_name).await.unwrap();
+        if found
+            .as_ref()
+            .is_some_and(|claim| claim.metadata.deletion_timestamp.is_some())
+        {
+            return;
+        }
+        if found.is_none() {
             let mut claim = spec["volumeClaimTemplates"][0].clone();
             claim["metadata"]["name"] = json!(claim_name);
             claims
@@ -95,7 +149,13 @@ impl Kubelet {
         pod["spec"]["volumes"].as_array_mut().unwrap().push(json!({
             "name": "data", "persistentVolumeClaim": {"claimName": claim_name},
         }));
-        pod["spec"]["nodeName"] = json!(self.schedule(&pod["spec"]["nodeSelector"]).await);
+        // A volume that is made anew is made where its pod can run.
+        if found.is_none() {
+            self.unschedulable.lock().unwrap().remove(name);
+        }
+        if !self.unschedulable.lock().unwrap().contains(name) {
+            pod["spec"]["nodeName"] = json!(self.schedule(&pod["spec"]["nodeSelector"]).await);
+        }
         let pod: Pod = serde_json::from_value(pod).unwrap();
         self.api::<Pod>()
             .create(&PostParams::default(), &pod)
@@ -116,8 +176,14 @@ impl Kubelet {
     }
 
     async fn report(&self, name: &str) {
-        let pod = self.api::<Pod>().get(name).await.unwrap();
-        if pod.metadata.deletion_timestamp.is_some() || pod.spec.as_ref().unwrap().node_name.is_none() {
+        let Some(pod) = self.api::<Pod>().get_opt(name).await.unwrap() else {
+            return;
+        };
+        if pod.metadata.deletion_timestamp.is_some() {
+            return;
+        }
+        if pod.spec.as_ref().unwrap().node_name.is_none() {
+            self.report_unscheduled(name).await;
             return;
         }
         let ip = ip_of(&pod).unwrap_or_else(fresh_ip);
@@ -148,6 +214,18 @@ impl Kubelet {
                 "name": "node", "image": "x", "imageID": "x", "ready": ready, "restartCount": 0, "state": state,
             }],
         }});
+        self.api::<Pod>()
+            .patch_status(name, &PatchParams::default(), &Patch::Merge(status))
+            .await
+            .unwrap();
+    }
+
+    async fn report_unscheduled(&self, name: &str) {
+        let status = json!({"status": {"phase": "Pending", "conditions": [{
+            "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+            "message": "0/3 nodes are available: 3 node(s) had volume node affinity conflict",
+            "lastTransitionTime": "2020-01-01T00:00:00Z",
+        }]}});
         self.api::<Pod>()
             .patch_status(name, &PatchParams::default(), &Patch::Merge(status))
             .await

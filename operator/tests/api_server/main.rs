@@ -1,4 +1,5 @@
-//! The operator against a real kube-apiserver (K1, K2, K4, K11, K15, K18, K19, K23, K25, K29, K32, K33, K34).
+//! The operator against a real kube-apiserver (K1, K2, K4-K11, K15, K18, K19, K23, K25, K26, K29, K32,
+//! K33, K34).
 //!
 //! Only etcd and kube-apiserver run; StatefulSets are made pods by a small script ([`kubelet`]), and nodes are fakes that
 //! keep their volumes ([`nodes`]). The operator acts under the very RBAC rules of the chart.
@@ -15,9 +16,11 @@
 mod faults;
 mod kubelet;
 mod nodes;
+mod rings;
 mod server;
 mod world;
 
+mod change;
 mod crash;
 mod install;
 mod life;

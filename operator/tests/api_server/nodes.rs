@@ -13,26 +13,30 @@ use dynamo_core::{
 use dynamo_operator::admin::{Admin, AdminError, NodeReport, NodeState};
 use dynamo_proto::admin as pb;
 
-use super::faults::Faults;
+use super::{faults::Faults, rings::Changes};
 
 #[derive(Clone, Debug, Default)]
 pub struct Volume {
     pub identity: Option<(ClusterId, String, String)>,
     pub ring: Option<Arc<Ring>>,
+    pub hints: u64,
+    pub data_bytes: u64,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    volumes: BTreeMap<String, Volume>,
+pub(super) struct State {
+    pub(super) volumes: BTreeMap<String, Volume>,
     /// Address of a running pod -> UID of its claim.
     running: BTreeMap<IpAddr, String>,
     cut_off: BTreeSet<IpAddr>,
     rings_minted: BTreeSet<(ClusterId, u64)>,
     bootstraps: u32,
+    /// Changes of the ring that are under way, and what the test wants of them.
+    pub(super) changes: Changes,
 }
 
 #[derive(Clone, Debug, Default)]
-pub struct Nodes(Arc<Mutex<State>>);
+pub struct Nodes(pub(super) Arc<Mutex<State>>);
 
 impl Nodes {
     pub fn start(&self, ip: IpAddr, claim_uid: &str) {
@@ -98,14 +102,15 @@ impl Nodes {
             ring_hash: ring.map_or(0, Ring::hash),
             release: "0.1.0".into(),
             not_ready_reason: if listed { String::new() } else { "no ring".into() },
-            hints: 0,
+            hints: volume.hints,
             partitions_suspect: 0,
+            data_bytes: volume.data_bytes,
         })
     }
 }
 
 impl State {
-    fn volume(&mut self, ip: IpAddr) -> Result<&mut Volume, AdminError> {
+    pub(super) fn volume(&mut self, ip: IpAddr) -> Result<&mut Volume, AdminError> {
         let silent = || AdminError::Silent {
             address: ip,
             why: "connection refused".into(),
@@ -117,20 +122,30 @@ impl State {
         self.volumes.get_mut(claim).ok_or_else(silent)
     }
 
-    /// Joined nodes learn the ring of their cluster from any that runs.
+    /// Nodes that run and know their cluster learn its newest ring from any other.
     fn gossip(&mut self) {
-        let running: BTreeSet<&String> = self.running.values().collect();
-        let rings: BTreeMap<ClusterId, Arc<Ring>> = self
-            .volumes
-            .iter()
-            .filter(|(uid, _)| running.contains(uid))
-            .filter_map(|(_, volume)| Some((volume.identity.as_ref()?.0, volume.ring.clone()?)))
-            .collect();
-        for volume in self.volumes.values_mut().filter(|volume| volume.ring.is_none()) {
+        let running: BTreeSet<String> = self.running.values().cloned().collect();
+        let mut rings = BTreeMap::<ClusterId, Arc<Ring>>::new();
+        for (_, volume) in self.volumes.iter().filter(|(uid, _)| running.contains(*uid)) {
+            if let (Some((cluster, ..)), Some(ring)) = (&volume.identity, &volume.ring) {
+                let newest = rings.entry(*cluster).or_insert_with(|| ring.clone());
+                if ring.version() > newest.version() {
+                    *newest = ring.clone();
+                }
+            }
+        }
+        for (_, volume) in self.volumes.iter_mut().filter(|(uid, _)| running.contains(*uid)) {
             if let Some((cluster, ..)) = &volume.identity {
                 volume.ring = rings.get(cluster).cloned();
             }
         }
+    }
+
+    /// Members whose nodes run and can be reached.
+    pub(super) fn reachable(&self) -> BTreeSet<String> {
+        let up = self.running.iter().filter(|(ip, _)| !self.cut_off.contains(*ip));
+        up.filter_map(|(_, uid)| Some(self.volumes.get(uid)?.identity.as_ref()?.1.clone()))
+            .collect()
     }
 }
 
@@ -142,7 +157,7 @@ pub struct Reached {
 }
 
 impl Reached {
-    fn change<T>(
+    pub(super) fn change<T>(
         &self,
         ip: IpAddr,
         what: &str,
@@ -162,7 +177,7 @@ impl Reached {
     }
 }
 
-fn refused(ip: IpAddr, what: &'static str, why: &str) -> AdminError {
+pub(super) fn refused(ip: IpAddr, what: &'static str, why: &str) -> AdminError {
     AdminError::Refused {
         address: ip,
         what,
@@ -240,6 +255,35 @@ impl Admin for Reached {
                     Ok(true)
                 }
             }
+        })
+    }
+
+    async fn transition(&self, node: IpAddr) -> Result<pb::TransitionResponse, AdminError> {
+        let mut state = self.nodes.0.lock().unwrap();
+        let volume = state.volume(node)?.clone();
+        Ok(state.told(&volume))
+    }
+
+    async fn plan(&self, node: IpAddr, target: pb::RingTarget) -> Result<pb::PlanResponse, AdminError> {
+        let mut state = self.nodes.0.lock().unwrap();
+        let base = state.volume(node)?.ring.clone();
+        let base = base.ok_or_else(|| refused(node, "Plan", "no ring"))?;
+        state
+            .planned(&base, &target)
+            .map_err(|why| refused(node, "Plan", &why))
+    }
+
+    async fn commit(
+        &self,
+        node: IpAddr,
+        request: pb::CommitRequest,
+    ) -> Result<pb::CommitResponse, AdminError> {
+        tokio::task::yield_now().await;
+        self.change(node, "commit", |state| {
+            let volume = state.volume(node)?.clone();
+            state
+                .proposed(&volume, &request)
+                .map_err(|why| refused(node, "Commit", &why))
         })
     }
 }

@@ -67,6 +67,7 @@ impl World {
             client: client.clone(),
             namespace: namespace.clone(),
             nodes: nodes.clone(),
+            unschedulable: Arc::default(),
         };
         Self {
             server,
@@ -164,7 +165,7 @@ impl World {
 
     /// Passes and turns of Kubernetes until Ready has this reason.
     pub async fn drive(&self, operator: &Operator, name: &str, reason: &str) {
-        for _ in 0..40 {
+        for _ in 0..60 {
             let _ = operator.pass(&self.get(name).await).await;
             if operator.faults.dead() {
                 return;

@@ -35,7 +35,7 @@ pub struct Desired {
     pub client_service: Service,
     /// Evictions of one pod at a time.
     pub pdb: PodDisruptionBudget,
-    /// The pods, one StatefulSet per zone.
+    /// The pods, one StatefulSet per zone; without zones that nothing is left in but the StatefulSet.
     pub stateful_sets: Vec<StatefulSet>,
 }
 
@@ -56,9 +56,9 @@ pub enum BuildError {
 /// If one cannot be serialised, which no valid cluster causes.
 pub fn build(cluster: &ValidatedCluster) -> Result<Desired, BuildError> {
     let config = config_map::config(cluster)?;
-    let stateful_sets = cluster
-        .zones
-        .iter()
+    let zones = cluster.zones.iter();
+    let stateful_sets = zones
+        .filter(|zone| !(zone.layout.leaving && zone.pods == 0))
         .map(|zone| stateful_set::stateful_set(cluster, zone, &config));
     let desired = Desired {
         service_account: service_account::service_account(cluster),

@@ -59,7 +59,7 @@ pub(super) fn stateful_set(
     Ok(StatefulSet {
         metadata,
         spec: Some(StatefulSetSpec {
-            replicas: i32::try_from(zone.layout.members).ok(),
+            replicas: i32::try_from(zone.pods).ok(),
             service_name: Some(names::nodes_service(&cluster.name)),
             pod_management_policy: Some("Parallel".into()),
             update_strategy: Some(StatefulSetUpdateStrategy {

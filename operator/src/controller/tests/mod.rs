@@ -1,5 +1,7 @@
 //! Tests of the pure steps. Every fixture goes through the real validate.
 
+mod change;
+mod changing;
 mod golden;
 mod layout;
 mod plan;
@@ -11,6 +13,7 @@ use dynamo_core::{
     ring::{Member, Placement, Ring},
     types::{ClusterId, MemberId, Zone},
 };
+use dynamo_proto::admin as pb;
 use kube::ResourceExt as _;
 use serde_json::{Value, json};
 
@@ -109,16 +112,38 @@ impl World {
                 claim_size: Some(zone.claim_size.clone()),
                 template_hash: template_hash(set),
                 current: true,
+                ..StatefulSetFacts::default()
             };
             world.observed.stateful_sets.insert(set.name_any(), facts);
         }
-        for (index, member) in valid.members().enumerate() {
-            let set = &world.observed.stateful_sets[&member.zone.layout.stateful_set];
+        world.run_missing_pods();
+        world
+    }
+
+    /// Kubernetes makes the StatefulSets as they are wanted, and the pods that they lack, with empty volumes.
+    fn run_missing_pods(&mut self) {
+        let valid = self.validated().unwrap();
+        for zone in &valid.zones {
+            let newest = self.observed.stateful_sets.values().next().cloned();
+            let set = self
+                .observed
+                .stateful_sets
+                .entry(zone.layout.stateful_set.clone());
+            let set = set.or_insert_with(|| StatefulSetFacts {
+                zone: zone.layout.zone.clone(),
+                ..newest.unwrap_or_default()
+            });
+            set.members = zone.pods;
+        }
+        for member in valid.members() {
+            if self.observed.pods.contains_key(&member.id()) {
+                continue;
+            }
+            let index = self.observed.pods.len();
+            let set = &self.observed.stateful_sets[&member.zone.layout.stateful_set];
             let zone = &member.zone.layout.zone;
-            let host = world.observed.k8s_nodes.iter().flatten();
-            let host = host
-                .clone()
-                .find(|node| node.labels.get(names::TOPOLOGY_ZONE) == Some(zone));
+            let mut hosts = self.observed.k8s_nodes.iter().flatten();
+            let host = hosts.find(|node| node.labels.get(names::TOPOLOGY_ZONE) == Some(zone));
             let pod = PodFacts {
                 uid: format!("uid-{index}"),
                 resource_version: format!("{index}"),
@@ -126,13 +151,12 @@ impl World {
                 k8s_node: Some(host.map_or_else(|| "worker-0".into(), |node| node.name.clone())),
                 container: Container::Running,
                 ready: true,
-                deleting: false,
                 template_hash: set.template_hash.clone(),
+                ..PodFacts::default()
             };
-            world.observed.pods.insert(member.id(), pod);
-            world.say(&member.id(), Ok(unassigned()));
+            self.observed.pods.insert(member.id(), pod);
+            self.say(&member.id(), Ok(unassigned()));
         }
-        world
     }
 
     /// Every member is valid under one ring.
@@ -144,8 +168,21 @@ impl World {
             let report = valid_report(&valid, &ring, &member.id(), &member.zone.layout.zone);
             world.say(&member.id(), Ok(report));
         }
-        world.observed.ring = Some(Arc::new(Placement::new(Arc::new(ring))));
+        world.serve(ring);
         world
+    }
+
+    /// This ring serves, and everybody says so.
+    fn serve(&mut self, ring: Ring) {
+        let told = pb::TransitionResponse {
+            base_epoch: ring.epoch(),
+            base_hash: ring.hash(),
+            base_members: ring.members().iter().map(|m| m.id.as_str().to_owned()).collect(),
+            ..pb::TransitionResponse::default()
+        };
+        let pods = self.observed.pods.keys();
+        self.observed.changes = pods.map(|pod| (pod.clone(), Ok(told.clone()))).collect();
+        self.observed.ring = Some(Arc::new(Placement::new(Arc::new(ring))));
     }
 
     fn say(&mut self, member: &str, answer: Result<NodeReport, &str>) {
@@ -210,6 +247,7 @@ fn unassigned() -> NodeReport {
         not_ready_reason: "unassigned".into(),
         hints: 0,
         partitions_suspect: 0,
+        data_bytes: 0,
     }
 }
 
@@ -225,6 +263,7 @@ fn valid_report(cluster: &ValidatedCluster, ring: &Ring, id: &str, zone: &str) -
         not_ready_reason: String::new(),
         hints: 0,
         partitions_suspect: 0,
+        data_bytes: 0,
     }
 }
 

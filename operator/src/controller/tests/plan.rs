@@ -20,7 +20,7 @@ fn reason(stance: &Stance) -> &'static str {
     }
 }
 
-fn check(world: &World, expected: &str) {
+pub(super) fn check(world: &World, expected: &str) {
     let (step, stance) = world.plan();
     let step = match step {
         Step::Rest => "rest".to_owned(),
@@ -37,6 +37,13 @@ fn check(world: &World, expected: &str) {
             )
         }
         Step::Restart { pod, .. } => format!("restart {pod}"),
+        Step::Commit { request, .. } => {
+            let members = request.target.unwrap().members.into_iter();
+            let members: Vec<String> = members.map(|member| member.member_id).collect();
+            format!("commit {}", members.join(" "))
+        }
+        Step::Replace(replacement) => format!("replace {}", replacement.member),
+        Step::RemoveZone { stateful_set, .. } => format!("remove {stateful_set}"),
     };
     let stalled = if matches!(stance, Stance::Stalled(..)) {
         "!"
@@ -220,7 +227,7 @@ fn k18_an_address_that_answers_for_another_is_silence() {
 #[test]
 fn members_that_the_ring_does_not_list_stop_everything() {
     let mut world = World::serving(json!({}));
-    let other = World::serving(json!({"members": 4}));
+    let other = World::serving(json!({"zones": [{"name": "x"}, {"name": "y"}, {"name": "z"}]}));
     world.observed.ring = other.observed.ring;
     check(&world, "rest: RingMismatch!");
 }

@@ -20,14 +20,19 @@ use crate::{
 const NOW: Timestamp = Timestamp::constant(1_700_000_000, 0);
 const LATER: Timestamp = Timestamp::constant(1_700_000_100, 0);
 
-fn of(world: &World, error: Option<&ApplyError>, now: Timestamp) -> DynamoClusterStatus {
+pub(super) fn of(world: &World, error: Option<&ApplyError>, now: Timestamp) -> DynamoClusterStatus {
     let valid = world.validated().unwrap();
     let plan = plan(&valid, &world.desired(), &world.observed, &world.source);
-    status(&world.source, &valid, &plan, error, now)
+    let preview = world
+        .observed
+        .preview
+        .as_ref()
+        .and_then(|told| told.as_ref().ok());
+    status(&world.source, &valid, &plan, preview, error, now)
 }
 
 /// `Ready Reconciling Stalled QuorumAvailable RingBalanced`, and Ready's reason.
-fn words(status: &DynamoClusterStatus) -> String {
+pub(super) fn words(status: &DynamoClusterStatus) -> String {
     let condition = |type_: &str| find(&status.conditions, type_).unwrap();
     let truths = [
         "Ready",
