@@ -5,6 +5,7 @@
 
 mod convergence;
 mod data;
+mod elastic;
 mod hooks;
 mod install;
 mod laboratory;
@@ -51,7 +52,7 @@ macro_rules! scenario {
     };
 }
 
-const SCENARIOS: [Scenario; 21] = [
+const SCENARIOS: [Scenario; 22] = [
     scenario!(install::helm_installs_the_operator, needed),
     scenario!(install::k1_ten_lines_become_a_ready_cluster, needed),
     scenario!(placement::k4_d30_members_and_replicas_are_spread_over_zones),
@@ -70,6 +71,7 @@ const SCENARIOS: [Scenario; 21] = [
     scenario!(sloppy::z1_deleted_keys_stay_deleted_and_their_tombstones_go),
     scenario!(convergence::x_all_pods_of_a_zone_gone_cost_nothing),
     scenario!(convergence::a_lost_copies_are_found_among_ten_thousand_keys),
+    scenario!(elastic::s_d24_k25_members_go_and_come_under_load),
     scenario!(laboratory::the_lab_goes_with_its_volumes),
     scenario!(install::k15_a_deleted_cluster_returns_with_its_volumes),
     scenario!(install::k15_uninstall_leaves_the_volumes),

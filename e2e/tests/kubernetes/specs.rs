@@ -52,12 +52,12 @@ pub(crate) async fn k29_bad_specs_are_refused_with_help(suite: &Suite) -> anyhow
     let target = format!("dync/{}", cluster.name);
     let changes: [(&[&str], &str); 3] = [
         (
-            &["patch", "--type=merge", "-p", r#"{"spec":{"members":6}}"#],
-            "members cannot be changed after creation in this release",
+            &["patch", "--type=merge", "-p", r#"{"spec":{"members":2}}"#],
+            "members must be at least replication.factor",
         ),
         (
-            &["scale", "--replicas=6"],
-            "members cannot be changed after creation in this release",
+            &["scale", "--replicas=2"],
+            "members must be at least replication.factor",
         ),
         (
             &[
