@@ -16,6 +16,7 @@ mod fallbacks;
 
 /// Read repair, after the reply and before it.
 mod repair;
+mod slots;
 
 /// Every outcome of every replica in every order, against what must hold.
 mod every_put;

@@ -5,5 +5,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod histories;
+mod layouts;
 mod model;
 mod rules;
