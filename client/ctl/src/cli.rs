@@ -2,6 +2,8 @@
 
 pub(crate) mod admin;
 
+pub(crate) mod change;
+
 pub(crate) mod typed;
 
 use std::{ffi::OsStr, path::PathBuf, time::Duration};
@@ -89,6 +91,7 @@ pub(crate) enum Commands {
     Salvage(admin::Salvage),
     Tasks(admin::Tasks),
     Bucket(admin::Bucket),
+    Change(change::Change),
     BenchLite(BenchLite),
     Import(Import),
     Export(Export),

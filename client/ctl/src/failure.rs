@@ -20,6 +20,7 @@ pub(crate) struct Failure {
     hint: Option<String>,
     code: u8,
     broken_pipe: bool,
+    silent: bool,
 }
 
 impl Failure {
@@ -33,6 +34,7 @@ impl Failure {
             hint: None,
             code: EXIT_FAILED,
             broken_pipe: false,
+            silent: false,
         }
     }
 
@@ -67,8 +69,12 @@ impl Failure {
             cause = error.to_string();
             source = error.source();
         }
+        let silent = matches!(
+            status.code(),
+            tonic::Code::Unavailable | tonic::Code::DeadlineExceeded | tonic::Code::Cancelled
+        );
         let hint = match status.code() {
-            tonic::Code::Unavailable | tonic::Code::DeadlineExceeded | tonic::Code::Cancelled => Some(
+            _ if silent => Some(
                 "name a node's admin port with --admin, or forward it: kubectl port-forward pod/NAME 7702",
             ),
             tonic::Code::FailedPrecondition => {
@@ -79,6 +85,7 @@ impl Failure {
         let failure = Self::new(attempted, format!("{cause} ({:?})", status.code()));
         Self {
             hint: hint.map(str::to_owned),
+            silent,
             ..failure
         }
     }
@@ -101,6 +108,11 @@ impl Failure {
     /// The exit code.
     pub(crate) fn code(&self) -> u8 {
         self.code
+    }
+
+    /// The node said nothing, so that nobody knows what it did.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.silent
     }
 
     /// The reader of the output went away.

@@ -36,9 +36,24 @@ impl Output {
         }
     }
 
+    /// As if its output went into a pipe.
+    #[cfg(test)]
+    pub(crate) fn piped() -> Self {
+        Self {
+            format: Format::Table,
+            terminal: false,
+            color: false,
+        }
+    }
+
     /// Whether a person looks at standard output.
     pub(crate) fn is_terminal(self) -> bool {
         self.terminal
+    }
+
+    /// Whether a program reads standard output.
+    pub(crate) fn is_json(self) -> bool {
+        self.format == Format::Json
     }
 
     /// Prints `json` if JSON was asked for, else the text.
@@ -154,11 +169,7 @@ mod tests {
 
     #[test]
     fn piped_tables_are_plain_columns() {
-        let output = Output {
-            format: Format::Table,
-            terminal: false,
-            color: false,
-        };
+        let output = Output::piped();
         let mut columns = Columns::new(&["MEMBER", "ZONE", "TOKENS"], &[2]);
         columns.row(["n1", "a", "86"]);
         columns.row(["n10", "", "5"]);

@@ -8,25 +8,8 @@ mod admin;
 
 mod runner;
 
-use runner::{Ran, command, run, run_with};
+use runner::{ask, command, has, run, run_with};
 use support::{Act, Cluster, FakeNode, Seen};
-
-/// Against the admin service alone.
-async fn ask(admin: &str, arguments: &[&str]) -> Ran {
-    let mut command = command(&["127.0.0.1:1".to_owned()]);
-    command.env("DYNAMO_ADMIN", admin);
-    run_with(command, arguments, b"").await
-}
-
-/// True if a line has these words in this order, whatever the columns' widths.
-fn has(text: &str, words: &str) -> bool {
-    text.lines().any(|line| {
-        line.split_whitespace()
-            .collect::<Vec<_>>()
-            .join(" ")
-            .contains(words)
-    })
-}
 
 #[tokio::test]
 async fn d53_d54_data_types_are_updated_and_shown() {

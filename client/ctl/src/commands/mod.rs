@@ -28,6 +28,8 @@ mod buckets;
 
 mod assign;
 
+mod change;
+
 mod import;
 
 mod export;
@@ -55,6 +57,7 @@ pub(crate) async fn run(cli: &Cli, output: Output) -> Result<ExitCode, Failure> 
         Commands::Salvage(options) => return salvage::salvage(global, options, output).await,
         Commands::Tasks(tasks) => return upkeep::tasks(global, tasks, output).await,
         Commands::Bucket(bucket) => buckets::bucket(global, bucket, output).await?,
+        Commands::Change(change) => return change::change(global, change, output).await,
         Commands::BenchLite(bench) => bench::run(global, bench, output).await?,
         Commands::Import(import) => return import::run(global, import, output).await,
         Commands::Export(export) => return export::run(global, export, output).await,

@@ -1,18 +1,20 @@
-//! A node's admin service that says the same to everyone, and remembers tasks paused and buckets set.
+//! A node's admin service that says the same to everyone, and remembers tasks paused, buckets set and the ring committed.
 
 use std::sync::Mutex;
 
 use dynamo_proto::{
     admin::{
         AcceptLossRequest, AcceptLossResponse, ActorCounter, BootstrapRequest, BootstrapResponse, Bucket,
-        ExchangeInfo, ExchangesRequest, ExchangesResponse, HintCount, HintsRequest, HintsResponse,
-        InspectRequest, InspectResponse, JoinRequest, JoinResponse, ListBucketsRequest, ListBucketsResponse,
-        LocalGetRequest, LocalGetResponse, LocateRequest, LocateResponse, MemberShare, MembershipLogRequest,
-        MembershipLogResponse, MerkleRootRequest, MerkleRootResponse, PauseTaskRequest, PauseTaskResponse,
-        PeerInfo, PeersRequest, PeersResponse, PreferenceEntry, PreferenceListRequest,
+        CommitRequest, CommitResponse, ExchangeInfo, ExchangesRequest, ExchangesResponse, HintCount,
+        HintsRequest, HintsResponse, InspectRequest, InspectResponse, JoinRequest, JoinResponse,
+        ListBucketsRequest, ListBucketsResponse, LocalGetRequest, LocalGetResponse, LocateRequest,
+        LocateResponse, MemberChange, MemberShare, MembershipLogRequest, MembershipLogResponse,
+        MerkleRootRequest, MerkleRootResponse, PauseTaskRequest, PauseTaskResponse, PeerInfo, PeersRequest,
+        PeersResponse, PlanRequest, PlanResponse, PreferenceEntry, PreferenceListRequest,
         PreferenceListResponse, RepairRequest, RepairResponse, ReplicaState, RingRequest, RingResponse,
-        SalvageProgress, SalvageRequest, SetBucketRequest, SetBucketResponse, SiblingInfo, StatusRequest,
-        StatusResponse, TaskInfo, TasksRequest, TasksResponse,
+        RingTarget, SalvageProgress, SalvageRequest, SetBucketRequest, SetBucketResponse, SiblingInfo,
+        StatusRequest, StatusResponse, TaskInfo, TasksRequest, TasksResponse, TransitionRequest,
+        TransitionResponse,
         admin_server::{Admin, AdminServer},
         status_response::State,
     },
@@ -30,6 +32,7 @@ pub(crate) async fn start() -> String {
         address: address.clone(),
         paused: Mutex::default(),
         buckets: Mutex::default(),
+        change: Mutex::default(),
     });
     tokio::spawn(
         tonic::transport::Server::builder()
@@ -43,7 +46,17 @@ struct Fake {
     address: String,
     paused: Mutex<Vec<String>>,
     buckets: Mutex<Vec<Bucket>>,
+    change: Mutex<Option<Change>>,
 }
+
+/// A ring that was committed, and how often it was asked where that stands: twice, then it is reached.
+struct Change {
+    target: RingTarget,
+    asked: u32,
+}
+
+/// Of the ring that every target comes to.
+const PLANNED_HASH: u64 = 0xab;
 
 fn member(id: &str, zone: &str) -> v1::RingMember {
     v1::RingMember {
@@ -344,4 +357,111 @@ impl Admin for Fake {
             asked: ttl,
         }))
     }
+
+    async fn plan(&self, request: Request<PlanRequest>) -> Result<Response<PlanResponse>, Status> {
+        let target = request.into_inner().target.unwrap();
+        if target.members.iter().any(|member| member.member_id == "n9") {
+            return Err(Status::failed_precondition("n9 has not joined"));
+        }
+        let mut changes: Vec<MemberChange> = ["n1", "n2"]
+            .into_iter()
+            .map(|id| MemberChange {
+                member_id: id.into(),
+                weight_before: 1,
+                tokens_before: 4,
+                partitions_before: 8,
+                ..Default::default()
+            })
+            .collect();
+        for member in &target.members {
+            if !changes.iter().any(|change| change.member_id == member.member_id) {
+                changes.push(MemberChange {
+                    member_id: member.member_id.clone(),
+                    gets: 5,
+                    ..Default::default()
+                });
+            }
+            let change = changes
+                .iter_mut()
+                .find(|change| change.member_id == member.member_id);
+            let change = change.unwrap();
+            change.weight_after = member.weight.max(1);
+            change.tokens_after = 3;
+            change.partitions_after = 5;
+        }
+        let unchanged = target.partitions == 0 && ids(&target) == ["n1", "n2"];
+        let ring = v1::Ring {
+            hash: PLANNED_HASH,
+            owners: vec![0; target.partitions.max(8) as usize],
+            ..Default::default()
+        };
+        Ok(Response::new(PlanResponse {
+            expected_epoch: 3,
+            ring: Some(ring),
+            members: changes,
+            moves: 5,
+            moves_min: 4,
+            bytes: 2048,
+            unchanged,
+            warnings: target
+                .dead
+                .iter()
+                .map(|id| format!("{id} is declared dead"))
+                .collect(),
+            ..Default::default()
+        }))
+    }
+
+    async fn commit(&self, request: Request<CommitRequest>) -> Result<Response<CommitResponse>, Status> {
+        let request = request.into_inner();
+        if (request.expected_epoch, request.expected_hash) != (3, PLANNED_HASH) {
+            return Err(Status::failed_precondition(
+                "the target comes to another ring by now",
+            ));
+        }
+        *self.change.lock().unwrap() = Some(Change {
+            target: request.target.unwrap(),
+            asked: 0,
+        });
+        Ok(Response::new(CommitResponse {
+            epoch: 4,
+            hash: PLANNED_HASH,
+            proposed: true,
+        }))
+    }
+
+    async fn transition(
+        &self,
+        _: Request<TransitionRequest>,
+    ) -> Result<Response<TransitionResponse>, Status> {
+        let mut response = TransitionResponse {
+            base_epoch: 3,
+            base_hash: 9,
+            base_members: vec!["n1".into(), "n2".into()],
+            ..Default::default()
+        };
+        if let Some(change) = self.change.lock().unwrap().as_mut() {
+            change.asked += 1;
+            if change.asked > 2 {
+                response.base_epoch = 4;
+                response.base_hash = PLANNED_HASH;
+                response.base_members = ids(&change.target);
+            } else {
+                response.next_epoch = 4;
+                response.next_hash = PLANNED_HASH;
+                response.next_members = ids(&change.target);
+                response.dead.clone_from(&change.target.dead);
+                response.step = "synced".into();
+                response.waits_for = vec!["n2".into()];
+                response.pulls = 4;
+                response.pulled = change.asked;
+            }
+        }
+        Ok(Response::new(response))
+    }
+}
+
+fn ids(target: &RingTarget) -> Vec<String> {
+    let members = target.members.iter();
+    members.map(|member| member.member_id.clone()).collect()
 }

@@ -76,3 +76,20 @@ pub(crate) async fn run_with(mut command: Command, arguments: &[&str], input: &[
 pub(crate) async fn run(cluster: &Cluster, arguments: &[&str]) -> Ran {
     run_with(command(&cluster.addresses()), arguments, b"").await
 }
+
+/// Against the admin service alone.
+pub(crate) async fn ask(admin: &str, arguments: &[&str]) -> Ran {
+    let mut command = command(&["127.0.0.1:1".to_owned()]);
+    command.env("DYNAMO_ADMIN", admin);
+    run_with(command, arguments, b"").await
+}
+
+/// True if a line has these words in this order, whatever the columns' widths.
+pub(crate) fn has(text: &str, words: &str) -> bool {
+    text.lines().any(|line| {
+        line.split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ")
+            .contains(words)
+    })
+}
