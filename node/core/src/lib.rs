@@ -34,8 +34,6 @@ pub mod quorum;
 
 pub mod coordinator;
 
-pub mod handoff;
-
 pub mod entropy;
 
 pub mod recovery;

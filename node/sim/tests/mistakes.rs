@@ -3,6 +3,8 @@
 //! The number beside a mistake is the seed that caught it last; it is tried first, the others after it. `walk_of_seed`: as
 //! with `--walk`, so that the members change.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use dynamo_sim::knobs::{Durability, Mix};
 use dynamo_sim::nemesis::{Fault, plan};
 use dynamo_sim::{Knobs, Mistake, Options, run};

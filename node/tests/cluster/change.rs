@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -17,10 +17,10 @@ use dynamo_proto::{
     },
     v1::key_value_client::KeyValueClient,
 };
-use tokio::task::JoinHandle;
+use tokio::{sync::Mutex, task::JoinHandle};
 use tonic::{Code, transport::Channel};
 
-use crate::harness::{Cluster, Shape, deadline, get, put, until, values, why};
+use crate::harness::{Cluster, Shape, get, put, until, values, why};
 
 impl Cluster {
     fn target(&self, members: &[usize]) -> RingTarget {
@@ -84,56 +84,48 @@ impl Cluster {
 
     /// Waits until all nodes that run serve by the ring of that epoch or know that they are not in it, and nobody has strays.
     async fn changed(&mut self, epoch: u64, members: &[usize]) {
-        let deadline = Instant::now() + deadline();
-        loop {
-            self.revive().await;
-            let mut waits = Vec::new();
-            for index in self.up() {
-                let Ok(at) = self.admin(index).transition(TransitionRequest {}).await else {
-                    waits.push((index, "knows no ring".to_owned(), TransitionResponse::default()));
-                    continue;
+        let cluster = Mutex::new(self);
+        until(&format!("all serve by ring {epoch} alone"), || async {
+            let mut cluster = cluster.lock().await;
+            cluster.revive().await;
+            for index in cluster.up() {
+                let Some(at) = cluster.stands_at(index).await else {
+                    return false;
                 };
-                let at = at.into_inner();
-                let why = self.status(index).await.not_ready_reason;
+                let ready = cluster.status(index).await.not_ready_reason.is_empty();
                 let settled = at.base_epoch == epoch && at.next_epoch == 0 && at.strays == 0;
-                if !settled || why.is_empty() != members.contains(&index) {
-                    waits.push((index, why, at));
+                if !settled || ready != members.contains(&index) {
+                    return false;
                 }
             }
-            if waits.is_empty() {
-                return;
-            }
-            assert!(
-                Instant::now() < deadline,
-                "not all serve by ring {epoch} alone: {waits:#?}"
-            );
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+            true
+        })
+        .await;
     }
-}
 
-impl Cluster {
     /// Asks for these members until all serve by them alone: another ring may have won, which the node had not heard of.
     async fn becomes(&mut self, at: usize, members: &[usize]) {
-        let deadline = Instant::now() + deadline();
         let wanted: Vec<String> = members.iter().map(|index| Self::id(*index)).collect();
-        loop {
-            self.commit(at, &self.target(members)).await;
-            self.revive().await;
-            let mut settled = true;
-            for index in self.up() {
-                let at = self.admin(index).transition(TransitionRequest {}).await;
-                settled &= at.is_ok_and(|at| {
-                    let at = at.into_inner();
-                    at.next_epoch == 0 && at.base_members == wanted
-                });
+        let cluster = Mutex::new(self);
+        until(&format!("all serve by {wanted:?}"), || async {
+            let mut cluster = cluster.lock().await;
+            cluster.commit(at, &cluster.target(members)).await;
+            cluster.revive().await;
+            for index in cluster.up() {
+                let settled = |at: TransitionResponse| at.next_epoch == 0 && at.base_members == wanted;
+                if !cluster.stands_at(index).await.is_some_and(settled) {
+                    return false;
+                }
             }
-            if settled {
-                return;
-            }
-            assert!(Instant::now() < deadline, "not all serve by {wanted:?}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+            true
+        })
+        .await;
+    }
+
+    /// None: it knows no ring yet.
+    async fn stands_at(&self, index: usize) -> Option<TransitionResponse> {
+        let asked = self.admin(index).transition(TransitionRequest {}).await;
+        asked.ok().map(tonic::Response::into_inner)
     }
 }
 

@@ -25,7 +25,7 @@ pub(crate) use messages::*;
 pub(crate) const CLUSTER: [u8; 16] = [7; 16];
 
 /// For whatever is waited for; `DYNAMO_TEST_DEADLINE_S` allows more where there are more keys than usual.
-pub(crate) fn deadline() -> Duration {
+fn deadline() -> Duration {
     let seconds = std::env::var("DYNAMO_TEST_DEADLINE_S");
     Duration::from_secs(seconds.map_or(30, |seconds| seconds.parse().unwrap()))
 }

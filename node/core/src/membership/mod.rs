@@ -33,9 +33,6 @@ pub mod gossip;
 
 pub mod detector;
 
-pub mod admission;
-
-pub use admission::may_send_data;
 pub use detector::{Detector, Silence};
 pub use entry::{EntryError, MemberEntry};
 pub use gossip::{Gossip, Target};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use dynamo_core::membership::RingVersion;
 use dynamo_core::ring::{Member, Placement, PlanError, Ring, Target, plan};
-use dynamo_core::transition::{Layouts, Local, Step, Strays, Sync, Transition};
+use dynamo_core::transition::{Fenced, Layouts, Local, Step, Strays, Sync, Transition};
 use dynamo_core::types::{ClusterId, Incarnation, KeyHash, MemberId, PartitionId, Zone};
 
 use super::model::name;
@@ -280,4 +280,32 @@ fn a_plan_says_what_moves_and_refuses_what_is_no_ring() {
     heavier.members[3].weight = 2;
     heavier.replaces = [(name(4), name(3))].into();
     assert!(matches!(refused(heavier), PlanError::Unequal { .. }));
+}
+
+#[test]
+fn a_removed_member_is_not_heard_unless_it_knows_a_later_ring() {
+    let base = Arc::new(first(4));
+    let second = plan(&Placement::new(base), 2, &target(&[0, 1, 2])).unwrap().ring;
+    let serving = Transition::new(name(0), LIFE, second, false);
+    let layouts = Layouts::of(&serving, None);
+    for (sender, base, reads, expected) in [
+        (0, 2, 2, Ok(())),
+        (3, 0, 0, Err(Fenced::NotAMember)),
+        (3, 1, 1, Err(Fenced::NotAMember)),
+        (3, 2, 2, Err(Fenced::NotAMember)),
+        (3, 3, 3, Ok(())),
+        (1, 1, 1, Err(Fenced::Retired)),
+        // It writes to what has become the base.
+        (1, 1, 2, Ok(())),
+    ] {
+        assert_eq!(
+            layouts.admits(&name(sender), base, reads),
+            expected,
+            "{sender} {base} {reads}"
+        );
+    }
+    // Who is declared dead is not heard while it is still listed.
+    let (_, layouts) = proposed(0, &first(4), &[0, 1, 2], &[3]);
+    assert_eq!(layouts.admits(&name(3), 1, 1), Err(Fenced::NotAMember));
+    assert_eq!(layouts.admits(&name(2), 1, 1), Ok(()));
 }
