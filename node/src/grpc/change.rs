@@ -229,7 +229,7 @@ fn dead(transition: &Transition, target: &RingTarget) -> Result<BTreeSet<MemberI
 fn read(node: &Node, newest: &Ring, base: &Ring, target: RingTarget) -> Result<Target, Failure> {
     let mut read = Target {
         partitions: match target.partitions {
-            0 => base.partitions(),
+            0 => newest.partitions(),
             partitions => partitions,
         },
         ..Target::default()

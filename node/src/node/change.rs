@@ -124,7 +124,12 @@ impl Node {
     /// No ring lists this node any more. What it holds has been handed over, and may be removed by the members from now on: the
     /// process ends, to begin anew with an empty store, should a ring list it again.
     pub(super) fn leave(&self, base: &Ring) {
-        self.set_data_aside(&format!("the member left with ring {}", base.epoch()));
+        let reason = format!("the member left with ring {}", base.epoch());
+        tracing::warn!(
+            reason,
+            "no ring lists this node any more; beginning anew with an empty store"
+        );
+        self.begin_anew(&reason);
     }
 
     /// Whether this node has joined, and no ring lists it yet.

@@ -376,6 +376,11 @@ impl Node {
     /// Ends the process; the next start sets its data aside, and gets back from others what it lacks then.
     pub(crate) fn set_data_aside(&self, reason: &str) {
         tracing::error!(reason, "setting the data aside");
+        self.begin_anew(reason);
+    }
+
+    /// Ends the process; the next start begins with an empty store.
+    pub(super) fn begin_anew(&self, reason: &str) {
         match set_aside::request(&self.config.data_dir, reason) {
             Ok(()) => self.end.notify_one(),
             Err(error) => tracing::error!(%error, "cannot have the data set aside"),

@@ -257,6 +257,7 @@ async fn replace(
                 return done.into_inner().outcome.unwrap().fallbacks_counted == 0;
             }
             Err(status) if is_final(&status, attempt) => panic!("put {key}: {status:?}"),
+            // Clients do not ask again at once.
             Err(_) => tokio::time::sleep(BACK_OFF).await,
         }
     }
