@@ -105,12 +105,6 @@ impl Layouts {
         self.listed.contains(member)
     }
 
-    /// The members of all the rings, ascending.
-    pub fn members(&self) -> BTreeSet<&MemberId> {
-        let all = self.written().flat_map(|placement| placement.ring().members());
-        all.map(|member| &member.id).collect()
-    }
-
     /// Whether a member is a primary of a key by any of the rings: what arrives for it is its own.
     pub fn holds(&self, hash: KeyHash, member: &MemberId) -> bool {
         self.written().any(|placement| {
