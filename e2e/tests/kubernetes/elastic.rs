@@ -14,9 +14,9 @@ use tokio::time::Instant;
 use crate::{Suite, outages, seconds, told};
 
 /// Length of the load; both changes are over before it ends.
-const LOAD_S: u64 = 150;
+const LOAD_S: u64 = 110;
 /// When the loader looks for acknowledged writes, besides at its end.
-const LOOK_S: u64 = 75;
+const LOOK_S: u64 = 60;
 
 /// D24, K5, K6, K25: six members become three and six again by `kubectl scale`, while a client writes and reads: no operation
 /// fails, no acknowledged write is missing.

@@ -329,7 +329,7 @@ impl Random {
 /// last spec's end. That no pod goes which a ring lists is watched by the kubelet.
 #[tokio::test]
 async fn k8_s_changes_of_mind_at_random_moments_always_converge() {
-    for seed in 1..=13_u64 {
+    for seed in 1..=6_u64 {
         println!("seed {seed}");
         let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let (world, mut operator) = World::serving("random", json!({"members": 4})).await;
