@@ -21,7 +21,7 @@ pub(crate) async fn step(node: &Arc<Node>) -> bool {
         )
     });
     let Some(Some((partition, source))) = next else {
-        if node.recovery(|recovery| recovery.is_whole()) == Some(true) {
+        if is_whole(node) {
             keep(node).await;
         }
         return false;
@@ -39,22 +39,24 @@ pub(crate) async fn step(node: &Arc<Node>) -> bool {
     counts
 }
 
+/// Nothing is missing any more, and nobody can have retired the base ring by the word of the life before: then this node hears of
+/// it from one of them. What the next ring makes it hold is here, too: it is no source of that before.
+fn is_whole(node: &Node) -> bool {
+    node.recovery(|recovery| recovery.is_whole()) == Some(true)
+        && node.membership().remembers()
+        && node.with_sync(|sync| sync.is_done()) != Some(false)
+}
+
 /// Persists how far it has come; forgets the suspicion once everything is whole.
 pub(crate) async fn keep(node: &Arc<Node>) {
-    // Others may have retired the base ring by the word of the life before: then this node hears of it from one of them.
-    let remembers = node.membership().remembers();
-    // So is what the next ring makes it hold: it is no source of that before.
-    let pulled = node.with_sync(|sync| sync.is_done()) != Some(false);
-    let Some(kept) = node.recovery(|recovery| {
-        let whole = recovery.is_whole() && remembers && pulled;
-        (!whole).then(|| recovery.encode())
-    }) else {
+    let whole = is_whole(node);
+    let Some(progress) = node.recovery(|recovery| recovery.encode()) else {
         return;
     };
-    let whole = kept.is_none();
-    let batch = match kept {
-        Some(bytes) => durable::suspect(&bytes),
-        None => durable::trusted(),
+    let batch = if whole {
+        durable::trusted()
+    } else {
+        durable::suspect(&progress)
     };
     match node.writer().meta(batch, true).await {
         Ok(_) if whole => {

@@ -25,7 +25,7 @@ use crate::{
     clock,
     node::{Node, Placed},
     storage::{
-        DataKey, ScanLimit, StoreError,
+        DataKey, StoreError,
         keys::HashRange,
         look, records,
         writer::{Expected, Swap},
@@ -132,7 +132,14 @@ pub(super) async fn strays(node: Arc<Node>) {
             match find(&node, &placed).await {
                 Ok(found) => {
                     looked = Some(Instant::now());
-                    take_up(&node, &placed, found);
+                    if !found.is_empty() {
+                        let partitions = found.len();
+                        tracing::info!(
+                            partitions,
+                            "records that this node does not hold are handed to their owners"
+                        );
+                        node.stray(&placed, found);
+                    }
                 }
                 Err(error) => tracing::warn!(%error, "cannot look for strays"),
             }
@@ -150,33 +157,14 @@ async fn find(node: &Arc<Node>, placed: &Arc<Placed>) -> Result<BTreeSet<Partiti
         let ring = placed.placement().ring();
         let mut found = BTreeSet::new();
         for partition in (0..ring.partitions()).map(PartitionId) {
-            if !placed.has_a_part_in(partition) {
-                let hashes = ring.range(partition);
-                let one = ScanLimit { entries: 1, bytes: 1 };
-                if !records::scan(store, &HashRange::all(&hashes), one)?
-                    .entries
-                    .is_empty()
-                {
-                    found.insert(partition);
-                }
+            let hashes = ring.range(partition);
+            if !placed.has_a_part_in(partition) && records::any(store, &HashRange::all(&hashes))? {
+                found.insert(partition);
             }
         }
         Ok(found)
     })
     .await
-}
-
-fn take_up(node: &Arc<Node>, placed: &Placed, found: BTreeSet<PartitionId>) {
-    if found.is_empty() {
-        return;
-    }
-    tracing::info!(
-        partitions = found.len(),
-        "records of partitions that this node does not hold are handed to their owners"
-    );
-    node.with_strays(|strays| strays.place(placed.layouts(), placed.me(), found));
-    // Their trees are needed.
-    node.ring_changed();
 }
 
 async fn hand_over_next(node: &Arc<Node>, base: RingVersion) -> bool {
@@ -202,8 +190,7 @@ async fn erase_next(node: &Arc<Node>) -> bool {
                 records,
                 "a partition that this node holds no more is erased"
             );
-            node.with_strays(|strays| strays.erased(partition));
-            node.ring_changed();
+            node.erased(partition);
             true
         }
         Err(error) => {

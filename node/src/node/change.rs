@@ -1,7 +1,7 @@
 //! A change of the ring, as far as it concerns this node: what is under way, what it has to pull, and what it holds for others
 //! no more. `background::transition` drives it.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use dynamo_core::{
     coordinator::{FailureKind, ReplicaFailure},
@@ -119,6 +119,28 @@ impl Node {
             .filter(|partition| same_q && (before.has_a_part_in(*partition) || strays.has(*partition)));
         let held: Vec<PartitionId> = held.collect();
         strays.place(layouts, before.me(), held);
+    }
+
+    /// Takes up partitions that were found here by the rings of `placed`; not if they are others by now, for then it is looked for
+    /// again.
+    pub(crate) fn stray(&self, placed: &Placed, found: BTreeSet<PartitionId>) {
+        let _one = self.taking_up.lock();
+        let now = self.ring_in_use();
+        let same =
+            |now: &Arc<Placed>| now.placement().ring().version() == placed.placement().ring().version();
+        if let Some(now) = now.filter(same) {
+            self.with_strays(|strays| strays.place(now.layouts(), now.me(), found));
+            self.keep_trees(now.layouts(), now.me());
+        }
+    }
+
+    /// A partition that this node held no more is erased.
+    pub(crate) fn erased(&self, partition: PartitionId) {
+        let _one = self.taking_up.lock();
+        self.with_strays(|strays| strays.erased(partition));
+        if let Some(now) = self.ring_in_use() {
+            self.keep_trees(now.layouts(), now.me());
+        }
     }
 
     /// No ring lists this node any more. What it holds has been handed over, and may be removed by the members from now on: the

@@ -15,9 +15,9 @@ use dynamo_core::{
     quorum::Quorum,
     reap::QuietTable,
     recovery::Recovery,
-    ring::Member,
+    ring::{Member, Ring},
     transition::Layouts,
-    types::{KeyHash, MemberId, PartitionId},
+    types::{MemberId, PartitionId},
     version::{Hlc, Stamp},
 };
 use dynamo_proto::peer;
@@ -312,19 +312,7 @@ impl Node {
             return;
         }
         let ring = layouts.base().ring();
-        let replication = &self.config.replication;
-        let majority = ring.factor() / 2 + 1;
-        let (r, w) = (
-            replication.read_quorum.unwrap_or(majority),
-            replication.write_quorum.unwrap_or(majority),
-        );
-        let quorum = match Quorum::new(ring.factor(), r, w) {
-            Ok(quorum) => quorum,
-            Err(error) => {
-                tracing::error!(%error, "the configured quorums do not fit the ring; not serving");
-                return;
-            }
-        };
+        let Some(quorum) = self.quorum(ring) else { return };
         let another_base = before
             .as_ref()
             .is_none_or(|before| before.layouts().base().ring().version() != ring.version());
@@ -334,11 +322,14 @@ impl Node {
                 hash = format!("{:016x}", ring.hash()),
                 members = ring.members().len(),
                 partitions = ring.partitions(),
-                factor = ring.factor(),
-                r,
-                w,
+                factor = quorum.n,
+                r = quorum.r,
+                w = quorum.w,
                 "ring in use"
             );
+            let (now_ms, random) = (clock::monotonic_ms(), clock::random_u64());
+            self.background
+                .with_schedule(|schedule| schedule.place(layouts.base(), &me, now_ms, random));
         }
         if another_base && let Some(before) = &before {
             if before.serves() && ring.index_of(&me).is_none() {
@@ -349,36 +340,45 @@ impl Node {
             }
             self.freed(before, &layouts);
         }
-        self.hold(&layouts, &me, another_base);
+        self.keep_trees(&layouts, &me);
+        self.place_recovery(&layouts, &me);
         self.place_sync(&layouts, &me);
         self.placed
             .store(Some(Arc::new(Placed::new(layouts, me, quorum))));
         self.background.transition_due();
     }
 
-    /// Whether there is a record in the store.
-    fn holds_data(&self) -> bool {
-        let one = ScanLimit { entries: 1, bytes: 1 };
-        let found = records::scan(self.store.as_ref(), &HashRange::all(&(0..=u64::MAX)), one);
-        found.is_ok_and(|found| !found.entries.is_empty())
+    /// The quorum of requests that name none; `None` if the configured one does not fit.
+    fn quorum(&self, ring: &Ring) -> Option<Quorum> {
+        let replication = &self.config.replication;
+        let majority = ring.factor() / 2 + 1;
+        let r = replication.read_quorum.unwrap_or(majority);
+        let w = replication.write_quorum.unwrap_or(majority);
+        Quorum::new(ring.factor(), r, w)
+            .inspect_err(
+                |error| tracing::error!(%error, "the configured quorums do not fit the ring; not serving"),
+            )
+            .ok()
     }
 
-    /// What this node keeps for the rings: trees, exchanges, and what a suspect store has to get back.
-    fn hold(&self, layouts: &Layouts, me: &MemberId, another_base: bool) {
-        let base = layouts.base();
-        let q = base.ring().partitions();
+    /// Whether there is a record in the store.
+    fn holds_data(&self) -> bool {
+        records::any(self.store.as_ref(), &HashRange::all(&(0..=u64::MAX))).unwrap_or(false)
+    }
+
+    /// Keeps the trees of what this node holds by any ring, and of what it hands over.
+    fn keep_trees(&self, layouts: &Layouts, me: &MemberId) {
+        let q = layouts.base().ring().partitions();
         let held = |partition: &PartitionId| {
-            layouts.holds(KeyHash(*base.ring().range(*partition).start()), me)
-                || self.with_strays(|strays| strays.has(*partition))
+            layouts.holds_partition(*partition, me) || self.with_strays(|strays| strays.has(*partition))
         };
         self.trees
             .keep(q, &(0..q).map(PartitionId).filter(held).collect());
-        if another_base {
-            let (now_ms, random) = (clock::monotonic_ms(), clock::random_u64());
-            self.background
-                .with_schedule(|schedule| schedule.place(base, me, now_ms, random));
-        }
-        self.recovery(|recovery| recovery.place(base, me, LOWEST_W));
+    }
+
+    /// What a suspect store has to get back.
+    fn place_recovery(&self, layouts: &Layouts, me: &MemberId) {
+        self.recovery(|recovery| recovery.place(layouts.base(), me, LOWEST_W));
     }
 
     /// Refuses new requests from now on.

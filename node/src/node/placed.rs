@@ -246,8 +246,7 @@ impl Placed {
 
     /// Whether this node is a primary of a partition of the base ring, by any ring that is written to.
     pub(crate) fn has_a_part_in(&self, partition: PartitionId) -> bool {
-        let first = *self.placement().ring().range(partition).start();
-        self.layouts.holds(KeyHash(first), &self.me)
+        self.layouts.holds_partition(partition, &self.me)
     }
 
     /// The epoch that clients are told: of the ring that reads go to.

@@ -400,7 +400,7 @@ impl Node {
         let delay_ms = self.config.background.recovery_delay_ms;
         *self.recovery.lock() = Some(Recovery::begin(clock::monotonic_ms(), delay_ms));
         if let Some(placed) = self.ring_in_use() {
-            self.hold(placed.layouts(), placed.me(), false);
+            self.place_recovery(placed.layouts(), placed.me());
             self.sync_again(placed.layouts(), placed.me());
         }
         let progress = self.recovery(|recovery| recovery.encode()).unwrap_or_default();

@@ -39,6 +39,15 @@ pub fn read(store: &dyn Store, key: &DataKey) -> Result<Option<KeyState>, StoreE
         .transpose()
 }
 
+/// Whether there is a record in a range. May block on the disk.
+///
+/// # Errors
+/// If the store cannot be read.
+pub fn any(store: &dyn Store, range: &HashRange) -> Result<bool, StoreError> {
+    let one = ScanLimit { entries: 1, bytes: 1 };
+    Ok(!scan(store, range, one)?.entries.is_empty())
+}
+
 /// A key state out of its stored bytes.
 ///
 /// # Errors

@@ -115,7 +115,10 @@ async fn q_d32_d33_with_two_of_three_primaries_down_w_2_succeeds_and_pw_2_does_n
         "the primary that is left"
     );
     // Whose disk was faster: the coordinator's own, or those of both fallbacks.
-    assert_eq!((outcome.acks, outcome.primaries + outcome.fallbacks_counted), (2, 2));
+    assert_eq!(
+        (outcome.acks, outcome.primaries + outcome.fallbacks_counted),
+        (2, 2)
+    );
     assert!(outcome.fallbacks_counted >= 1, "{outcome:?}");
     assert_eq!(info.fallbacks_counted, outcome.fallbacks_counted);
     assert_eq!(

@@ -164,9 +164,7 @@ impl View {
     /// If the plan is stale, or this member may not; [`ProposeRefused::NoMember`] also before the first ring.
     pub fn propose(&mut self, ring: Arc<Ring>, dead: BTreeSet<MemberId>) -> Result<(), ProposeRefused> {
         let transition = self.transition.as_mut().ok_or(ProposeRefused::NoMember)?;
-        transition.propose(ring, dead)?;
-        self.log_base();
-        Ok(())
+        transition.propose(ring, dead)
     }
 
     /// The mark that this member has to give next; see [`Transition::due`].

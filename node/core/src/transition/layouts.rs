@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{Slot, Transition, slots};
 use crate::membership::RingVersion;
 use crate::ring::Placement;
-use crate::types::{KeyHash, MemberId};
+use crate::types::{KeyHash, MemberId, PartitionId};
 
 /// What a [`Transition`] says about where keys are. Cheap to make again: placements of rings that stay are taken over.
 #[derive(Clone, Debug)]
@@ -111,6 +111,11 @@ impl Layouts {
             let index = placement.ring().index_of(member);
             index.is_some_and(|index| placement.primaries_of(hash).contains(&(index as u16)))
         })
+    }
+
+    /// The same of a partition of the base ring: all of its keys have one list in each ring.
+    pub fn holds_partition(&self, partition: PartitionId, member: &MemberId) -> bool {
+        self.holds(KeyHash(*self.base.ring().range(partition).start()), member)
     }
 
     /// The first `n` primaries of a key in every ring, [paired](slots).

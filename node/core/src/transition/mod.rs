@@ -367,9 +367,7 @@ impl Transition {
 
     /// Whether a member is listed by the base ring or by any that is to follow it.
     pub fn lists(&self, member: &MemberId) -> bool {
-        let rings =
-            std::iter::once(&self.base).chain(self.followers.proposals.iter().map(|proposal| &proposal.ring));
-        rings.into_iter().any(|ring| ring.index_of(member).is_some())
+        self.members().any(|listed| listed == member)
     }
 
     /// Whose marks count: the members of all rings that anybody may use, but for the dead.

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use super::Layouts;
 use super::queue::Queue;
 use crate::membership::RingVersion;
-use crate::types::{KeyHash, MemberId, PartitionId};
+use crate::types::{MemberId, PartitionId};
 
 /// Partitions with strays, and whom they are still to be exchanged with.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -27,10 +27,9 @@ impl Strays {
     pub fn place(&mut self, layouts: &Layouts, me: &MemberId, found: impl IntoIterator<Item = PartitionId>) {
         let base = layouts.base();
         let version = RingVersion::from(base.ring().as_ref());
-        let hash = |partition: &PartitionId| KeyHash(*base.ring().range(*partition).start());
         let strays = found
             .into_iter()
-            .filter(|partition| !layouts.holds(hash(partition), me));
+            .filter(|partition| !layouts.holds_partition(*partition, me));
         let members = base.ring().members();
         let owners = |partition: &PartitionId| {
             let primaries = base.primaries(*partition).iter();
