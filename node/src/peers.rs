@@ -233,6 +233,15 @@ impl Peers {
             .await
     }
 
+    pub(crate) async fn page(
+        &self,
+        to: &To,
+        request: peer::PageRequest,
+    ) -> Result<peer::PageResponse, CallError> {
+        self.bulk_call(to, |mut client| async move { client.page(request).await })
+            .await
+    }
+
     pub(crate) async fn store(
         &self,
         to: &To,

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use dynamo_core::{
     entropy::{
         Exchange, ExchangeEffect, ExchangeEvent, ExchangeReport, KeyPage, KeySummary, Mode, PullResult,
-        PushResult, has_news_for,
+        PushResult, Tree, has_news_for,
     },
     listing::Position,
     types::{MemberId, PartitionId},
@@ -57,6 +57,21 @@ pub(crate) async fn run(
         };
         effect = machine.step(event);
     }
+}
+
+/// Whether a peer's copy of a partition is another one than this node's, as far as both have trees.
+pub(super) async fn differs(node: &Arc<Node>, task: Task, partition: PartitionId, to: &To) -> bool {
+    let Some(root) = node.trees().with(partition, Tree::root) else {
+        return false;
+    };
+    let with = With {
+        to: to.clone(),
+        node: Arc::clone(node),
+        partition,
+        task,
+    };
+    let answer = with.hashes(0, vec![0]).await;
+    matches!(answer, ExchangeEvent::PeerHashes { hashes, .. } if hashes != [root])
 }
 
 /// One exchange's surroundings.
@@ -167,6 +182,7 @@ impl With {
                 self.take(position, fetched)
             });
         let results = join_all(merges).await;
+        self.node.metrics().pulled("exchange", bytes);
         self.node.background().wait_turn(self.task, 0, bytes).await;
         if results.is_empty() {
             return ExchangeEvent::Failed;

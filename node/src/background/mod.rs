@@ -32,6 +32,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{clock, config::Config, node::Node, storage::ScanLimit};
 
+mod bulk;
+
 pub(crate) mod exchange;
 
 pub(crate) mod hints;

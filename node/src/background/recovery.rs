@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use dynamo_core::entropy::{ExchangeReport, Mode};
 
-use super::{Task, exchange};
+use super::{Task, bulk, exchange};
 use crate::{clock, durable, node::Node};
 
 /// Runs the next exchange that is needed, if one can begin now. False: there is nothing to do.
@@ -26,6 +26,7 @@ pub(crate) async fn step(node: &Arc<Node>) -> bool {
         }
         return false;
     };
+    bulk::pull(node, Task::Recovery, partition, &source).await;
     let report = exchange::run(node, Task::Recovery, partition, &source, Mode::PullOnly).await;
     let report = report.unwrap_or_default();
     // What was equal may have come by a write that is not synced yet.

@@ -20,7 +20,7 @@ use dynamo_core::{
 use futures::future::join_all;
 use tokio::time::Instant;
 
-use super::{IDLE, Task, exchange};
+use super::{IDLE, Task, bulk, exchange};
 use crate::{
     clock,
     node::{Node, Placed},
@@ -95,6 +95,7 @@ async fn pull_next(node: &Arc<Node>) -> bool {
     let Some(Some((ring, (partition, member)))) = next else {
         return false;
     };
+    bulk::pull(node, Task::Transfer, partition, &member).await;
     let report = exchange::run(node, Task::Transfer, partition, &member, Mode::PullOnly).await;
     let complete = holds(node, report).await;
     node.with_sync(|sync| {

@@ -2,8 +2,12 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use bytes::Bytes;
+
 use super::Faults;
-use crate::storage::{Batch, Cached, Estimate, Health, KeyRange, Page, ScanLimit, Space, Store, StoreError};
+use crate::storage::{
+    Batch, Cached, Estimate, Health, KeyRange, Page, Run, ScanLimit, Space, Store, StoreError,
+};
 
 /// Fails what its node's settings say, and passes everything else on.
 pub(crate) struct FaultyStore {
@@ -36,7 +40,7 @@ impl FaultyStore {
 }
 
 impl Store for FaultyStore {
-    fn get(&self, space: Space, key: &[u8]) -> Result<Option<bytes::Bytes>, StoreError> {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         Self::fail_if(self.faults.settings().fail_reads, "reading")?;
         self.store.get(space, key)
     }
@@ -63,6 +67,19 @@ impl Store for FaultyStore {
     fn scan(&self, space: Space, range: KeyRange<'_>, limit: ScanLimit) -> Result<Page, StoreError> {
         Self::fail_if(self.faults.settings().fail_reads, "scanning")?;
         self.store.scan(space, range, limit)
+    }
+
+    fn write_run(
+        &self,
+        records: &mut dyn Iterator<Item = (Bytes, Bytes)>,
+    ) -> Result<Option<Run>, StoreError> {
+        Self::fail_if(self.faults.settings().fail_writes, "writing a sorted run")?;
+        self.store.write_run(records)
+    }
+
+    fn take_in(&self, run: &Run) -> Result<Option<Vec<Bytes>>, StoreError> {
+        Self::fail_if(self.faults.settings().fail_syncs, "taking in a sorted run")?;
+        self.store.take_in(run)
     }
 
     fn estimate(&self) -> Result<Estimate, StoreError> {

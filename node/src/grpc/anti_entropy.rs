@@ -12,8 +12,8 @@ use dynamo_core::{
     version::KeyState,
 };
 use dynamo_proto::peer::{
-    FetchKey, FetchRequest, FetchResponse, Fetched, StoreRequest, StoreResponse, StoredState,
-    TreeHashesRequest, TreeHashesResponse, TreeKey, TreeKeysRequest, TreeKeysResponse,
+    FetchKey, FetchRequest, FetchResponse, Fetched, PageRequest, PageResponse, StoreRequest, StoreResponse,
+    StoredState, TreeHashesRequest, TreeHashesResponse, TreeKey, TreeKeysRequest, TreeKeysResponse,
     fetched::Result as Found,
 };
 use futures::future::try_join_all;
@@ -122,6 +122,24 @@ async fn look_up(node: &Arc<Node>, place: &DataKey, asked: FetchKey) -> Result<F
     Ok(match known {
         Some(known) if !has_news_for(&state, &known) => Found::NoNews(true),
         _ => Found::State(state.encode()),
+    })
+}
+
+/// The next records of a partition, as they are stored: whoever asks checks them.
+pub(super) async fn page(node: &Arc<Node>, request: PageRequest) -> Result<PageResponse, Failure> {
+    let after = if request.after.is_empty() {
+        None
+    } else {
+        Some(place(request.after)?)
+    };
+    let page = node.stored(PartitionId(request.partition), after).await;
+    let page = page.map_err(|error| Failure::new(Reason::Storage, error.to_string()))?;
+    let states = page.records.into_iter();
+    Ok(PageResponse {
+        states: states
+            .map(|(position, state)| StoredState { position, state })
+            .collect(),
+        next: page.next.unwrap_or_default(),
     })
 }
 

@@ -9,10 +9,10 @@ use dynamo_core::{
 };
 use dynamo_proto::peer::{
     CoordinateRequest, CoordinateResponse, FetchRequest, FetchResponse, GossipRequest, GossipResponse,
-    HandshakeRequest, HandshakeResponse, Header, LocateRequest, LocateResponse, ReadRequest, ReadResponse,
-    ReapRequest, ReapResponse, RingVersion, ScanRequest, ScanResponse, StoreRequest, StoreResponse,
-    TreeHashesRequest, TreeHashesResponse, TreeKeysRequest, TreeKeysResponse, WriteRequest, WriteResponse,
-    peer_server::Peer,
+    HandshakeRequest, HandshakeResponse, Header, LocateRequest, LocateResponse, PageRequest, PageResponse,
+    ReadRequest, ReadResponse, ReapRequest, ReapResponse, RingVersion, ScanRequest, ScanResponse,
+    StoreRequest, StoreResponse, TreeHashesRequest, TreeHashesResponse, TreeKeysRequest, TreeKeysResponse,
+    WriteRequest, WriteResponse, peer_server::Peer,
 };
 use tonic::{Request, Response, Status};
 
@@ -289,6 +289,13 @@ impl Peer for PeerService {
         let mut request = request.into_inner();
         let header = request.header.take();
         self.data(header.as_ref(), anti_entropy::fetch(&self.node, request))
+            .await
+    }
+
+    async fn page(&self, request: Request<PageRequest>) -> Result<Response<PageResponse>, Status> {
+        let mut request = request.into_inner();
+        let header = request.header.take();
+        self.data(header.as_ref(), anti_entropy::page(&self.node, request))
             .await
     }
 

@@ -18,13 +18,14 @@ use dynamo_core::{
 
 use super::{Node, Placed, SCAN_BYTES_MAX};
 use crate::{
-    background, clock, durable,
+    background::{self, exchange::TRANSFER_BYTES_MAX},
+    clock, durable,
     storage::{
         DataKey, HintStore, ScanLimit, StoreError,
         hints::HintError,
         keys::HashRange,
         look,
-        records::{self, CachedState, Records},
+        records::{self, CachedState, Records, Stored},
         set_aside,
         trees::{PartitionTrees, leaf_keys},
         writer::{Committed, WriteError},
@@ -236,6 +237,35 @@ impl Node {
                 bytes: SCAN_BYTES_MAX,
             };
             records::scan(store, &range, limit)
+        })
+        .await
+    }
+
+    /// About 1 MiB of a partition's next records, as they are stored.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub(crate) async fn stored(
+        &self,
+        partition: PartitionId,
+        after: Option<DataKey>,
+    ) -> Result<Stored, StoreError> {
+        let ring = self
+            .ring_in_use()
+            .map(|placed| Arc::clone(placed.placement().ring()));
+        let Some(ring) = ring.filter(|ring| partition.0 < ring.partitions()) else {
+            return Ok(Stored::default());
+        };
+        look(&self.store, "reading a partition", move |store| {
+            let mut range = HashRange::all(&ring.range(partition));
+            if let Some(after) = &after {
+                range = range.after(after);
+            }
+            let limit = ScanLimit {
+                entries: usize::MAX,
+                bytes: TRANSFER_BYTES_MAX,
+            };
+            records::stored(store, &range, limit)
         })
         .await
     }

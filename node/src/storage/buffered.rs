@@ -17,7 +17,9 @@ use std::{
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
-use super::{Batch, Cached, Estimate, Health, KeyRange, Page, ScanLimit, Space, Store, StoreError, inside};
+use super::{
+    Batch, Cached, Estimate, Health, KeyRange, Page, Run, ScanLimit, Space, Store, StoreError, inside,
+};
 
 /// A store whose unsynced writes wait in memory.
 #[derive(Debug)]
@@ -175,6 +177,19 @@ impl<S: Store> Store for BufferedStore<S> {
             page.entries.push((key, value));
         }
         Ok(page)
+    }
+
+    fn write_run(
+        &self,
+        records: &mut dyn Iterator<Item = (Bytes, Bytes)>,
+    ) -> Result<Option<Run>, StoreError> {
+        self.inner.write_run(records)
+    }
+
+    fn take_in(&self, run: &Run) -> Result<Option<Vec<Bytes>>, StoreError> {
+        // The inner store must know what is to stay.
+        self.sync()?;
+        self.inner.take_in(run)
     }
 
     fn estimate(&self) -> Result<Estimate, StoreError> {

@@ -111,7 +111,7 @@ pub(crate) fn copy(path: &Path) -> tempfile::TempDir {
     let image = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(path).unwrap() {
         let entry = entry.unwrap();
-        if entry.file_name() != "LOCK" {
+        if entry.file_type().unwrap().is_file() && entry.file_name() != "LOCK" {
             std::fs::copy(entry.path(), image.path().join(entry.file_name())).unwrap();
         }
     }

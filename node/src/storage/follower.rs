@@ -20,7 +20,7 @@ pub(crate) struct DataFollower {
 }
 
 impl DataFollower {
-    /// Records whose history names more than `actors_max` writers may be shortened.
+    /// `actors_max` as in [`may_go`].
     pub(crate) fn new(trees: Arc<PartitionTrees>, quiet: Arc<Mutex<QuietTable>>, actors_max: usize) -> Self {
         Self {
             trees,
@@ -28,18 +28,19 @@ impl DataFollower {
             actors_max,
         }
     }
+}
 
-    /// Whether a record is, or by the passing of time becomes, one that may be removed or shortened.
-    fn may_go(&self, state: &KeyState) -> bool {
-        let mut siblings = state.siblings().values();
-        siblings.any(|sibling| sibling.value().is_none() || sibling.expires_at_ms.is_some())
-            || state.seen().actors().len() > self.actors_max
-    }
+/// Whether a record is, or by the passing of time becomes, one that may be removed, or shortened since its history names more than
+/// `actors_max` writers.
+pub(crate) fn may_go(state: &KeyState, actors_max: usize) -> bool {
+    let mut siblings = state.siblings().values();
+    siblings.any(|sibling| sibling.value().is_none() || sibling.expires_at_ms.is_some())
+        || state.seen().actors().len() > actors_max
 }
 
 impl Follower for DataFollower {
     fn arrived(&self, place: &Place, state: &KeyState) {
-        if self.may_go(state) {
+        if may_go(state, self.actors_max) {
             self.quiet.lock().touch(place.as_bytes(), clock::monotonic_ms());
         }
     }

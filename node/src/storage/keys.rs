@@ -332,7 +332,7 @@ pub mod meta {
 }
 
 /// The hash that a data key, or what claims to be one, begins with.
-pub(super) fn hash_of(key: &[u8]) -> KeyHash {
+pub(crate) fn hash_of(key: &[u8]) -> KeyHash {
     KeyHash(
         key.iter()
             .take(HASH_BYTES)

@@ -10,7 +10,7 @@
 //! A node has two of each: the store of its own data, and one of [`hints`] that it keeps for others.
 //!
 //! Modules in reading order: [`keys`] and [`format`](mod@format), the only files that know byte layouts; [`records`],
-//! reading key states; [`rocks`], [`memory`] and [`buffered`]; [`writer`]; [`hints`]; [`trees`], which follow what is
+//! reading key states; [`rocks`], [`memory`] and [`buffered`]; [`run`], many records at once; [`writer`]; [`hints`]; [`trees`], which follow what is
 //! written; [`set_aside`], for stores that can no longer be used, and [`salvage`], which reads them again.
 
 use std::{
@@ -29,6 +29,8 @@ pub mod records;
 pub mod rocks;
 
 pub mod memory;
+
+pub mod run;
 
 pub mod buffered;
 
@@ -50,6 +52,7 @@ pub(crate) mod conformance;
 pub use hints::HintStore;
 pub use keys::DataKey;
 pub use rocks::RocksStore;
+pub use run::Run;
 pub use writer::Writer;
 
 /// An ordered key-value store with one write-ahead log. Paper: §5 (the pluggable persistence component).
@@ -81,6 +84,21 @@ pub trait Store: Send + Sync + 'static {
 
     /// One page of a range, in ascending order of keys, as of one moment.
     fn scan(&self, space: Space, range: KeyRange<'_>, limit: ScanLimit) -> Result<Page, StoreError>;
+
+    /// Writes records of [`Space::Data`], with keys in strictly ascending order, to a synced file beside the store. None:
+    /// there are no records, or this kind of store has no files.
+    fn write_run(
+        &self,
+        _records: &mut dyn Iterator<Item = (Bytes, Bytes)>,
+    ) -> Result<Option<Run>, StoreError> {
+        Ok(None)
+    }
+
+    /// Adds a run's records, all of them or none, durably. Records that the store has between the run's ends stay as they are:
+    /// gives their keys. None, and nothing is done, if they are more than [`run::KEPT_MAX`]. Nobody may write meanwhile.
+    fn take_in(&self, _run: &Run) -> Result<Option<Vec<Bytes>>, StoreError> {
+        Ok(None)
+    }
 
     /// Rough sizes of [`Space::Data`].
     fn estimate(&self) -> Result<Estimate, StoreError>;

@@ -2,6 +2,8 @@
 //!
 //! A record is stored as it travels, in [`KeyState::encode`]'s frame with its format version and checksum.
 
+use std::{collections::BTreeSet, ops::Bound};
+
 use bytes::Bytes;
 use dynamo_core::{replica::EpochEntry, version::KeyState, wire::DecodeError};
 
@@ -88,6 +90,41 @@ pub fn read_epoch(store: &dyn Store, place: &Place) -> Result<Option<EpochEntry>
 /// As [`read`].
 pub fn read_mark(store: &dyn Store, place: &Place) -> Result<Option<Bytes>, StoreError> {
     store.get(Space::Marks, place.as_bytes())
+}
+
+/// A page of records as they are stored.
+#[derive(Debug, Clone, Default)]
+pub struct Stored {
+    /// Data keys and encoded states, ascending, without those that are marked for reaping.
+    pub records: Vec<(Bytes, Bytes)>,
+    /// Where the next page begins: behind this data key. None: there is none.
+    pub next: Option<Bytes>,
+}
+
+/// One page of a range, of which nothing is decoded. May block on the disk.
+///
+/// # Errors
+/// If the store cannot be read.
+pub fn stored(store: &dyn Store, range: &HashRange, limit: ScanLimit) -> Result<Stored, StoreError> {
+    let page = store.scan(Space::Data, range.as_range(), limit)?;
+    let next = page
+        .entries
+        .last()
+        .filter(|_| !page.done)
+        .map(|(key, _)| key.clone());
+    let mut records = page.entries;
+    if let (Some((first, _)), Some((last, _))) = (records.first(), records.last()) {
+        let same = (Bound::Included(first.as_ref()), Bound::Included(last.as_ref()));
+        // No more than there are records.
+        let all = ScanLimit {
+            entries: usize::MAX,
+            bytes: usize::MAX,
+        };
+        let marks = store.scan(Space::Marks, same, all)?;
+        let marked: BTreeSet<Bytes> = marks.entries.into_iter().map(|(key, _)| key).collect();
+        records.retain(|(key, _)| !marked.contains(key));
+    }
+    Ok(Stored { records, next })
 }
 
 /// One page of a range. May block on the disk.

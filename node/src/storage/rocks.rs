@@ -11,11 +11,11 @@ use std::{
 use bytes::Bytes;
 use rocksdb::{
     CStrLike, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, Direction, Env, ErrorKind, IteratorMode,
-    Options, ReadOptions, WriteBatch, WriteOptions, properties,
+    ReadOptions, WriteBatch, WriteOptions, properties,
 };
 
 use super::{
-    Batch, Cached, Disk, Estimate, Health, KeyRange, Page, ScanLimit, Space, Store, StoreError, format,
+    Batch, Cached, Disk, Estimate, Health, KeyRange, Page, Run, ScanLimit, Space, Store, StoreError, format,
     inside, keys,
 };
 
@@ -23,11 +23,14 @@ mod open;
 
 mod options;
 
+mod runs;
+
 pub use open::{OpenError, Remains};
 pub use options::RocksOptions;
 
-use open::{open_error, prepare_directory, refuse_endless_manifest, refuse_unknown_spaces};
+use open::{directory_error, open_error, prepare_directory, refuse_endless_manifest, refuse_unknown_spaces};
 use options::{database_options, family_name, family_options, memory_only, write_options};
+use runs::Runs;
 
 /// A RocksDB store. Only one process at a time can have a directory open.
 pub struct RocksStore {
@@ -36,6 +39,7 @@ pub struct RocksStore {
     from_memory: ReadOptions,
     synced: WriteOptions,
     unsynced: WriteOptions,
+    runs: Runs,
 }
 
 impl RocksStore {
@@ -45,7 +49,7 @@ impl RocksStore {
     /// # Errors
     /// If the directory cannot be used; see [`OpenError`].
     pub fn open(path: &Path, options: RocksOptions) -> Result<Self, OpenError> {
-        Self::open_database(path, options, &database_options(options))
+        Self::open_database(None, path, options)
     }
 
     /// Like [`RocksStore::open`] on another file system than the usual one, such as one that fails on demand.
@@ -53,27 +57,32 @@ impl RocksStore {
     /// # Errors
     /// As [`RocksStore::open`].
     pub fn open_on(env: &Env, path: &Path, options: RocksOptions) -> Result<Self, OpenError> {
-        let mut database = database_options(options);
-        database.set_env(env);
-        Self::open_database(path, options, &database)
+        Self::open_database(Some(env), path, options)
     }
 
-    fn open_database(path: &Path, options: RocksOptions, database: &Options) -> Result<Self, OpenError> {
+    fn open_database(env: Option<&Env>, path: &Path, options: RocksOptions) -> Result<Self, OpenError> {
+        let mut database = database_options(options);
         prepare_directory(path)?;
         refuse_endless_manifest(path)?;
         let cache = Cache::new_hyper_clock_cache(options.block_cache_bytes, 0);
-        refuse_unknown_spaces(path, database)?;
+        let mut runs = family_options(Space::Data, options, &cache);
+        if let Some(env) = env {
+            database.set_env(env);
+            runs.set_env(env);
+        }
+        refuse_unknown_spaces(path, &database)?;
         let families = Space::ALL.map(|space| {
             ColumnFamilyDescriptor::new(family_name(space), family_options(space, options, &cache))
         });
         let db =
-            DB::open_cf_descriptors(database, path, families).map_err(|error| open_error(path, &error))?;
+            DB::open_cf_descriptors(&database, path, families).map_err(|error| open_error(path, &error))?;
         let store = Self {
             db,
             cache,
             from_memory: memory_only(),
             synced: write_options(true),
             unsynced: write_options(false),
+            runs: Runs::open(path, runs).map_err(|error| directory_error(path, &error))?,
         };
         format::claim(&store).map_err(|source| OpenError::Format {
             path: path.to_owned(),
@@ -177,6 +186,17 @@ impl Store for RocksStore {
             page.entries.push((key.into(), value.into()));
         }
         Ok(page)
+    }
+
+    fn write_run(
+        &self,
+        records: &mut dyn Iterator<Item = (Bytes, Bytes)>,
+    ) -> Result<Option<Run>, StoreError> {
+        self.runs.write(records)
+    }
+
+    fn take_in(&self, run: &Run) -> Result<Option<Vec<Bytes>>, StoreError> {
+        self.ingest(run)
     }
 
     fn estimate(&self) -> Result<Estimate, StoreError> {

@@ -146,7 +146,7 @@ struct Carried {
 fn carry(path: &Path, options: RocksOptions) -> Result<Carried, SetAsideError> {
     let mut carried = Carried::default();
     let readable = match RocksStore::open(path, options) {
-        Ok(store) => Readable::Whole(store),
+        Ok(store) => Readable::Whole(Box::new(store)),
         Err(OpenError::Damaged { .. } | OpenError::Incomplete { .. }) => {
             match Remains::open(path, &[Space::Meta]) {
                 Ok(remains) => Readable::Meta(remains),
@@ -171,7 +171,7 @@ fn carry(path: &Path, options: RocksOptions) -> Result<Carried, SetAsideError> {
 }
 
 enum Readable {
-    Whole(RocksStore),
+    Whole(Box<RocksStore>),
     Meta(Remains),
 }
 

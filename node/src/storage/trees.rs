@@ -14,7 +14,7 @@ use bytes::Bytes;
 use dynamo_core::{
     entropy::{Tree, TreeShape, TreeState, Trees, record_hash},
     listing::Position,
-    types::PartitionId,
+    types::{KeyHash, PartitionId},
 };
 use parking_lot::RwLock;
 
@@ -95,6 +95,13 @@ impl PartitionTrees {
             && trees.state(partition) != TreeState::Unknown
         {
             trees.rebuild(partition);
+        }
+    }
+
+    /// Follows [records](record_hash) that the store has got otherwise than from the writer, on the writer's thread.
+    pub fn add(&self, partition: PartitionId, records: impl IntoIterator<Item = (KeyHash, u64)>) {
+        if let Some(trees) = &mut *self.trees.write() {
+            trees.add(partition, records);
         }
     }
 

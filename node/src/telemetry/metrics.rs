@@ -52,6 +52,7 @@ pub(crate) struct Metrics {
     read_repairs: Counter<u64>,
     exchanges: Counter<u64>,
     exchange_keys: Counter<u64>,
+    pulled_bytes: Counter<u64>,
     reaped: Counter<u64>,
     gossip_exchanges: Counter<u64>,
     gossip_entries: Counter<u64>,
@@ -166,6 +167,10 @@ impl Metrics {
                 "dynamo_exchange_keys",
                 "Records that exchanges have moved, by direction",
             ),
+            pulled_bytes: counter(
+                "dynamo_pulled_bytes",
+                "Bytes of records that this node got from its peers: by exchanges, or as runs that were taken in whole",
+            ),
             reaped: counter("dynamo_reaped", "Tombstones removed and histories shortened"),
             gossip_exchanges: counter("dynamo_gossip_exchanges", "Gossip exchanges begun by this node"),
             gossip_entries: counter(
@@ -276,6 +281,11 @@ impl Metrics {
             self.exchange_keys
                 .add(keys, &[KeyValue::new("direction", direction)]);
         }
+    }
+
+    /// `by`: exchange, or run.
+    pub(crate) fn pulled(&self, by: &'static str, bytes: u64) {
+        self.pulled_bytes.add(bytes, &[KeyValue::new("by", by)]);
     }
 
     pub(crate) fn reaped(&self, report: &ReapReport) {

@@ -15,8 +15,9 @@ use dynamo_proto::{
         CommitRequest, PlanRequest, PlanResponse, RingTarget, TargetMember, TransitionRequest,
         TransitionResponse,
     },
-    v1::key_value_client::KeyValueClient,
+    v1::{self, key_value_client::KeyValueClient},
 };
+use futures::future::join_all;
 use tokio::{sync::Mutex, task::JoinHandle};
 use tonic::{Code, transport::Channel};
 
@@ -304,6 +305,64 @@ async fn s_d24_members_come_and_go_under_load_and_nothing_is_lost() {
     all_there(&cluster, &all[..3], &expected).await;
     cluster.equal_trees().await;
     assert_eq!(epoch, 3);
+}
+
+/// A new member takes partitions in as files; what is written there meanwhile, and what may go by itself, is none the worse for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn d25_whole_partitions_move_as_files_under_load() {
+    let shape = Shape {
+        partitions: 8,
+        ..Shape::quick(4, 0).with_first(3)
+    };
+    let mut cluster = Cluster::start(shape).await;
+    let keys: Vec<String> = (0..3000).map(|number| format!("key-{number}")).collect();
+    for some in keys.chunks(100) {
+        join_all(
+            some.iter()
+                .map(|key| cluster.accepted(0, put(key, key, &Bytes::new()))),
+        )
+        .await;
+    }
+    let context = cluster
+        .kv(0)
+        .get(get(&keys[0]))
+        .await
+        .unwrap()
+        .into_inner()
+        .context;
+    let delete = v1::DeleteRequest {
+        key: keys[0].clone().into(),
+        context,
+        ..v1::DeleteRequest::default()
+    };
+    cluster.kv(0).delete(delete).await.unwrap();
+
+    let clients: Vec<_> = (0..3).map(|index| cluster.kv(index)).collect();
+    let load = Load::start(&clients);
+    let epoch = cluster.commit(0, &cluster.target(&[0, 1, 2, 3])).await;
+    cluster.changed(epoch, &[0, 1, 2, 3]).await;
+    let expected = load.end().await;
+    all_there(&cluster, &[0, 1, 2, 3], &expected).await;
+    cluster.equal_trees().await;
+    let pulled = |by| cluster.metric(3, "dynamo_pulled_bytes_total", by);
+    let (run, exchange) = (pulled("by=\"run\"").await, pulled("by=\"exchange\"").await);
+    assert!(
+        run > exchange && run > 50_000,
+        "{run} bytes by runs, {exchange} by exchanges"
+    );
+
+    for key in &keys[1..] {
+        let (primaries, _) = cluster.placed(key).await;
+        if primaries.contains(&3) {
+            assert_eq!(cluster.local_values(3, key).await, [key.as_str()]);
+        }
+    }
+    assert!(
+        cluster
+            .read(3, &keys[0])
+            .await
+            .is_none_or(|values| values.is_empty())
+    );
 }
 
 /// What a member that stays does not hold any more is erased there, once its owners have it.

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 
 use super::tree::{Tree, TreeShape, record_hash};
 use crate::listing::Position;
-use crate::types::PartitionId;
+use crate::types::{KeyHash, PartitionId};
 
 /// The trees of the partitions that a node holds.
 #[derive(Debug)]
@@ -159,6 +159,21 @@ impl Trees {
         if in_tree {
             let record_hash = |state| record_hash(position.as_bytes(), state);
             kept.tree.update(hash, old.map(record_hash), new.map(record_hash));
+        }
+    }
+
+    /// Records of a partition that were not there before, as [`record_hash`]es. What a tree that is being made has seen of its
+    /// records is no longer all: it begins again.
+    pub fn add(&mut self, partition: PartitionId, records: impl IntoIterator<Item = (KeyHash, u64)>) {
+        let Some(kept) = self.trees.get_mut(&partition) else {
+            return;
+        };
+        if !matches!(kept.progress, Progress::Ready) {
+            self.rebuild(partition);
+            return;
+        }
+        for (key, hash) in records {
+            kept.tree.update(key, None, Some(hash));
         }
     }
 

@@ -14,6 +14,7 @@ use crate::storage::{
     conformance::{copy, open},
     format::FormatError,
     keys::meta,
+    run::KEPT_MAX,
 };
 
 fn put(store: &RocksStore, key: &[u8], value: &[u8], sync: bool) {
@@ -270,4 +271,85 @@ fn a_manifest_whose_record_has_become_one_of_a_recycled_file_is_damaged() {
     fs::write(&manifest, bytes).unwrap();
     assert!(matches!(refusal(directory.path()), OpenError::Damaged { .. }));
     assert!(Remains::open(directory.path(), &[Space::Meta]).is_err());
+}
+
+fn run_of(store: &RocksStore, keys: impl IntoIterator<Item = u32>) -> Run {
+    let mut records = keys
+        .into_iter()
+        .map(|key| (key.to_be_bytes().to_vec().into(), Bytes::from_static(b"run")));
+    store.write_run(&mut records).unwrap().unwrap()
+}
+
+fn value(store: &RocksStore, key: u32) -> Option<Bytes> {
+    store.get(Space::Data, &key.to_be_bytes()).unwrap()
+}
+
+/// In the buffer, in a file, or written between the run and its arrival: what a store has stays, also when the process
+/// ends at once.
+#[test]
+fn a_run_adds_records_and_replaces_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    put(&store, &3u32.to_be_bytes(), b"flushed", true);
+    store.db.flush_cf(store.family(Space::Data).unwrap()).unwrap();
+    put(&store, &5u32.to_be_bytes(), b"removed", false);
+    let mut removal = Batch::new();
+    removal.delete(Space::Data, 5u32.to_be_bytes().to_vec());
+    store.write(removal, false).unwrap();
+    let run = run_of(&store, (0..20_000).step_by(2).chain([20_001]));
+    assert_eq!(run.bytes(), 10_001 * 7);
+    put(&store, &4u32.to_be_bytes(), b"buffered", false);
+    put(&store, &7u32.to_be_bytes(), b"between", false);
+    let kept = [3u32, 4, 7].map(|key| Bytes::copy_from_slice(&key.to_be_bytes()));
+    assert_eq!(store.take_in(&run).unwrap().unwrap(), kept);
+    drop(run);
+    assert_eq!(files(&directory.path().join("incoming"), "sst").len(), 0);
+
+    let left = copy(directory.path());
+    for store in [&store, &open(left.path())] {
+        for (key, expected) in [
+            (0, Some("run")),
+            (3, Some("flushed")),
+            (4, Some("buffered")),
+            (5, None),
+            (7, Some("between")),
+            (8, Some("run")),
+            (20_001, Some("run")),
+            (20_002, None),
+        ] {
+            assert_eq!(value(store, key).as_deref(), expected.map(str::as_bytes), "{key}");
+        }
+    }
+    // What is written later counts, whatever the run had.
+    put(&store, &8u32.to_be_bytes(), b"later", true);
+    assert_eq!(value(&store, 8).unwrap(), "later");
+    assert_eq!(value(&open(copy(directory.path()).path()), 8).unwrap(), "later");
+}
+
+#[test]
+fn a_run_is_refused_where_the_store_has_much_already() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let most = u32::try_from(KEPT_MAX).unwrap();
+    let run = run_of(&store, 0..=most + 1);
+    for key in 1..=most {
+        put(&store, &key.to_be_bytes(), b"kept", false);
+    }
+    let kept = store.take_in(&run_of(&store, [0, most + 1])).unwrap();
+    assert_eq!(kept.unwrap().len(), KEPT_MAX);
+    put(&store, &(most + 1).to_be_bytes(), b"kept", false);
+    assert_eq!(store.take_in(&run).unwrap(), None);
+    assert_eq!(value(&store, 1).unwrap(), "kept");
+    assert!(store.write_run(&mut std::iter::empty()).unwrap().is_none());
+}
+
+#[test]
+fn what_a_crash_leaves_of_a_run_goes_with_the_next_opening() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    std::mem::forget(run_of(&store, 0..10));
+    drop(store);
+    let store = open(directory.path());
+    assert!(!directory.path().join("incoming").exists());
+    assert_eq!(value(&store, 1), None);
 }

@@ -18,6 +18,7 @@ pub(super) struct Group {
     pub(super) records: BTreeMap<Place, Record>,
     pub(super) meta: Batch,
     pub(super) sync: bool,
+    pub(super) operations: u64,
     pub(super) waiters: Vec<Done>,
     /// Bytes that its operations bring.
     pub(super) growth: u64,

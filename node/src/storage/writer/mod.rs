@@ -54,6 +54,7 @@ pub use mint::Mint;
 pub use operation::{Expected, Intent, Swap};
 pub use queue::{GROUP_BYTES_MAX, GROUP_OPERATIONS_MAX, QUEUE_BYTES_MAX, QUEUE_OPERATIONS_MAX};
 pub use room::free_bytes_min;
+pub(crate) use room::has_room;
 
 use operation::{Announced, Answer, Operation, Outcome};
 use queue::Queue;

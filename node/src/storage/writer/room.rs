@@ -17,6 +17,14 @@ pub fn free_bytes_min(total_bytes: u64) -> u64 {
     (total_bytes / 20).clamp(64 << 20, 1 << 30).min(total_bytes / 4)
 }
 
+/// Whether the disk has room for so much more, as far as the store can say.
+pub(crate) fn has_room(store: &dyn Store, least: Option<u64>, bytes: u64) -> bool {
+    let disk = store.health().ok().and_then(|health| health.disk);
+    disk.is_none_or(|disk| {
+        disk.free_bytes.saturating_sub(bytes) >= least.unwrap_or_else(|| free_bytes_min(disk.total_bytes))
+    })
+}
+
 /// Watches the disk of one store.
 pub(super) struct Room {
     free_bytes_min: Option<u64>,

@@ -172,11 +172,21 @@ impl Thread {
     }
 
     fn commit(&mut self, operations: Vec<Operation>) -> Result<(), StoreError> {
-        let count = operations.len() as u64;
         let mut group = Group::default();
         for operation in operations {
-            self.prepare(operation, &mut group);
+            if let Operation::Look(look) = operation {
+                // It finds all that was submitted before it.
+                self.finish(std::mem::take(&mut group))?;
+                look(&*self.store);
+            } else {
+                self.prepare(operation, &mut group);
+                group.operations += 1;
+            }
         }
+        self.finish(group)
+    }
+
+    fn finish(&mut self, mut group: Group) -> Result<(), StoreError> {
         let result = self.write(&mut group);
         if let Err(error) = &result {
             // Before the group's waiters are dropped, who then ask for the reason.
@@ -185,7 +195,7 @@ impl Thread {
         }
         let tally = &self.shared.tally;
         tally.groups.fetch_add(1, Relaxed);
-        tally.operations.fetch_add(count, Relaxed);
+        tally.operations.fetch_add(group.operations, Relaxed);
         let committed = Committed {
             durable: self.unsynced_since_ms.is_none(),
         };
@@ -291,7 +301,7 @@ impl Thread {
                     self.mint.renew(minter);
                 }
             }
-            Operation::Look(look) => look(&*self.store),
+            Operation::Look(_) => {}
         }
     }
 
