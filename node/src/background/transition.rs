@@ -95,6 +95,7 @@ async fn pull_next(node: &Arc<Node>) -> bool {
     let Some(Some((ring, (partition, member)))) = next else {
         return false;
     };
+    node.pulls();
     bulk::pull(node, Task::Transfer, partition, &member).await;
     let report = exchange::run(node, Task::Transfer, partition, &member, Mode::PullOnly).await;
     let complete = holds(node, report).await;

@@ -157,7 +157,8 @@ pub(super) fn transition(node: &Node) -> Result<TransitionResponse, Failure> {
         response.next_hash = next.ring.hash();
         response.next_members = names(&next.ring);
         response.dead = next.dead.iter().map(ToString::to_string).collect();
-        let progress = node.with_sync(|sync| sync.progress()).unwrap_or_default();
+        let (progress, remaining_ms) = node.pull_progress();
+        response.remaining_ms = remaining_ms;
         response.pulls = progress.partitions as u32;
         response.pulled = progress.done as u32;
     }

@@ -7,10 +7,11 @@ use dynamo_core::{
     coordinator::{FailureKind, ReplicaFailure},
     membership::RingVersion,
     ring::Ring,
-    transition::{Layouts, Local, Strays, Sync},
+    transition::{Layouts, Local, Strays, Sync, SyncProgress},
     types::{MemberId, PartitionId},
 };
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::{
     Node, Placed,
@@ -26,6 +27,8 @@ pub(crate) struct Change {
     pub(super) operations: Arc<Operations>,
     /// For the newest ring, while one is to follow the base.
     sync: Mutex<Option<Sync>>,
+    /// When the first pull for it began.
+    pulling_since: Mutex<Option<Instant>>,
     strays: Mutex<Strays>,
 }
 
@@ -100,7 +103,24 @@ impl Node {
         let mut sync = self.change.sync.lock();
         if sync.as_ref().map(Sync::ring) != newest {
             *sync = Sync::new(layouts, me);
+            *self.change.pulling_since.lock() = None;
         }
+    }
+
+    /// A pull for the newest ring begins.
+    pub(crate) fn pulls(&self) {
+        self.change.pulling_since.lock().get_or_insert_with(Instant::now);
+    }
+
+    /// How far the pulls for the newest ring have come, and how many milliseconds the rest takes at that pace, if that can be told.
+    pub(crate) fn pull_progress(&self) -> (SyncProgress, Option<u64>) {
+        let progress = self.with_sync(|sync| sync.progress()).unwrap_or_default();
+        let elapsed = self
+            .change
+            .pulling_since
+            .lock()
+            .map_or(Duration::ZERO, |since| since.elapsed());
+        (progress, progress.remaining_ms(elapsed.as_millis() as u64))
     }
 
     /// What was pulled is lost, or may be.

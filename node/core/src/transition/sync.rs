@@ -35,6 +35,18 @@ pub struct SyncProgress {
     pub done: usize,
 }
 
+impl SyncProgress {
+    /// Milliseconds until everything is here at the pace of the `elapsed_ms` since the first exchange began; `None` until a
+    /// twentieth is here.
+    pub fn remaining_ms(self, elapsed_ms: u64) -> Option<u64> {
+        let (done, left) = (self.done as u64, (self.partitions - self.done) as u64);
+        if left == 0 {
+            return Some(0);
+        }
+        (done > 0 && self.done * 20 >= self.partitions).then(|| elapsed_ms.saturating_mul(left) / done)
+    }
+}
+
 impl Sync {
     /// What `me` has to pull for the newest ring; `None` while no ring is to follow.
     pub fn new(layouts: &Layouts, me: &MemberId) -> Option<Self> {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use dynamo_core::ring::Ring;
-use dynamo_core::transition::{Fenced, Layouts, Local, ProposeRefused, Step, Transition};
+use dynamo_core::transition::{Fenced, Layouts, Local, ProposeRefused, Step, SyncProgress, Transition};
 use dynamo_core::types::{Incarnation, MemberId};
 
 use super::model::{name, ring};
@@ -305,4 +305,19 @@ fn nobody_waits_for_the_dead() {
         cluster.all(step);
     }
     assert!((0..3).all(|member| cluster.epochs(member) == (vec![2], Some(2))));
+}
+
+/// An estimate needs something to go by.
+#[test]
+fn what_is_left_takes_as_long_as_what_is_done_took() {
+    let at = |done| SyncProgress {
+        partitions: 200,
+        done,
+    };
+    assert_eq!(at(0).remaining_ms(60_000), None);
+    assert_eq!(at(9).remaining_ms(60_000), None);
+    assert_eq!(at(10).remaining_ms(1000), Some(19_000));
+    assert_eq!(at(150).remaining_ms(9000), Some(3000));
+    assert_eq!(at(200).remaining_ms(9000), Some(0));
+    assert_eq!(SyncProgress::default().remaining_ms(5), Some(0));
 }

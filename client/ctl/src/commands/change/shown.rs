@@ -1,8 +1,9 @@
 //! Plans and transitions as people and programs see them.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::Duration};
 
 use dynamo_proto::admin::{CommitResponse, MemberChange, PlanResponse, TransitionResponse};
+use indicatif::HumanDuration;
 use serde_json::{Value, json};
 
 use super::Planned;
@@ -169,6 +170,15 @@ pub(super) fn transition_json(said: &TransitionResponse) -> Value {
         "next": next,
         "step": under_way.then_some(&said.step), "waits_for": said.waits_for,
         "pulls": said.pulls, "pulled": said.pulled, "strays": said.strays,
+        "remaining_ms": said.remaining_ms,
+    })
+}
+
+/// How long this node still pulls, if it does and that can be told.
+fn remaining(said: &TransitionResponse) -> String {
+    let left = said.remaining_ms.filter(|left| *left > 0);
+    left.map_or(String::new(), |left| {
+        format!("; about {} left", HumanDuration(Duration::from_millis(left)))
     })
 }
 
@@ -196,8 +206,10 @@ pub(super) fn transition_text(said: &TransitionResponse) -> String {
         };
         let _ = write!(
             text,
-            "\nthis node has pulled {} of {} partitions",
-            said.pulled, said.pulls
+            "\nthis node has pulled {} of {} partitions{}",
+            said.pulled,
+            said.pulls,
+            remaining(said)
         );
     }
     if said.strays > 0 {
@@ -412,6 +424,7 @@ mod tests {
             waits_for: names(&["n1", "n3", "n4", "n5", "n6"]),
             pulls: 4,
             pulled: 1,
+            remaining_ms: Some(89_000),
             strays: 2,
         }
     }
@@ -423,7 +436,7 @@ mod tests {
             "ring epoch 3 (hash 0000000000000009), 2 members\n\
              changes to epoch 4 (hash 000000000000000a), 2 members; joins n3; goes n2; dead n2\n\
              waits for step synced of n1, n3, n4, n5, n6\n\
-             this node has pulled 1 of 4 partitions\n\
+             this node has pulled 1 of 4 partitions; about 89 seconds left\n\
              this node hands 2 partitions that are not its own to their owners"
         );
         assert_eq!(
