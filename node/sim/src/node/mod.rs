@@ -15,7 +15,7 @@ use dynamo_core::membership::{Detector, Gossip, RingVersion, View};
 use dynamo_core::reap::QuietTable;
 use dynamo_core::recovery::Recovery;
 use dynamo_core::replica::Minter;
-use dynamo_core::transition::{Sync, Transition};
+use dynamo_core::transition::{Strays, Sync, Transition};
 use dynamo_core::types::{Incarnation, PartitionId};
 use dynamo_core::version::{Hlc, KeyState};
 
@@ -40,7 +40,7 @@ pub mod writer;
 
 use entropy::RunningExchange;
 use reaping::RunningReap;
-use release::Release;
+use release::Found;
 use requests::{Forward, GetRequest, PutRequest};
 use rings::{Pending, Rings};
 use writer::Writer;
@@ -95,7 +95,11 @@ pub struct Process {
     /// What the newest ring makes it pull.
     pub sync: Option<Sync>,
     /// Partitions that it is to give away.
-    pub releases: BTreeMap<PartitionId, Release>,
+    pub strays: Strays,
+    /// What was found of them.
+    pub found: BTreeMap<PartitionId, Found>,
+    /// One of them is being erased.
+    pub erasing: bool,
     /// Who has taken down which life of this node, and has said so.
     pub told: BTreeMap<NodeIx, Incarnation>,
     /// Whom it gossips with, having been told that its ring is retired.

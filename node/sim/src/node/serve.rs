@@ -64,7 +64,7 @@ impl Live<'_> {
             self.sh.stats.fenced += 1;
             return Some(stale);
         }
-        if newest < self.marked_known() && self.p.rings.is_some() {
+        if newest.is_some_and(|newest| self.is_behind(newest)) {
             self.sh.stats.fenced += 1;
             return Some(stale);
         }
