@@ -277,9 +277,12 @@ impl Live<'_> {
     }
 
     /// A life that goes on may be that of an old copy, whose next names were given already: it gives none before a peer has
-    /// had the chance to say so.
+    /// had the chance to say so. The rings that a store which was set aside has left may be retired: it would acknowledge
+    /// alone what nobody reads, so it waits for the same word.
     pub fn may_coordinate(&self) -> bool {
-        self.serving() && !(self.p.life_kept && self.unconfirmed())
+        let unheard = self.p.fresh && !self.p.confirmed && !self.waited();
+        let outdated = unheard && self.p.recovery.is_some();
+        self.serving() && !outdated && !(self.p.life_kept && self.unconfirmed())
     }
 
     /// No peer has compared the store since this start: it may yet be found to be an old copy, and be set aside.
