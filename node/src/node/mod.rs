@@ -345,7 +345,13 @@ impl Node {
         }
         self.keep_trees(&layouts, &me);
         self.place_recovery(&layouts, &me);
-        self.place_sync(&layouts, &me);
+        let more_dead = |before: &Arc<Placed>| before.layouts().dead() != layouts.dead();
+        if before.as_ref().is_some_and(more_dead) {
+            // They are no sources any more.
+            self.sync_again(&layouts, &me);
+        } else {
+            self.place_sync(&layouts, &me);
+        }
         self.placed
             .store(Some(Arc::new(Placed::new(layouts, me, quorum))));
         self.background.transition_due();
@@ -381,7 +387,7 @@ impl Node {
 
     /// What a suspect store has to get back.
     fn place_recovery(&self, layouts: &Layouts, me: &MemberId) {
-        self.recovery(|recovery| recovery.place(layouts.base(), me, LOWEST_W));
+        self.recovery(|recovery| recovery.place(layouts.base(), me, LOWEST_W, layouts.dead()));
     }
 
     /// Refuses new requests from now on.

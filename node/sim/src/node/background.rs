@@ -196,7 +196,8 @@ impl Live<'_> {
         if self.p.recovery.is_none() {
             let mut recovery = Recovery::begin(self.now_ms(), self.sh.knobs.recovery_after_ms());
             if let Some(rings) = &self.p.rings {
-                recovery.place(&rings.base().placement, &self.sh.members[me], self.sh.knobs.w);
+                let (base, dead) = (&rings.base().placement, rings.layouts.dead());
+                recovery.place(base, &self.sh.members[me], self.sh.knobs.w, dead);
             }
             suspect = Some(recovery.encode());
             self.p.recovery = Some(recovery);

@@ -39,7 +39,7 @@ pub enum Pending {
     /// A step.
     Mark(Mark),
     /// A ring, planned upon that base.
-    Proposal(Arc<Ring>, RingVersion),
+    Proposal(Proposal),
 }
 
 impl Rings {
@@ -252,6 +252,15 @@ impl Live<'_> {
         if self.p.exit.is_some() {
             return;
         }
+        let dead = |rings: &Option<Rings>| rings.as_ref().map(|rings| rings.layouts.dead().clone());
+        if dead(&before).unwrap_or_default() != dead(&self.p.rings).unwrap_or_default()
+            && let Some(rings) = &self.p.rings
+        {
+            let lists = Rc::clone(rings.base());
+            self.place_recovery(&lists, false);
+            // They are no sources any more.
+            self.plan_sync();
+        }
         self.keep_trees();
         if self.p.sync.as_ref().map(Sync::ring) != rings.get(1).map(|_| newest) {
             self.plan_sync();
@@ -298,6 +307,8 @@ impl Live<'_> {
     /// Puts a suspect store's partitions as the base ring has them. Where these are others, all begins anew.
     fn place_recovery(&mut self, lists: &Lists, refined: bool) {
         let now_ms = self.now_ms();
+        let Some(rings) = &self.p.rings else { return };
+        let layouts = Rc::clone(&rings.layouts);
         let longest_ms = self.sh.knobs.recovery_after_ms();
         let Some(recovery) = &mut self.p.recovery else {
             return;
@@ -305,7 +316,8 @@ impl Live<'_> {
         if refined {
             *recovery = Recovery::begin(now_ms, longest_ms);
         }
-        recovery.place(&lists.placement, &self.sh.members[self.me], self.sh.knobs.w);
+        let me = &self.sh.members[self.me];
+        recovery.place(&lists.placement, me, self.sh.knobs.w, layouts.dead());
         let bytes = recovery.encode();
         self.enqueue(
             0,
@@ -398,8 +410,8 @@ impl Live<'_> {
         let mut view = self.p.view.clone();
         match self.p.pending.clone() {
             Some(Pending::Mark(mark)) => view.give(mark),
-            Some(Pending::Proposal(ring, _)) => {
-                let _ = self.add_proposal(&mut view, ring);
+            Some(Pending::Proposal(proposal)) => {
+                let _ = self.add_proposal(&mut view, proposal);
             }
             None => {}
         }
@@ -419,19 +431,14 @@ impl Live<'_> {
         self.enqueue(0, sync, write, then);
     }
 
-    fn add_proposal(&self, view: &mut View, ring: Arc<Ring>) -> Result<(), ProposeRefused> {
-        let result = view.propose(Arc::clone(&ring), BTreeSet::new());
+    fn add_proposal(&self, view: &mut View, proposal: Proposal) -> Result<(), ProposeRefused> {
+        let result = view.propose(Arc::clone(&proposal.ring), proposal.dead.clone());
         if matches!(result, Err(ProposeRefused::Reading(_)))
             && self.sh.knobs.mistake == Some(Mistake::ProposesAlthoughItReads)
             && let Some(transition) = view.transition()
         {
-            let base = RingVersion::from(transition.base().as_ref());
             let mut followers = transition.followers().clone();
-            followers.proposals.push(Proposal {
-                ring,
-                base,
-                dead: BTreeSet::new(),
-            });
+            followers.proposals.push(proposal);
             let mut delta = view.delta_for(&Wanted::default());
             delta.followers = Some(followers.encode());
             view.merge(delta);
@@ -440,30 +447,36 @@ impl Live<'_> {
         result
     }
 
-    /// An administrator asks the node to have a ring follow.
+    /// An administrator asks the node to have a ring follow, and says who is dead.
     ///
     /// # Errors
     /// If it may not.
-    pub fn propose(&mut self, ring: Arc<Ring>) -> Result<(), String> {
+    pub fn propose(&mut self, ring: Arc<Ring>, dead: BTreeSet<MemberId>) -> Result<(), String> {
         if self.p.pending.is_some() || self.unconfirmed() || self.p.exit.is_some() {
             return Err("not now".to_owned());
         }
-        let mut view = self.p.view.clone();
-        self.add_proposal(&mut view, Arc::clone(&ring))
-            .map_err(|refused| refused.to_string())?;
         let Some(base) = self.p.view.ring().map(|ring| RingVersion::from(ring.as_ref())) else {
             return Err("no ring".to_owned());
         };
+        if self.p.view.declare_dead(&dead) {
+            self.keep_view(true, |_, _| {});
+            self.rings_changed();
+            return Err("the dead are not waited for from now on".to_owned());
+        }
+        let proposal = Proposal { ring, base, dead };
+        let mut view = self.p.view.clone();
+        self.add_proposal(&mut view, proposal.clone())
+            .map_err(|refused| refused.to_string())?;
         self.sh.stats.changes_of_mind += u64::from(self.in_transition());
-        i18_one_base_per_epoch::proposed(self.sh, &ring, base);
-        self.p.pending = Some(Pending::Proposal(Arc::clone(&ring), base));
+        i18_one_base_per_epoch::proposed(self.sh, &proposal.ring, base);
+        self.p.pending = Some(Pending::Proposal(proposal.clone()));
         self.keep_view(true, move |live, result| {
             live.p.pending = None;
             let now = live.p.view.ring().map(|ring| RingVersion::from(ring.as_ref()));
             // Planned upon a ring that is no longer the base, it would be another plan.
             if result.is_ok() && now == Some(base) {
                 let mut view = live.p.view.clone();
-                if live.add_proposal(&mut view, ring).is_ok() {
+                if live.add_proposal(&mut view, proposal).is_ok() {
                     live.p.view = view;
                 }
             }
