@@ -189,6 +189,18 @@ impl Membership {
         .await
     }
 
+    /// Takes an administrator's word that members are gone for good, as [`Transition::declare_dead`] has it. True if that is news.
+    ///
+    /// # Errors
+    /// If it cannot be kept.
+    pub(crate) async fn declare_dead(
+        &self,
+        writer: &Writer,
+        dead: &BTreeSet<MemberId>,
+    ) -> Result<bool, Failure> {
+        self.change_view(writer, |view| Ok(view.declare_dead(dead))).await
+    }
+
     /// Gives the mark that is due, if one is; on disk before it is told to anybody.
     pub(crate) async fn give_mark(&self, writer: &Writer, local: Local) -> Option<Mark> {
         let due = self.state.lock().view.as_ref()?.due(local)?;

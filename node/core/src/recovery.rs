@@ -81,8 +81,8 @@ impl Recovery {
 
     /// Takes over a ring: the partitions that `me` is a primary of, and who else is. `lowest_w` is the lowest W that
     /// any bucket or request may ask for. What is whole stays whole; of what was pulled, only what came from
-    /// members that are still primaries counts.
-    pub fn place(&mut self, placement: &Placement, me: &MemberId, lowest_w: u32) {
+    /// members that are still primaries counts. Nobody waits for the `dead`: what only they held is lost.
+    pub fn place(&mut self, placement: &Placement, me: &MemberId, lowest_w: u32, dead: &BTreeSet<MemberId>) {
         let ring = placement.ring();
         let me = ring.index_of(me);
         let mut partitions = BTreeMap::new();
@@ -95,17 +95,27 @@ impl Recovery {
             let others = others.map(|other| ring.members()[other].id.clone()).collect();
             partitions.insert(partition, others);
         }
-        self.set_partitions(partitions, lowest_w);
+        self.take_over(partitions, lowest_w, dead);
     }
 
     /// Like [`place`](Self::place), for partitions and other primaries from elsewhere.
     pub fn set_partitions(&mut self, others: BTreeMap<PartitionId, BTreeSet<MemberId>>, lowest_w: u32) {
+        self.take_over(others, lowest_w, &BTreeSet::new());
+    }
+
+    fn take_over(
+        &mut self,
+        others: BTreeMap<PartitionId, BTreeSet<MemberId>>,
+        lowest_w: u32,
+        dead: &BTreeSet<MemberId>,
+    ) {
         self.placed = true;
         let mut before = std::mem::take(&mut self.partitions);
-        for (partition, others) in others {
+        for (partition, mut others) in others {
             let mut kept = before.remove(&partition).unwrap_or_default();
             let n = others.len() + 1;
-            kept.needed = (n - 1).min(n + 1 - (lowest_w as usize).clamp(1, n));
+            others.retain(|member| !dead.contains(member));
+            kept.needed = others.len().min(n + 1 - (lowest_w as usize).clamp(1, n));
             kept.pulled.retain(|member| others.contains(member));
             kept.others = others;
             kept.settle();

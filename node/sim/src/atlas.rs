@@ -10,6 +10,7 @@ use dynamo_core::version::KeyState;
 use crate::buggify::Site;
 use crate::disk::{Disk, Place, Value};
 use crate::keys::KeyIx;
+use crate::messages::NodeIx;
 use crate::node::rings::Rings;
 use crate::node::{Node, boot};
 use crate::shared::{Lists, Shared};
@@ -17,25 +18,30 @@ use crate::shared::{Lists, Shared};
 /// May the whole disk of a node go?
 pub fn may_empty(sh: &Shared, nodes: &[Node], victim: usize) -> bool {
     let allowed = sh.knobs.w.saturating_sub(2) as usize;
-    let unwhole = nodes
-        .iter()
-        .filter(|node| node.me != victim && !is_whole(node))
-        .count();
+    let unwhole = unwhole(sh, nodes, victim);
     unwhole <= allowed
+        && (unwhole == 0 || sh.buried.is_empty())
         && nodes.iter().all(|node| node.disk.corrupted().next().is_none())
         && copied_elsewhere(sh, nodes, victim, sh.keys.all())
+}
+
+/// May the machine of a node go for good? Two suspect stores would wait for each other, if they had counted on a third.
+pub fn may_bury(sh: &Shared, nodes: &[Node], victim: usize) -> bool {
+    let lists = |node: &Node| sh.serving.placement.ring().index_of(&sh.members[node.me]);
+    let enough = living(sh, nodes, victim).count() >= sh.knobs.n as usize;
+    let somebody = living(sh, nodes, victim).any(|node| lists(node).is_some());
+    let listed = lists(&nodes[victim]).is_some() && !sh.buried.contains(&victim);
+    listed && enough && somebody && unwhole(sh, nodes, victim) <= 1
+}
+
+fn unwhole(sh: &Shared, nodes: &[Node], victim: usize) -> usize {
+    living(sh, nodes, victim).filter(|node| !is_whole(node)).count()
 }
 
 /// Every acknowledged write of these keys has a copy that counts, by the ring that serves, and by every other ring in use
 /// that has the victim hold it: it may be the one that serves next.
 fn copied_elsewhere(sh: &Shared, nodes: &[Node], victim: usize, mut keys: std::ops::Range<KeyIx>) -> bool {
-    let mut rings: BTreeMap<RingVersion, &Rc<Lists>> = BTreeMap::new();
-    let in_use = nodes
-        .iter()
-        .filter_map(|node| node.process.as_ref()?.rings.as_ref());
-    for lists in in_use.flat_map(Rings::written) {
-        rings.insert(RingVersion::from(lists.placement.ring().as_ref()), lists);
-    }
+    let rings = in_use(nodes);
     let holds = |lists: &Rc<Lists>, key| lists.of(sh.keys.get(key).hash).0.contains(&victim);
     keys.all(|key| {
         copies_elsewhere(sh, nodes, victim, key, &sh.serving)
@@ -96,37 +102,94 @@ pub fn is_whole(node: &Node) -> bool {
     !suspect && !node.unwhole
 }
 
-/// Every acknowledged write of a key is durable, or truly superseded, on some other node.
-///
-/// A hint is a copy only while nobody is about to delete it on the victim's own word. Where reads of primaries have been
-/// promised to meet it, it is none: then the copy must be a primary's.
+fn in_use(nodes: &[Node]) -> BTreeMap<RingVersion, &Rc<Lists>> {
+    let rings = nodes
+        .iter()
+        .filter_map(|node| node.process.as_ref()?.rings.as_ref());
+    let written = rings.flat_map(Rings::written);
+    written
+        .map(|lists| (RingVersion::from(lists.placement.ring().as_ref()), lists))
+        .collect()
+}
+
+/// Every acknowledged write of a key is durable, or truly superseded, on some other node. Where reads of primaries have been
+/// promised to meet it, a hint is no copy: then it must be a primary's.
 fn copies_elsewhere(sh: &Shared, nodes: &[Node], victim: usize, key: KeyIx, by: &Lists) -> bool {
     let primaries = &by.of(sh.keys.get(key).hash).0;
-    let mut others: Vec<KeyState> = Vec::new();
-    for node in nodes.iter().filter(|node| node.me != victim) {
-        let (disk, hints) = (node.disk.snapshot(), node.hints.snapshot());
-        let own = disk
-            .peek(Place::Data(key))
-            .filter(|_| primaries.contains(&node.me));
-        others.extend(own.map(|state| (**state).clone()));
-        let delivering = |owner: usize| {
+    let mut others = records_elsewhere(sh, nodes, victim, key, |node| primaries.contains(&node));
+    if !sh.knobs.reads_meet_writes() {
+        others.extend(hints_elsewhere(sh, nodes, victim, key));
+    }
+    let entry = sh.ledger.key(key);
+    entry.writes.iter().all(|number| {
+        let write = sh.ledger.write(*number);
+        let owed = write.applied && !entry.forfeited.contains(number);
+        !owed || others.iter().any(|state| sh.ledger.survives(write, Some(state)))
+    })
+}
+
+fn records_elsewhere(
+    sh: &Shared,
+    nodes: &[Node],
+    victim: usize,
+    key: KeyIx,
+    counts: impl Fn(NodeIx) -> bool,
+) -> Vec<KeyState> {
+    let others = living(sh, nodes, victim).filter(|node| counts(node.me));
+    let records = others.filter_map(|node| node.disk.snapshot().peek(Place::Data(key)).cloned());
+    records.map(|state| (*state).clone()).collect()
+}
+
+/// A hint is a copy only while nobody is about to delete it on the victim's own word.
+fn hints_elsewhere(sh: &Shared, nodes: &[Node], victim: usize, key: KeyIx) -> Vec<KeyState> {
+    let mut held = Vec::new();
+    for node in living(sh, nodes, victim) {
+        let delivering = |owner: NodeIx| {
             node.process.as_ref().is_some_and(|process| {
                 process.delivering.contains(&(owner, key)) || !process.writers[1].idle()
             })
         };
-        let promised = sh.knobs.reads_meet_writes();
-        let held = hints.iter().filter_map(|(place, value)| match (place, value) {
-            (Place::Hint(owner, of), Value::State(state))
-                if *of == key && !promised && !delivering(*owner) =>
-            {
-                Some(Rc::clone(state))
+        let hints = node.hints.snapshot();
+        held.extend(hints.iter().filter_map(|(place, value)| match (place, value) {
+            (Place::Hint(owner, of), Value::State(state)) if *of == key && !delivering(*owner) => {
+                Some((**state).clone())
             }
             _ => None,
-        });
-        others.extend(held.map(|state| (*state).clone()));
+        }));
     }
-    sh.ledger.key(key).writes.iter().all(|number| {
-        let write = sh.ledger.write(*number);
-        !write.applied || others.iter().any(|state| sh.ledger.survives(write, Some(state)))
-    })
+    held
+}
+
+fn living<'a>(sh: &'a Shared, nodes: &'a [Node], victim: usize) -> impl Iterator<Item = &'a Node> {
+    let living = move |node: &&Node| node.me != victim && !sh.buried.contains(&node.me);
+    nodes.iter().filter(living)
+}
+
+/// Writes of a key that only the victim has: no other primary does, and, if `true` stands beside it, nobody else at all.
+pub fn only_on(sh: &Shared, nodes: &[Node], victim: usize, key: KeyIx) -> Vec<(u32, bool)> {
+    let hash = sh.keys.get(key).hash;
+    let mut own: Vec<KeyState> = Vec::new();
+    for (place, value) in nodes[victim].disk.iter().chain(nodes[victim].hints.iter()) {
+        if let (Place::Data(of) | Place::Hint(_, of), Value::State(state)) = (place, value)
+            && *of == key
+        {
+            own.push((**state).clone());
+        }
+    }
+    let rings = in_use(nodes);
+    let holds = |lists: &Lists, node: NodeIx| lists.of(hash).0.contains(&node);
+    let primaries = records_elsewhere(sh, nodes, victim, key, |node| holds(&sh.serving, node));
+    let mut all = records_elsewhere(sh, nodes, victim, key, |node| {
+        rings.values().any(|lists| holds(lists, node))
+    });
+    all.extend(hints_elsewhere(sh, nodes, victim, key));
+    let has = |states: &[KeyState], number: u32| {
+        let write = sh.ledger.write(number);
+        states.iter().any(|state| sh.ledger.survives(write, Some(state)))
+    };
+    let writes = sh.ledger.key(key).writes.iter().copied();
+    writes
+        .filter(|number| has(&own, *number) && !has(&primaries, *number))
+        .map(|number| (number, !has(&primaries, number) && !has(&all, number)))
+        .collect()
 }

@@ -413,7 +413,7 @@ fn may_repeat(running: &Running) -> bool {
 }
 
 fn promise(sh: &mut Shared, key: KeyIx, dot: Dot) {
-    sh.ledger.key_mut(key).promised.insert(dot);
+    sh.ledger.promise(key, dot, sh.knobs.w);
 }
 
 fn quorum(sh: &Shared) -> Quorum {

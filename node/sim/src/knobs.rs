@@ -113,6 +113,8 @@ pub struct Knobs {
     pub admission: Option<Limits>,
     /// How often an administrator asks for other members.
     pub rings: usize,
+    /// How many members are gone for good and declared dead.
+    pub dead: usize,
     /// Nodes hear no news for a while, and go on with data; and some writes are long on their way.
     pub uneven: bool,
     /// There was one more member before the run began; see [`Fault::Ghost`](crate::nemesis::Fault::Ghost).
@@ -165,10 +167,14 @@ impl Knobs {
         }
     }
 
-    /// As [`of_seed`](Self::of_seed), but the members change in every seed.
+    /// As [`of_seed`](Self::of_seed), but the members change in every seed, and in half of them some are declared dead.
     pub fn walk_of_seed(seed: u64) -> Self {
         let knobs = Self::of_seed(seed);
-        if knobs.rings > 0 { knobs } else { knobs.walking() }
+        let walk = if knobs.rings > 0 { knobs } else { knobs.walking() };
+        Self {
+            dead: [0, 0, 1, 2][Rng::new(seed, "how many dead").index(4)],
+            ..walk
+        }
     }
 
     /// The same as a walk: the members change all the time.
@@ -352,6 +358,7 @@ impl Knobs {
             buggify: false,
             admission: None,
             rings: 0,
+            dead: 0,
             uneven: false,
             ghost: false,
             anti_entropy: true,
@@ -404,8 +411,8 @@ impl fmt::Display for Knobs {
         )?;
         writeln!(
             f,
-            "  {} clients of {:?}, histories of {} actors, buggify {}, {} new rings, ghost {}",
-            self.other_clients, self.others, self.actors_max, self.buggify, self.rings, self.ghost
+            "  {} clients of {:?}, histories of {} actors, buggify {}, {} new rings, {} dead, ghost {}",
+            self.other_clients, self.others, self.actors_max, self.buggify, self.rings, self.dead, self.ghost
         )?;
         writeln!(
             f,

@@ -4,7 +4,7 @@
 //! Causality is kept twice: nodes keep it in their contexts, the ledger in what clients were really shown. The two must
 //! agree.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use dynamo_core::crdt::Operation;
@@ -70,6 +70,10 @@ pub struct KeyLedger {
     pub writes: Vec<u32>,
     /// Names of writes that any read of R primaries must know from now on.
     pub promised: Seen,
+    /// Writes that only members which are gone for good have: nobody owes them any more.
+    pub forfeited: BTreeSet<u32>,
+    /// Names that no primary but these had when they went.
+    pub unpromised: Seen,
     /// What was removed for good, with everything that it truly superseded.
     pub reaped: Seen,
     /// Writes that were blind, or of which an attempt may still be under way after their end: their client's next one
@@ -82,6 +86,8 @@ pub struct KeyLedger {
 pub struct Ledger {
     writes: Vec<Write>,
     keys: Vec<KeyLedger>,
+    /// Nodes that are gone for good, as bits.
+    gone: u32,
     /// Names that no ledger entry explains, or that two do: kept for the invariants.
     pub doubles: Vec<(KeyIx, Dot, u32, u32)>,
 }
@@ -92,6 +98,7 @@ impl Ledger {
         Self {
             writes: Vec::new(),
             keys: vec![KeyLedger::default(); keys],
+            gone: 0,
             doubles: Vec::new(),
         }
     }
@@ -139,7 +146,18 @@ impl Ledger {
 
     /// A node has synced a state of a key.
     pub fn synced(&mut self, key: KeyIx, state: &KeyState, node: NodeIx) {
-        let KeyLedger { dots, built, .. } = &mut self.keys[key as usize];
+        let KeyLedger {
+            dots,
+            built,
+            forfeited,
+            ..
+        } = &mut self.keys[key as usize];
+        let lives = self.gone >> node & 1 == 0;
+        for dot in state.siblings().keys().filter(|_| lives) {
+            if let Some((owner, _)) = dots.get(dot) {
+                forfeited.remove(owner);
+            }
+        }
         if !built.is_empty() {
             // A value holds all that it was built upon.
             for (_, (_, nodes)) in dots.iter_mut().filter(|(dot, _)| state.seen().contains(dot)) {
@@ -152,6 +170,43 @@ impl Ledger {
                 *nodes |= 1 << node;
             }
         }
+    }
+
+    /// A node is gone for good, or has begun anew with nothing.
+    pub fn set_gone(&mut self, node: NodeIx, gone: bool) {
+        self.gone = self.gone & !(1 << node) | u32::from(gone) << node;
+    }
+
+    /// A write that only members which are gone for good have; `everywhere`: not even as a hint does anybody else have it.
+    pub fn forfeit(&mut self, number: u32, everywhere: bool) {
+        let write = &self.writes[number as usize];
+        let key = &mut self.keys[write.key as usize];
+        let gone: Seen = write.dots.iter().copied().collect();
+        key.promised = key.promised.without(&gone);
+        key.unpromised.union(&gone);
+        if everywhere {
+            key.forfeited.insert(number);
+        }
+    }
+
+    /// A client was told that the write of that name is accepted by `w` nodes: any read of R primaries must know it.
+    pub fn promise(&mut self, key: KeyIx, dot: Dot, w: u32) {
+        let key = &mut self.keys[key as usize];
+        if key.unpromised.contains(&dot) {
+            if living(key, &dot, self.gone) < w {
+                return;
+            }
+            key.unpromised = key.unpromised.without(&std::iter::once(dot).collect());
+        }
+        key.promised.insert(dot);
+    }
+
+    /// How many nodes that are not gone for good have synced one of a write's names.
+    pub fn living_copies(&self, number: u32) -> u32 {
+        let write = self.write(number);
+        let key = &self.keys[write.key as usize];
+        let copies = write.dots.iter().map(|dot| living(key, dot, self.gone));
+        copies.max().unwrap_or_default()
     }
 
     /// A write.
@@ -235,4 +290,10 @@ impl Ledger {
                     .any(|dot| self.supersedes(write.key, sibling, dot))
         })
     }
+}
+
+fn living(key: &KeyLedger, dot: &Dot, gone: u32) -> u32 {
+    key.dots
+        .get(dot)
+        .map_or(0, |(_, nodes)| (nodes & !gone).count_ones())
 }

@@ -96,6 +96,11 @@ pub enum Fault {
     Deafen(NodeIx, u64),
     /// An administrator has the node, or another one if it may not, propose a ring with other members; the number says which.
     Commit(NodeIx, u64),
+    /// The same, for the members whose bit is set.
+    Members(NodeIx, u32),
+    /// The machine is gone for good, and an administrator declares the member dead, in favour of others; the number says which.
+    /// After so many milliseconds it comes back after all.
+    Bury(NodeIx, u64, u64),
     /// Two nodes have exchanged addresses, and nobody has heard yet.
     Swap(NodeIx, NodeIx, u64),
     /// At the node's address there is one of another cluster, which writes to whoever talks to it; the node itself has
@@ -182,6 +187,11 @@ pub fn plan(knobs: &Knobs) -> Plan {
             let pause = Fault::PauseTask(rng.index(knobs.nodes), task, rng.between(500, 5000));
             plan.push((rng.below(knobs.safety_ms), pause));
         }
+    }
+    let mut rng = Rng::new(knobs.seed, "dead");
+    for _ in 0..knobs.dead {
+        let bury = Fault::Bury(rng.index(knobs.nodes), rng.bits(), rng.between(500, 20_000));
+        plan.push((rng.between(1000, knobs.safety_ms), bury));
     }
     plan
 }

@@ -1,6 +1,6 @@
 //! What all parts of a world share: time, the queue of events, the network, the ledger and the trace.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -66,6 +66,8 @@ pub enum Event {
     Restart(NodeIx),
     /// The next phase of the run begins.
     Phase,
+    /// An administrator sees whether the member of that fault has been declared dead.
+    Declare(usize),
     /// Disks are copied, to be put back later.
     Copy,
 }
@@ -204,6 +206,12 @@ pub struct Stats {
     pub released: u64,
     /// Members that left, and erased what they had.
     pub left: u64,
+    /// Members whose machines were gone for good, and that were declared dead.
+    pub dead: u64,
+    /// Acknowledged writes that only they had.
+    pub forfeited: u64,
+    /// Writes that they acknowledged by themselves, having come back after all.
+    pub dead_acks: u64,
     /// Requests of nodes that went by a ring that was retired.
     pub fenced: u64,
     /// Their keys, as bits; the first 64 only.
@@ -270,6 +278,8 @@ pub struct Shared {
     pub put_us: Vec<u64>,
     /// Of nodes whose disk was put back in time, and not set aside since: how often they have started since then.
     pub old: Vec<Option<u32>>,
+    /// Members that are gone for good, until they have come back after all and begun anew.
+    pub buried: BTreeSet<NodeIx>,
     /// Until then a node hears and tells no news.
     pub deaf_until_us: Vec<u64>,
     /// When one of them last answered a read as if nothing were amiss, since nobody had been there to ask.
@@ -313,6 +323,7 @@ impl Shared {
             put_us: Vec::new(),
             // A ghost has a place, too.
             old: vec![None; nodes + 1],
+            buried: BTreeSet::new(),
             deaf_until_us: vec![0; nodes + 1],
             old_read_us: None,
             next: 0,

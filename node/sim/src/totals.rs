@@ -46,6 +46,9 @@ impl Totals {
             released,
             left,
             fenced,
+            dead,
+            forfeited,
+            dead_acks,
             ..
         } = report.stats;
         self.seeds += 1;
@@ -70,6 +73,9 @@ impl Totals {
         self.stats.released += released;
         self.stats.left += left;
         self.stats.fenced += fenced;
+        self.stats.dead += dead;
+        self.stats.forfeited += forfeited;
+        self.stats.dead_acks += dead_acks;
         self.stats.quiet_after_ms = self.stats.quiet_after_ms.max(quiet_after_ms);
         self.stats.siblings_max = self.stats.siblings_max.max(siblings_max);
         self.events += report.events;
@@ -124,6 +130,11 @@ impl fmt::Display for Totals {
             stats.released,
             stats.left,
             stats.fenced
+        )?;
+        writeln!(
+            f,
+            "{} members declared dead, {} acknowledged writes that only they had, {} more that they took alone when they had come back",
+            stats.dead, stats.forfeited, stats.dead_acks
         )?;
         write!(
             f,

@@ -40,6 +40,7 @@ const COPY_MS: u64 = 1000;
 const LIVENESS_GRACE_MS: u64 = 1500;
 
 mod addresses;
+mod dead;
 mod faults;
 mod members;
 mod quiet;
@@ -76,6 +77,8 @@ pub struct Report {
     pub stats: Stats,
     /// How long it was, in simulated milliseconds.
     pub simulated_ms: u64,
+    /// Whom the ring lists that serves when it ends.
+    pub members: Vec<NodeIx>,
     /// Hints that are on some disk when it ends.
     pub hints_left: usize,
     /// How often each rare path was taken.
@@ -171,10 +174,13 @@ impl World {
             self.perform(event);
         }
         let standing = (self.sh.keys.all().map(|key| self.standing(key))).collect();
+        let serving = self.sh.serving.placement.ring().members().iter();
+        let members = serving.map(|member| self.sh.index_of(&member.id)).collect();
         self.sh.put_us.sort_unstable();
         Report {
             fired: self.sh.buggify.fired,
             standing,
+            members,
             put_us: self.sh.put_us,
             violations: self.sh.violations,
             chain: self.sh.trace.chain(),
@@ -257,6 +263,7 @@ impl World {
                 }
             }
             Event::Phase => self.next_phase(),
+            Event::Declare(index) => self.declare(index),
             Event::Copy => self.keep_copies(),
         }
     }
@@ -333,6 +340,7 @@ impl World {
                 self.nodes[node].leave(&self.sh, &view);
                 self.sh.old[node] = None;
                 self.sh.stats.left += 1;
+                self.begins_anew(node);
             }
             _ => {}
         }
@@ -381,10 +389,11 @@ impl World {
                 (Phase::Settling, LIVENESS_GRACE_MS)
             }
             Phase::Settling => {
-                let whole = self.nodes.iter().all(|node| {
-                    self.broken.contains(&node.me)
-                        || (atlas::is_whole(node) && node.disk.corrupted().next().is_none())
-                });
+                let whole = self.sh.buried.is_empty()
+                    && self.nodes.iter().all(|node| {
+                        self.broken.contains(&node.me)
+                            || (atlas::is_whole(node) && node.disk.corrupted().next().is_none())
+                    });
                 for client in &mut self.clients {
                     client.live = whole;
                 }
@@ -425,7 +434,10 @@ impl World {
         };
         self.broken.clear();
         self.sh.deaf_until_us.fill(0);
-        for node in &mut self.nodes {
+        let awaited: Vec<bool> = (0..self.nodes.len())
+            .map(|node| self.is_waited_for(node))
+            .collect();
+        for (node, _) in self.nodes.iter_mut().zip(awaited).filter(|(_, awaited)| !awaited) {
             node.disk.full = false;
             node.hints.full = false;
             node.disk.slow_us = 0;
@@ -463,7 +475,7 @@ impl World {
                 let transition = process.view.transition();
                 transition.is_some_and(|transition| transition.followers().proposals.len() > 1)
             });
-        if unwhole || superseded || most == 0 {
+        if unwhole || superseded || !self.sh.buried.is_empty() || most == 0 {
             return;
         }
         for _ in 0..self.rng.below(u64::from(most) + 1) {

@@ -56,12 +56,12 @@ mistakes! {
     reply_with_merged_context: MergedContextReply, of_seed 1, ["I4"];
     ack_before_sync: AckBeforeSync, of_seed 1, ["I6", "I1"];
     hint_counted_twice: HintCountedTwice, of_seed 2, ["I6", "I1"];
-    hints_forgotten_after_restart: ForgetHintsOnRestart, of_seed 99, ["I1"];
+    hints_forgotten_after_restart: ForgetHintsOnRestart, of_seed 135, ["I1"];
     hint_deleted_before_the_durable_word: HintDeletedEarly, of_seed 2, ["I1", "I9"];
     anti_entropy_pushing_one_way_only: OneWayExchange, of_seed 35, ["I13"];
     same_incarnation_after_volume_loss: SameIncarnationAfterLoss, of_seed 24, ["I3", "I1", "I15"];
     emptied_member_counted_in_a_read_quorum: EmptiedCountsInReads, of_seed 24, ["I15"];
-    reaping_by_time_only: ReapByTimeOnly, of_seed 67, ["I7"];
+    reaping_by_time_only: ReapByTimeOnly, of_seed 145, ["I7"];
     read_error_answered_as_absent: ReadErrorIsAbsent, of_seed 1, ["I1", "I15", "I3"];
     retry_without_its_operation_id: ForgetOpIds, of_seed 10, ["I5"];
     going_on_after_a_failed_sync: IgnoreFailedSync, of_seed 1, ["I6", "I1"];
@@ -72,7 +72,7 @@ mistakes! {
     addresses_taken_for_identities: AddressIsIdentity, of_seed 9, ["I2", "I6", "I1"];
     unclean_stop_keeps_the_incarnation: UncleanStopKeepsIncarnation, of_seed 4, ["I3", "I13"];
     known_with_old_writes_in_flight: KnownWithOldWritesInFlight, walk_of_seed 14, ["I15", "I1"];
-    base_left_before_all_read_from_the_next_ring: BaseLeftTooEarly, walk_of_seed 12, ["I15", "I1"];
+    base_left_before_all_read_from_the_next_ring: BaseLeftTooEarly, walk_of_seed 13, ["I15", "I1"];
     suspect_stores_as_sources: SuspectsAreSources, walk_of_seed 13, ["I15", "I1"];
     emptied_member_counted_while_rings_change: EmptiedCountsInReads, walk_of_seed 1, ["I15"];
     freed_partition_erased_before_its_owners_word: FreedErasedEarly, walk_of_seed 2, ["I9", "I1"];

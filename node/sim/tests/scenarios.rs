@@ -1,65 +1,17 @@
 //! The data-plane scenarios of the reliability page (c1), by number, as scripted plans of faults. Each ends with the
 //! oracle: nothing acknowledged is lost, all replicas are equal, no hint is left.
 //!
-//! Not here: 18 to 20, which need ring changes that move data.
+//! Those in which members change (18 to 21) are in `members.rs`.
+
+mod support;
 
 use std::collections::BTreeSet;
 
 use dynamo_core::coordinator::ReadRepair;
 use dynamo_sim::knobs::{Durability, Mix};
-use dynamo_sim::nemesis::{Class, Fault, Plan};
-use dynamo_sim::network::Quality;
-use dynamo_sim::{Knobs, Mistake, Options, Report, run};
-
-/// Five nodes in three zones, N = 3, R = W = 2, a quick network, every kind of client.
-fn cluster(seed: u64) -> Knobs {
-    Knobs {
-        nodes: 5,
-        zones: 3,
-        n: 3,
-        r: 2,
-        w: 2,
-        strict: false,
-        partitions: 8,
-        durability: Durability::Every,
-        read_repair: ReadRepair::Async,
-        clients: 6,
-        keys: 12,
-        hot: 200,
-        mix: Mix {
-            cart: 3,
-            register: 2,
-            delete: 1,
-            blind: 0,
-            read: 1,
-            expiring: 0,
-        },
-        think_ms: 40,
-        timeout_ms: 1000,
-        call_timeout_ms: 300,
-        quality: Quality {
-            loss: 0,
-            repeat: 0,
-            delay_min_us: 300,
-            delay_mean_us: 1000,
-        },
-        safety_ms: 10_000,
-        hints_max: 10_000,
-        exchange_interval_ms: 1000,
-        grace_ms: 2500,
-        sync_us: 500,
-        classes: vec![Class::Kill, Class::Pause],
-        ..Knobs::plain(seed)
-    }
-}
-
-fn holds(knobs: &Knobs, plan: &Plan) -> Report {
-    let report = run(knobs, plan, Options::default());
-    assert_eq!(report.violations, [], "seed {}", knobs.seed);
-    assert!(report.stats.acked > 100, "little was written: {:?}", report.stats);
-    assert!(report.stats.quiet_after_ms <= 60_000, "{:?}", report.stats);
-    report
-}
+use dynamo_sim::nemesis::{Fault, Plan};
+use dynamo_sim::{Knobs, Mistake, Options, run};
+use support::{cluster, holds};
 
 /// Both sides of a split accept writes of the same keys; afterwards both are there.
 #[test]
@@ -341,18 +293,6 @@ fn c1_17_failed_sync() {
         .map(|round| (1000 + 1000 * round, Fault::FailSync(round as usize % 5, 200)))
         .collect();
     holds(&cluster(17), &plan);
-}
-
-/// One zone dark, one disk of another zone gone.
-#[test]
-fn c1_21_zone_and_disk_lost() {
-    let plan = vec![
-        (2000, Fault::Power(0, 6000)),
-        (2000, Fault::Power(3, 6000)),
-        (3000, Fault::EmptyDisk(1, 1000)),
-    ];
-    let report = holds(&cluster(21), &plan);
-    assert!(report.stats.sloppy > 0, "{:?}", report.stats);
 }
 
 /// Row 16, metamorphic: wall clocks order nothing here, so wrong ones change nothing.

@@ -49,12 +49,13 @@ fn fixed_seeds_second_half() {
     all_hold(241..481);
 }
 
-/// Members change in each of these, under load and faults; the last seed found a node that was paired with two primaries,
+/// Row 14: members change in each of these, under load and faults, and in half of them some are declared dead (7, 12 and 40 found
+/// faults of that, 109 one of stores that were set aside: core and shell); the last seed found a node that was paired with two primaries,
 /// by two rings, and counted for one of them only (core).
 #[test]
 fn walks() {
     let mut totals = Totals::default();
-    for seed in (1..41).chain([15_177]) {
+    for seed in (1..41).chain([109, 15_177]) {
         let knobs = Knobs::walk_of_seed(seed);
         let report = run(&knobs, &plan(&knobs), Options::default());
         let again = run(&knobs, &plan(&knobs), Options::default());

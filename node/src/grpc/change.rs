@@ -108,6 +108,18 @@ pub(super) async fn commit(
                 .to_owned(),
         ));
     }
+    if node
+        .membership()
+        .declare_dead(node.writer(), &planned.dead)
+        .await?
+    {
+        tell_all(node).await?;
+        return Err(stale(
+            "members read from the newest ring already, so that no other may be proposed; it does not wait for the dead any more: \
+             ask again when it serves"
+                .to_owned(),
+        ));
+    }
     tracing::info!(
         epoch = ring.epoch(),
         hash = format!("{:016x}", ring.hash()),
@@ -121,15 +133,21 @@ pub(super) async fn commit(
     node.membership()
         .propose(node.writer(), ring, planned.dead)
         .await?;
-    node.ring_changed();
-    let members = known(node)?.told_to();
-    tasks::tell_all(node, members).await;
-    node.catch_up();
+    tell_all(node).await?;
     Ok(CommitResponse {
         epoch,
         hash,
         proposed: true,
     })
+}
+
+/// Goes by what this node has just put down, and tells all others.
+async fn tell_all(node: &Arc<Node>) -> Result<(), Failure> {
+    node.ring_changed();
+    let members = known(node)?.told_to();
+    tasks::tell_all(node, members).await;
+    node.catch_up();
+    Ok(())
 }
 
 /// Where a change stands.

@@ -266,12 +266,15 @@ impl Node {
     }
 
     /// As [`placed`](Self::placed), to give a write its name. A life that goes on after a clean stop may be that of an old
-    /// copy, whose next names were given already: until a peer has had the chance to say so, another node coordinates.
+    /// copy, whose next names were given already: until a peer has had the chance to say so, another node coordinates. So
+    /// too for a store that has taken the place of one that was set aside: its rings may be retired, and where one replica's
+    /// word is enough it would acknowledge what nobody reads.
     ///
     /// # Errors
     /// As there, and while the start waits for a peer's word.
     pub(crate) fn placed_to_coordinate(&self) -> Result<Arc<Placed>, Failure> {
-        if self.life_kept && self.is_unconfirmed() {
+        let outdated = self.is_suspect_anywhere() && self.is_fresh() && !self.has_waited();
+        if outdated || (self.life_kept && self.is_unconfirmed()) {
             return Err(not_ready("it waits for a peer's word on its disk"));
         }
         self.placed()
@@ -342,7 +345,13 @@ impl Node {
         }
         self.keep_trees(&layouts, &me);
         self.place_recovery(&layouts, &me);
-        self.place_sync(&layouts, &me);
+        let more_dead = |before: &Arc<Placed>| before.layouts().dead() != layouts.dead();
+        if before.as_ref().is_some_and(more_dead) {
+            // They are no sources any more.
+            self.sync_again(&layouts, &me);
+        } else {
+            self.place_sync(&layouts, &me);
+        }
         self.placed
             .store(Some(Arc::new(Placed::new(layouts, me, quorum))));
         self.background.transition_due();
@@ -378,7 +387,7 @@ impl Node {
 
     /// What a suspect store has to get back.
     fn place_recovery(&self, layouts: &Layouts, me: &MemberId) {
-        self.recovery(|recovery| recovery.place(layouts.base(), me, LOWEST_W));
+        self.recovery(|recovery| recovery.place(layouts.base(), me, LOWEST_W, layouts.dead()));
     }
 
     /// Refuses new requests from now on.

@@ -309,7 +309,7 @@ impl Node {
         true
     }
 
-    fn has_waited(&self) -> bool {
+    pub(super) fn has_waited(&self) -> bool {
         clock::monotonic_ms() - self.started_ms > CONFIRM_MS_MAX
             && self.gossip_rounds.load(Ordering::Relaxed) >= CONFIRM_ROUNDS_MIN
     }

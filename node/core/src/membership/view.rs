@@ -167,6 +167,14 @@ impl View {
         transition.propose(ring, dead)
     }
 
+    /// Takes an administrator's word that members are gone for good; see [`Transition::declare_dead`].
+    pub fn declare_dead(&mut self, dead: &BTreeSet<MemberId>) -> bool {
+        let transition = self.transition.as_mut();
+        let news = transition.is_some_and(|transition| transition.declare_dead(dead));
+        self.log_base();
+        news
+    }
+
     /// The mark that this member has to give next; see [`Transition::due`].
     pub fn due(&self, local: Local) -> Option<Mark> {
         self.transition.as_ref()?.due(local)

@@ -42,7 +42,8 @@ pub use slots::{Slot, slots};
 pub use strays::Strays;
 pub use sync::{Sync, SyncProgress};
 
-/// Rings that a newer one may supersede at a time: all of them are written to.
+/// Rings that a newer one may supersede at a time: all of them are written to. One more may be proposed with each further member
+/// that is declared dead.
 pub const SUPERSEDED_MAX: usize = 2;
 
 /// A ring that is to follow another one.
@@ -52,7 +53,8 @@ pub struct Proposal {
     pub ring: Arc<Ring>,
     /// The ring that it follows.
     pub base: RingVersion,
-    /// Members of the base ring, by an administrator's word gone for good: nobody waits for them, and what only they held is lost.
+    /// Members, by an administrator's word gone for good: nobody waits for them, and what only they held is lost. They become more
+    /// where [that is said](Transition::declare_dead) of a ring that is read from already.
     pub dead: BTreeSet<MemberId>,
 }
 
@@ -141,7 +143,8 @@ pub enum ProposeRefused {
     Forgetful,
     /// Too many rings are written to.
     #[error(
-        "{SUPERSEDED_MAX} superseded rings are still written to, until all members know of the newest; ask again then"
+        "{SUPERSEDED_MAX} superseded rings are still written to, until all members know of the newest; ask again then, or declare dead \
+         who is gone for good"
     )]
     TooMany,
     /// Only who has a part in the present rings may propose the next.
@@ -271,12 +274,41 @@ impl Transition {
         if let Some(read) = self.followers.proposals.iter().find(reads) {
             return Err(ProposeRefused::Reading(read.ring.epoch()));
         }
-        if self.written().count() > SUPERSEDED_MAX + 1 {
+        if self.written().count() > SUPERSEDED_MAX + 1 && !self.names_more_dead(&dead) {
             return Err(ProposeRefused::TooMany);
         }
         let base = self.base_version();
         self.insert(Proposal { ring, base, dead });
         Ok(())
+    }
+
+    /// Takes an administrator's word that members are gone for good where this member may propose no other ring, since it reads
+    /// from one already: the newest ring follows without them. Nobody else could say so, if all that are left read. True if that
+    /// is news.
+    pub fn declare_dead(&mut self, dead: &BTreeSet<MemberId>) -> bool {
+        let news = self.names_more_dead(&self.with_dead(dead)) && !dead.contains(&self.me);
+        let mut proposals = self.followers.proposals.iter();
+        let reads = proposals.any(|proposal| self.has_ever_read(proposal.version()));
+        let next = self.followers.proposals.last_mut();
+        let Some(next) = next.filter(|_| news && reads) else {
+            return false;
+        };
+        next.dead.extend(dead.iter().cloned());
+        self.settle();
+        true
+    }
+
+    fn with_dead(&self, dead: &BTreeSet<MemberId>) -> BTreeSet<MemberId> {
+        let known = self.next().into_iter().flat_map(|next| &next.dead);
+        known.chain(dead).cloned().collect()
+    }
+
+    /// Whether somebody is declared dead whom the newest ring still waits for: were that refused, the rings before it would be
+    /// written to for ever.
+    fn names_more_dead(&self, dead: &BTreeSet<MemberId>) -> bool {
+        let everybody = self.everybody();
+        let more = dead.iter().any(|member| everybody.contains(member));
+        more && self.next().is_none_or(|next| next.dead.is_subset(dead))
     }
 
     /// The rings that a write goes to: the base and all that follow it.
@@ -289,12 +321,12 @@ impl Transition {
     }
 
     /// The ring that a read goes to. `None`: this member must not coordinate reads, for it may have forgotten that it reads
-    /// from another one.
+    /// from another one; or it is declared dead, so that the others retire the base without its word.
     pub fn read(&self) -> Option<&Arc<Ring>> {
         let Some(next) = self.next() else {
             return Some(&self.base);
         };
-        if !self.remembers() {
+        if !self.remembers() || next.dead.contains(&self.me) {
             return None;
         }
         let reading = self.has_ever_read(next.version());
@@ -423,7 +455,9 @@ impl Transition {
         let known = proposals
             .get(place)
             .is_some_and(|known| known.version() == version);
-        if !known && version > base {
+        if known {
+            proposals[place].dead.extend(proposal.dead);
+        } else if version > base {
             proposals.insert(place, proposal);
         }
     }

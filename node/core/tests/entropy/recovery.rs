@@ -231,7 +231,7 @@ fn it_takes_its_partitions_from_the_ring() {
     let ring = Ring::bootstrap(ClusterId([1; 16]), members.into(), 16, 3).unwrap();
     let placement = Placement::new(Arc::new(ring));
     let mut recovery = Recovery::begin(START_MS, DEADLINE_MS);
-    recovery.place(&placement, &member("b"), 2);
+    recovery.place(&placement, &member("b"), 2, &BTreeSet::new());
     assert_eq!(
         recovery.progress().partitions,
         placement.replica_partitions(1) as usize
@@ -322,4 +322,26 @@ fn an_emptied_replica_gets_back_what_it_acknowledged() {
     for key in &all {
         assert!(a.records.contains_key(key));
     }
+}
+
+/// What only they held is lost; of what others hold too, nothing may be missed, so no fewer of the others are asked.
+#[test]
+fn nobody_waits_for_the_dead() {
+    let zone = Zone::new("").unwrap();
+    let members = ["a", "b", "c", "d", "e"].map(|name| Member {
+        id: member(name),
+        zone: zone.clone(),
+        weight: 1,
+    });
+    let left = |w: u32, dead: &[&str]| {
+        let ring = Ring::bootstrap(ClusterId([1; 16]), members.clone().into(), 8, 5).unwrap();
+        let dead = dead.iter().map(|name| member(name)).collect();
+        let mut recovery = Recovery::begin(START_MS, DEADLINE_MS);
+        recovery.place(&Placement::new(Arc::new(ring)), &member("b"), w, &dead);
+        recovery.progress().exchanges_left / 8
+    };
+    // Each of N = 5; another one of any W: N - W + 1, or all that are left.
+    assert_eq!((left(3, &[]), left(3, &["a"]), left(3, &["a", "c"])), (3, 3, 2));
+    assert_eq!((left(5, &[]), left(5, &["a"]), left(2, &["a"])), (1, 1, 3));
+    assert_eq!(left(3, &["a", "c", "d", "e"]), 0);
 }

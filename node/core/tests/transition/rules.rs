@@ -321,3 +321,96 @@ fn what_is_left_takes_as_long_as_what_is_done_took() {
     assert_eq!(at(200).remaining_ms(9000), Some(0));
     assert_eq!(SyncProgress::default().remaining_ms(5), Some(0));
 }
+
+/// Without that, nobody could ever say so: the rings before it would be written to for ever.
+#[test]
+fn a_member_that_dies_while_no_more_rings_may_be_proposed_can_be_declared_dead() {
+    let mut cluster = Cluster::new();
+    for members in [&NEW, &OLD, &NEW] {
+        cluster.propose(1, members).unwrap();
+    }
+    assert_eq!(cluster.propose(1, &OLD), Err(ProposeRefused::TooMany));
+    let dead: BTreeSet<MemberId> = [name(0)].into();
+    let without = |cluster: &mut Cluster, dead: &BTreeSet<MemberId>| {
+        let epoch = cluster.0[1].newest().epoch + 1;
+        cluster.0[1].propose(Arc::new(ring(epoch, &NEW)), dead.clone())
+    };
+    without(&mut cluster, &dead).unwrap();
+    assert_eq!(
+        without(&mut cluster, &dead),
+        Err(ProposeRefused::TooMany),
+        "that is no news"
+    );
+    let other = [name(2)].into();
+    assert_eq!(
+        without(&mut cluster, &other),
+        Err(ProposeRefused::TooMany),
+        "the first is waited for again"
+    );
+    let stranger = [name(0), name(7)].into();
+    assert_eq!(
+        without(&mut cluster, &stranger),
+        Err(ProposeRefused::TooMany),
+        "nobody waits for it"
+    );
+    cluster.0.remove(0);
+    cluster.gossip();
+    for step in [Step::Known, Step::Synced, Step::Reading] {
+        cluster.all(step);
+    }
+    assert!((0..3).all(|member| cluster.epochs(member) == (vec![5], Some(5))));
+}
+
+/// All that are left read from the next ring, so that none of them may propose another one.
+#[test]
+fn a_member_that_dies_before_it_reads_can_be_declared_dead() {
+    let mut cluster = Cluster::proposed();
+    let dead: BTreeSet<MemberId> = [name(0)].into();
+    for step in [Step::Known, Step::Synced] {
+        assert!(
+            !cluster.0[1].declare_dead(&dead),
+            "a ring without it can be proposed"
+        );
+        cluster.all(step);
+    }
+    cluster.0.remove(0);
+    cluster.all(Step::Reading);
+    assert_eq!(cluster.0[0].waits_for(), Some((Step::Reading, vec![&name(0)])));
+    assert_eq!(cluster.propose(0, &NEW), Err(ProposeRefused::Reading(2)));
+    assert!(
+        !cluster.0[0].declare_dead(&[name(7)].into()),
+        "nobody waits for it"
+    );
+    assert!(!cluster.0[0].declare_dead(&[name(1)].into()), "it says so itself");
+    assert!(cluster.0[0].declare_dead(&dead));
+    assert_eq!(cluster.epochs(0), (vec![2], Some(2)));
+    assert_eq!(cluster.epochs(1), (vec![1, 2], Some(2)), "not heard yet");
+    // The others hear of the ring that serves, or of the dead.
+    assert!(cluster.0[1].declare_dead(&dead));
+    cluster.gossip();
+    assert!((0..3).all(|member| cluster.epochs(member) == (vec![2], Some(2))));
+}
+
+/// The word spreads with the ring that it was said of, in any order.
+#[test]
+fn who_is_dead_is_heard_of_a_ring_that_is_known() {
+    let mut cluster = Cluster::proposed();
+    let mut told = cluster.0[1].told();
+    told.followers.proposals[0].dead = [name(0)].into();
+    cluster.0[2].hear(told);
+    let old = cluster.0[1].told();
+    cluster.0[2].hear(old);
+    assert_eq!(cluster.0[2].next().unwrap().dead, [name(0)].into());
+}
+
+#[test]
+fn who_is_declared_dead_coordinates_no_reads() {
+    let mut cluster = Cluster::new();
+    cluster.0[1]
+        .propose(Arc::new(ring(2, &NEW)), [name(0)].into())
+        .unwrap();
+    assert!(cluster.0[0].read().is_some(), "it has not heard");
+    cluster.gossip();
+    assert_eq!(cluster.0[0].read(), None);
+    assert!(cluster.0[1].read().is_some());
+}

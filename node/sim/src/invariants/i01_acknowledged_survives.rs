@@ -1,5 +1,5 @@
 //! I1: an acknowledged write, or one that truly superseded it, is in the final siblings. Paper: §2.3, §4.4 ("an update
-//! is never lost").
+//! is never lost"). But for what only members had that an administrator has declared dead.
 
 use dynamo_core::version::KeyState;
 
@@ -10,7 +10,8 @@ use crate::shared::Shared;
 pub fn check(sh: &mut Shared, key: KeyIx, state: Option<&KeyState>) {
     let lost = sh.ledger.key(key).writes.iter().copied().find(|number| {
         let write = sh.ledger.write(*number);
-        write.applied && !sh.ledger.survives(write, state)
+        let forfeited = sh.ledger.key(key).forfeited.contains(number);
+        write.applied && !forfeited && !sh.ledger.survives(write, state)
     });
     if let Some(number) = lost {
         let write = sh.ledger.write(number);

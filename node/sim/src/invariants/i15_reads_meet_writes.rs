@@ -13,6 +13,7 @@ pub fn check(sh: &mut Shared, key: KeyIx, state: Option<&KeyState>, promised: &S
     }
     let mut known = state.map(|state| state.seen().clone()).unwrap_or_default();
     known.union(&sh.ledger.key(key).reaped);
+    known.union(&sh.ledger.key(key).unpromised);
     if known.descends(promised) {
         return;
     }

@@ -1,4 +1,4 @@
-//! What must hold, one file for each rule; the names are those of the design (I1 to I18). Paper sections stand in each.
+//! What must hold, one file for each rule; the names are those of the design (I1 to I19). Paper sections stand in each.
 //!
 //! [`on_read`], [`on_ack`] and [`on_record`] are asked while a run goes on, [`at_end`] once everything is quiet.
 
@@ -20,6 +20,7 @@ pub mod i15_reads_meet_writes;
 pub mod i16_data_types_add_up;
 pub mod i17_last_write_wins;
 pub mod i18_one_base_per_epoch;
+pub mod i19_the_dead_have_no_part;
 
 use dynamo_core::bucket::Conflict;
 use dynamo_core::coordinator::WriteOutcome;
@@ -45,7 +46,10 @@ pub fn on_record(sh: &mut Shared, key: KeyIx, state: &KeyState, node: NodeIx) {
     i02_nothing_invented::check(sh, key, state, &whose);
     i05_siblings_are_concurrent::concurrent(sh, key, state, &whose);
     i05_siblings_are_concurrent::count(sh, key, state);
-    i07_deleted_stays_deleted::check(sh, key, state, &whose);
+    // Two that are dead take each other's data when they come back, until they hear of it: nobody else does.
+    if !sh.buried.contains(&node) {
+        i07_deleted_stays_deleted::check(sh, key, state, &whose);
+    }
 }
 
 /// A client was told that its write is applied.

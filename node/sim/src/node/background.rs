@@ -126,7 +126,7 @@ impl Live<'_> {
             return;
         }
         self.p.view.heard_from(&member);
-        self.keep_view();
+        self.keep_view(false, |_, _| {});
         self.rings_changed();
     }
 
@@ -150,19 +150,11 @@ impl Live<'_> {
             self.rings_changed();
         }
         // Who is told that its life is known goes by it.
-        self.enqueue(
-            0,
-            true,
-            |live, group| {
-                live.write_view(group);
-                Ok(())
-            },
-            move |live, result| {
-                if result.is_ok() {
-                    then(live);
-                }
-            },
-        );
+        self.keep_view(true, move |live, result| {
+            if result.is_ok() {
+                then(live);
+            }
+        });
     }
 
     /// A peer has told what it remembers of this member.
@@ -204,7 +196,8 @@ impl Live<'_> {
         if self.p.recovery.is_none() {
             let mut recovery = Recovery::begin(self.now_ms(), self.sh.knobs.recovery_after_ms());
             if let Some(rings) = &self.p.rings {
-                recovery.place(&rings.base().placement, &self.sh.members[me], self.sh.knobs.w);
+                let (base, dead) = (&rings.base().placement, rings.layouts.dead());
+                recovery.place(base, &self.sh.members[me], self.sh.knobs.w, dead);
             }
             suspect = Some(recovery.encode());
             self.p.recovery = Some(recovery);
@@ -227,19 +220,6 @@ impl Live<'_> {
             |_, _| {},
         );
         self.rings_changed();
-    }
-
-    /// Writes what is known of the others.
-    pub fn keep_view(&mut self) {
-        self.enqueue(
-            0,
-            false,
-            |live, group| {
-                live.write_view(group);
-                Ok(())
-            },
-            |_, _| {},
-        );
     }
 
     /// Asks unreachable peers for a sign of life.

@@ -10,6 +10,7 @@ use dynamo_core::membership::{Detector, Gossip, MemberEntry, SelfHistory, View};
 use dynamo_core::reap::QuietTable;
 use dynamo_core::recovery::Recovery;
 use dynamo_core::replica::Minter;
+use dynamo_core::transition::Strays;
 use dynamo_core::types::Incarnation;
 use dynamo_core::version::Hlc;
 
@@ -127,7 +128,9 @@ impl Node {
             pending: None,
             under_way: BTreeMap::new(),
             sync: None,
-            releases: BTreeMap::new(),
+            strays: Strays::default(),
+            found: BTreeMap::new(),
+            erasing: false,
             told: BTreeMap::new(),
             catching_up: BTreeSet::new(),
             starting: true,

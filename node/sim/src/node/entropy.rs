@@ -123,7 +123,7 @@ impl Live<'_> {
         if free(self) && self.may_sync() && self.has_turn(Task::Transfer, 1) {
             self.begin_sync();
         }
-        if free(self) && !self.p.releases.is_empty() && self.has_turn(Task::Transfer, 1) {
+        if free(self) && self.p.strays.count() > 0 && self.has_turn(Task::Transfer, 1) {
             self.begin_release();
         }
     }
@@ -423,7 +423,7 @@ impl Live<'_> {
             self.p.trees_for = partitions;
         }
         for partition in (0..partitions).map(PartitionId) {
-            let wanted = self.holds_partition(partition) || self.p.releases.contains_key(&partition);
+            let wanted = self.holds_partition(partition) || self.p.strays.has(partition);
             let known = self.p.trees.state(partition) != TreeState::Unknown;
             if wanted && !known {
                 self.p.trees.rebuild(partition);

@@ -15,7 +15,7 @@ use dynamo_core::membership::{Detector, Gossip, RingVersion, View};
 use dynamo_core::reap::QuietTable;
 use dynamo_core::recovery::Recovery;
 use dynamo_core::replica::Minter;
-use dynamo_core::transition::{Sync, Transition};
+use dynamo_core::transition::{Strays, Sync, Transition};
 use dynamo_core::types::{Incarnation, PartitionId};
 use dynamo_core::version::{Hlc, KeyState};
 
@@ -40,7 +40,7 @@ pub mod writer;
 
 use entropy::RunningExchange;
 use reaping::RunningReap;
-use release::Release;
+use release::Found;
 use requests::{Forward, GetRequest, PutRequest};
 use rings::{Pending, Rings};
 use writer::Writer;
@@ -95,7 +95,11 @@ pub struct Process {
     /// What the newest ring makes it pull.
     pub sync: Option<Sync>,
     /// Partitions that it is to give away.
-    pub releases: BTreeMap<PartitionId, Release>,
+    pub strays: Strays,
+    /// What was found of them.
+    pub found: BTreeMap<PartitionId, Found>,
+    /// One of them is being erased.
+    pub erasing: bool,
     /// Who has taken down which life of this node, and has said so.
     pub told: BTreeMap<NodeIx, Incarnation>,
     /// Whom it gossips with, having been told that its ring is retired.
@@ -273,9 +277,12 @@ impl Live<'_> {
     }
 
     /// A life that goes on may be that of an old copy, whose next names were given already: it gives none before a peer has
-    /// had the chance to say so.
+    /// had the chance to say so. The rings that a store which was set aside has left may be retired: it would acknowledge
+    /// alone what nobody reads, so it waits for the same word.
     pub fn may_coordinate(&self) -> bool {
-        self.serving() && !(self.p.life_kept && self.unconfirmed())
+        let unheard = self.p.fresh && !self.p.confirmed && !self.waited();
+        let outdated = unheard && self.p.recovery.is_some();
+        self.serving() && !outdated && !(self.p.life_kept && self.unconfirmed())
     }
 
     /// No peer has compared the store since this start: it may yet be found to be an old copy, and be set aside.

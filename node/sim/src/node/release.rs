@@ -1,13 +1,13 @@
-//! What a node holds by no ring any more: given to its owners, then erased.
+//! What a node holds by no ring any more: given to its owners, then erased. `dynamo_core::transition::Strays` decides it.
 //!
-//! A partition that the ring in use gives to others is exchanged with each of its primaries; when all of them have what is
-//! here, it goes. A node that the ring does not list has no part in the cluster: it erases everything at once, so that it
-//! brings nothing old along if it joins again.
+//! A node that the ring does not list has no part in the cluster: it erases everything at once, so that it brings nothing
+//! old along if it joins again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use dynamo_core::entropy::{Due, ExchangeReport, Mode};
+use dynamo_core::membership::RingVersion;
 use dynamo_core::ring::Ring;
 use dynamo_core::types::{MemberId, PartitionId};
 use dynamo_core::version::KeyState;
@@ -20,15 +20,8 @@ use crate::keys::KeyIx;
 use crate::messages::NodeIx;
 use crate::mistakes::Mistake;
 
-/// A partition that is to go.
-pub struct Release {
-    /// Its primaries that may lack something that is here.
-    left: BTreeSet<MemberId>,
-    /// An exchange with one of them is under way, or the records are being erased.
-    busy: bool,
-    /// What was here when it began, for the invariants: what an owner gives meanwhile, it has.
-    found: Vec<(KeyIx, Rc<KeyState>)>,
-}
+/// What was found of a partition that is to go, for the invariants: what an owner gives meanwhile, it has.
+pub type Found = Vec<(KeyIx, Rc<KeyState>)>;
 
 impl Live<'_> {
     /// The ring in use does not list the node, and it holds what it had by another.
@@ -47,12 +40,12 @@ impl Live<'_> {
         !listed && !joining && !lives_on && (records() || self.hints.iter().next().is_some())
     }
 
-    /// Partitions with records that no ring gives to this node.
+    /// Partitions with records that no ring gives to this node; not before those that were found last have been erased.
     pub fn look_for_strays(&mut self) {
-        let Some(rings) = &self.p.rings else { return };
-        let base = Rc::clone(rings.base());
-        let ring = base.placement.ring();
-        let mut strays: BTreeMap<PartitionId, Vec<(KeyIx, Rc<KeyState>)>> = BTreeMap::new();
+        let Some(rings) = self.p.rings.as_ref().filter(|_| self.p.strays.count() == 0) else {
+            return;
+        };
+        let mut strays: BTreeMap<PartitionId, Found> = BTreeMap::new();
         for (place, _) in self.disk.iter() {
             if let Place::Data(key) = place
                 && !self.holds(*key)
@@ -61,80 +54,56 @@ impl Live<'_> {
                 found.extend(self.disk.peek(*place).map(|state| (*key, Rc::clone(state))));
             }
         }
-        self.p
-            .releases
-            .retain(|partition, _| strays.contains_key(partition));
-        for (partition, found) in strays {
-            let primaries = base.placement.primaries(partition).iter();
-            let left = primaries
-                .map(|index| ring.members()[usize::from(*index)].id.clone())
-                .collect();
-            let release = Release {
-                left,
-                busy: false,
-                found,
-            };
-            self.p.releases.entry(partition).or_insert(release);
-        }
+        let (layouts, me) = (Rc::clone(&rings.layouts), &self.sh.members[self.me]);
+        self.p.strays.place(&layouts, me, strays.keys().copied());
+        self.p.found = strays;
         self.keep_trees();
     }
 
-    /// Begins to give a partition to one of its owners. True if an exchange began.
-    pub fn begin_release(&mut self) -> bool {
+    /// Begins to give a partition to one of its owners, or to erase one that all of them have.
+    pub fn begin_release(&mut self) {
         if self.p.recovery.is_some() || self.unconfirmed() {
-            return false;
+            return;
+        }
+        if let Some(partition) = self.p.strays.safe() {
+            self.erase(partition);
+            return;
         }
         let careless = self.sh.knobs.mistake == Some(Mistake::FreedErasedEarly);
+        let random = self.sh.rng.bits();
         let detector = &self.p.detector;
-        let mut open = Vec::new();
-        for (partition, release) in self.p.releases.iter().filter(|(_, release)| !release.busy) {
-            let peers = release.left.iter().filter(|member| detector.reachable(member));
-            open.extend(peers.map(|peer| (*partition, peer.clone())));
-            if careless {
-                open.push((*partition, self.sh.members[self.me].clone()));
-            }
-        }
-        if open.is_empty() {
-            return false;
-        }
-        let (partition, peer) = open.swap_remove(self.sh.rng.index(open.len()));
-        if let Some(release) = self.p.releases.get_mut(&partition) {
-            release.busy = true;
-        }
-        if careless {
-            self.erase(partition);
-            return false;
-        }
-        let due = Due { partition, peer };
-        self.begin_exchange(due, Mode::Both, Purpose::Release);
-        true
-    }
-
-    /// An exchange with an owner is over.
-    pub fn end_release(&mut self, partition: PartitionId, peer: &MemberId, report: &ExchangeReport) {
-        let Some(release) = self.p.releases.get_mut(&partition) else {
+        let reachable = |member: &MemberId| careless || detector.reachable(member);
+        let Some((partition, peer)) = self.p.strays.next(&reachable, random) else {
             return;
         };
-        release.busy = false;
-        if report.complete {
-            release.left.remove(peer);
+        if careless {
+            let complete = ExchangeReport {
+                complete: true,
+                ..ExchangeReport::default()
+            };
+            self.end_release(partition, &peer, &complete);
+            return;
         }
-        if release.left.is_empty() {
-            release.busy = true;
-            self.erase(partition);
+        self.begin_exchange(Due { partition, peer }, Mode::Both, Purpose::Release);
+    }
+
+    /// An exchange with an owner is over; whatever began under another base ring has ended with that.
+    pub fn end_release(&mut self, partition: PartitionId, peer: &MemberId, report: &ExchangeReport) {
+        let base = self.p.view.ring().map(|ring| RingVersion::from(ring.as_ref()));
+        if let Some(base) = base {
+            self.p.strays.ended(base, partition, peer, report.complete);
         }
     }
 
     fn erase(&mut self, partition: PartitionId) {
-        let Some(rings) = &self.p.rings else { return };
+        let Some(rings) = self.p.rings.as_ref().filter(|_| !self.p.erasing) else {
+            return;
+        };
+        self.p.erasing = true;
         let base = rings.base().placement.ring();
         let (version, range) = (base.version(), base.range(partition));
         let owners: Vec<NodeIx> = rings.base().of_partition(partition).0.clone();
-        let found = self
-            .p
-            .releases
-            .get(&partition)
-            .map(|release| release.found.clone());
+        let found = self.p.found.remove(&partition).unwrap_or_default();
         self.enqueue(
             0,
             true,
@@ -144,7 +113,7 @@ impl Live<'_> {
                     return Ok(());
                 }
                 let (keys, me) = (Rc::clone(&live.sh.keys), live.me);
-                for (key, state) in found.iter().flatten() {
+                for (key, state) in &found {
                     i09_released_on_a_synced_word::check_freed(live.sh, me, &owners, *key, state);
                 }
                 for key in keys.in_range(&range) {
@@ -157,11 +126,14 @@ impl Live<'_> {
                 Ok(())
             },
             move |live, result| {
+                live.p.erasing = false;
                 let same = live.p.view.ring().is_some_and(|ring| ring.version() == version);
-                if same && live.p.releases.remove(&partition).is_some() && result.is_ok() {
+                if same && result.is_ok() {
+                    live.p.strays.erased(partition);
                     live.sh.stats.released += 1;
                 }
                 live.look_for_strays();
+                live.keep_trees();
             },
         );
     }

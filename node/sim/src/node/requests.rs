@@ -15,7 +15,7 @@ use dynamo_core::version::{Context, Dot, KeyState, Seen};
 
 use super::writer::Intent;
 use super::{CallResult, Live};
-use crate::invariants::{i11_nothing_late, i17_last_write_wins};
+use crate::invariants::{i11_nothing_late, i17_last_write_wins, i19_the_dead_have_no_part};
 use crate::keys::KeyIx;
 use crate::ledger::Built;
 use crate::messages::{Ask, CallId, Epochs, NodeIx, PutCommand, PutReply, Reply, Request, Told};
@@ -84,6 +84,9 @@ impl Live<'_> {
                     self.sh.tell(client, op, Told::NotServing);
                     return;
                 };
+                let rings = self.p.rings.as_ref();
+                let layouts = rings.map(|rings| Rc::clone(&rings.layouts));
+                i19_the_dead_have_no_part::serves(self.sh, self.me, layouts.as_deref());
                 let read_repair = self.sh.knobs.read_repair;
                 let machine = GetCoordinator::new(quorum, read_repair, candidates, self.wall_ms());
                 let request = self.sh.fresh();
@@ -403,6 +406,14 @@ impl Live<'_> {
         let asker = put.asker;
         let applied = outcome.state == WriteState::Applied;
         self.sh.ledger.write_mut(put.command.write).applied |= applied;
+        if applied && self.sh.buried.contains(&self.me) {
+            // It has not heard yet, and what it takes alone will go with it.
+            let copies = self.sh.ledger.living_copies(put.command.write);
+            if copies < self.sh.knobs.w {
+                self.sh.ledger.forfeit(put.command.write, copies == 0);
+                self.sh.stats.dead_acks += 1;
+            }
+        }
         let dot = put.prepared.as_ref().map(|(dot, _)| *dot).filter(|_| applied);
         let typed = put.command.operation.is_some();
         let mut context = match &put.prepared {
@@ -548,6 +559,10 @@ impl Live<'_> {
             return;
         };
         let (client, op) = get.asker;
+        if self.sh.buried.contains(&self.me) {
+            // It has not heard yet: the others have retired the ring that it reads from without its word.
+            self.sh.old_read_us = Some(self.sh.now_us);
+        }
         let ends_ms = get.ends_ms;
         let late_ms = self.now_ms().saturating_sub(ends_ms);
         let told = match result {

@@ -7,14 +7,14 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use dynamo_core::coordinator::{Candidate, Candidates};
+use dynamo_core::coordinator::{Ack, Candidate, Candidates, ReplicaFailure};
 use dynamo_core::membership::{RingVersion, View, Wanted};
 use dynamo_core::recovery::Recovery;
 use dynamo_core::ring::Ring;
 use dynamo_core::transition::{
-    Layouts, Local, Mark, Proposal, ProposeRefused, Slot, Sync, Transition, slots,
+    Layouts, Local, Mark, Proposal, ProposeRefused, Slot, Strays, Sync, Transition, slots,
 };
-use dynamo_core::types::{KeyHash, MemberId, PartitionId};
+use dynamo_core::types::{MemberId, PartitionId};
 
 use super::writer::Group;
 use super::{Exit, Live, boot};
@@ -39,7 +39,7 @@ pub enum Pending {
     /// A step.
     Mark(Mark),
     /// A ring, planned upon that base.
-    Proposal(Arc<Ring>, RingVersion),
+    Proposal(Proposal),
 }
 
 impl Rings {
@@ -77,25 +77,17 @@ impl Live<'_> {
         (base, reads, self.newest())
     }
 
-    /// The newest ring that this node has ever marked `known`: what is written by others must go there, too.
-    ///
-    /// Their own mark is no proof of that. Who lost its memory has another life, and those who have not heard of that count
-    /// the marks of the last one.
-    pub fn marked_known(&self) -> Option<RingVersion> {
-        let mistake = self.sh.knobs.mistake;
+    /// Whether a sender whose newest ring is that one has to catch up first, unless a mistake takes its word.
+    pub fn is_behind(&self, newest: RingVersion) -> bool {
         let careless = [
             Mistake::KnownWithOldWritesInFlight,
             Mistake::SyncsBeforeAllAreKnown,
             Mistake::ForgottenRingNotFenced,
         ];
-        let transition = self.p.view.transition();
-        let transition = transition.filter(|_| mistake.is_none_or(|mistake| !careless.contains(&mistake)))?;
-        let me = &self.sh.members[self.me];
-        let marks = transition.followers().marks.iter();
-        marks
-            .filter(|mark| mark.member == *me)
-            .map(|mark| mark.ring)
-            .max()
+        let mistake = self.sh.knobs.mistake;
+        let rings = self.p.rings.as_ref();
+        rings.is_some_and(|rings| rings.layouts.is_behind(newest))
+            && mistake.is_none_or(|mistake| !careless.contains(&mistake))
     }
 
     /// Whether the node is a primary of a key by any ring that is written to.
@@ -105,12 +97,10 @@ impl Live<'_> {
         rings.is_some_and(|rings| rings.layouts.holds(hash, me))
     }
 
-    /// The same, of a partition of the base ring: all keys of it have one list in each ring.
+    /// The same, of a partition of the base ring.
     pub fn holds_partition(&self, partition: PartitionId) -> bool {
-        let Some(rings) = &self.p.rings else { return false };
-        let first = *rings.base().placement.ring().range(partition).start();
-        let me = &self.sh.members[self.me];
-        rings.layouts.holds(KeyHash(first), me)
+        let (rings, me) = (self.p.rings.as_ref(), &self.sh.members[self.me]);
+        rings.is_some_and(|rings| rings.layouts.holds_partition(partition, me))
     }
 
     /// The partition of a key by the base ring.
@@ -262,6 +252,15 @@ impl Live<'_> {
         if self.p.exit.is_some() {
             return;
         }
+        let dead = |rings: &Option<Rings>| rings.as_ref().map(|rings| rings.layouts.dead().clone());
+        if dead(&before).unwrap_or_default() != dead(&self.p.rings).unwrap_or_default()
+            && let Some(rings) = &self.p.rings
+        {
+            let lists = Rc::clone(rings.base());
+            self.place_recovery(&lists, false);
+            // They are no sources any more.
+            self.plan_sync();
+        }
         self.keep_trees();
         if self.p.sync.as_ref().map(Sync::ring) != rings.get(1).map(|_| newest) {
             self.plan_sync();
@@ -293,7 +292,7 @@ impl Live<'_> {
             format!("n{node} goes by ring {:?} of {members:?}", ring.version())
         });
         self.end_all_exchanges();
-        self.p.releases.clear();
+        self.p.strays = Strays::default();
         if self.must_leave(ring) {
             self.p.exit = Some(Exit::Left);
             return;
@@ -308,6 +307,8 @@ impl Live<'_> {
     /// Puts a suspect store's partitions as the base ring has them. Where these are others, all begins anew.
     fn place_recovery(&mut self, lists: &Lists, refined: bool) {
         let now_ms = self.now_ms();
+        let Some(rings) = &self.p.rings else { return };
+        let layouts = Rc::clone(&rings.layouts);
         let longest_ms = self.sh.knobs.recovery_after_ms();
         let Some(recovery) = &mut self.p.recovery else {
             return;
@@ -315,7 +316,8 @@ impl Live<'_> {
         if refined {
             *recovery = Recovery::begin(now_ms, longest_ms);
         }
-        recovery.place(&lists.placement, &self.sh.members[self.me], self.sh.knobs.w);
+        let me = &self.sh.members[self.me];
+        recovery.place(&lists.placement, me, self.sh.knobs.w, layouts.dead());
         let bytes = recovery.encode();
         self.enqueue(
             0,
@@ -370,25 +372,17 @@ impl Live<'_> {
             return;
         };
         self.p.pending = Some(Pending::Mark(mark.clone()));
-        self.enqueue(
-            0,
-            true,
-            |live, group| {
-                live.write_view(group);
-                Ok(())
-            },
-            move |live, result| {
-                live.p.pending = None;
-                if result.is_ok() {
-                    let (me, now_us) = (live.me, live.sh.now_us);
-                    live.sh.trace.line(now_us, || {
-                        format!("n{me} marks {:?} of ring {:?}", mark.step, mark.ring)
-                    });
-                    live.p.view.give(mark);
-                    live.rings_changed();
-                }
-            },
-        );
+        self.keep_view(true, move |live, result| {
+            live.p.pending = None;
+            if result.is_ok() {
+                let (me, now_us) = (live.me, live.sh.now_us);
+                live.sh.trace.line(now_us, || {
+                    format!("n{me} marks {:?} of ring {:?}", mark.step, mark.ring)
+                });
+                live.p.view.give(mark);
+                live.rings_changed();
+            }
+        });
     }
 
     fn local(&self) -> Local {
@@ -416,27 +410,35 @@ impl Live<'_> {
         let mut view = self.p.view.clone();
         match self.p.pending.clone() {
             Some(Pending::Mark(mark)) => view.give(mark),
-            Some(Pending::Proposal(ring, _)) => {
-                let _ = self.add_proposal(&mut view, ring);
+            Some(Pending::Proposal(proposal)) => {
+                let _ = self.add_proposal(&mut view, proposal);
             }
             None => {}
         }
         group.set(Place::Meta(boot::VIEW), Some(Value::Bytes(view.encode())));
     }
 
-    fn add_proposal(&self, view: &mut View, ring: Arc<Ring>) -> Result<(), ProposeRefused> {
-        let result = view.propose(Arc::clone(&ring), BTreeSet::new());
+    /// Writes what is known of the others, and of the rings.
+    pub fn keep_view(
+        &mut self,
+        sync: bool,
+        then: impl FnOnce(&mut Live<'_>, Result<Ack, ReplicaFailure>) + 'static,
+    ) {
+        let write = |live: &mut Live<'_>, group: &mut Group| {
+            live.write_view(group);
+            Ok(())
+        };
+        self.enqueue(0, sync, write, then);
+    }
+
+    fn add_proposal(&self, view: &mut View, proposal: Proposal) -> Result<(), ProposeRefused> {
+        let result = view.propose(Arc::clone(&proposal.ring), proposal.dead.clone());
         if matches!(result, Err(ProposeRefused::Reading(_)))
             && self.sh.knobs.mistake == Some(Mistake::ProposesAlthoughItReads)
             && let Some(transition) = view.transition()
         {
-            let base = RingVersion::from(transition.base().as_ref());
             let mut followers = transition.followers().clone();
-            followers.proposals.push(Proposal {
-                ring,
-                base,
-                dead: BTreeSet::new(),
-            });
+            followers.proposals.push(proposal);
             let mut delta = view.delta_for(&Wanted::default());
             delta.followers = Some(followers.encode());
             view.merge(delta);
@@ -445,44 +447,42 @@ impl Live<'_> {
         result
     }
 
-    /// An administrator asks the node to have a ring follow.
+    /// An administrator asks the node to have a ring follow, and says who is dead.
     ///
     /// # Errors
     /// If it may not.
-    pub fn propose(&mut self, ring: Arc<Ring>) -> Result<(), String> {
+    pub fn propose(&mut self, ring: Arc<Ring>, dead: BTreeSet<MemberId>) -> Result<(), String> {
         if self.p.pending.is_some() || self.unconfirmed() || self.p.exit.is_some() {
             return Err("not now".to_owned());
         }
-        let mut view = self.p.view.clone();
-        self.add_proposal(&mut view, Arc::clone(&ring))
-            .map_err(|refused| refused.to_string())?;
         let Some(base) = self.p.view.ring().map(|ring| RingVersion::from(ring.as_ref())) else {
             return Err("no ring".to_owned());
         };
+        if self.p.view.declare_dead(&dead) {
+            self.keep_view(true, |_, _| {});
+            self.rings_changed();
+            return Err("the dead are not waited for from now on".to_owned());
+        }
+        let proposal = Proposal { ring, base, dead };
+        let mut view = self.p.view.clone();
+        self.add_proposal(&mut view, proposal.clone())
+            .map_err(|refused| refused.to_string())?;
         self.sh.stats.changes_of_mind += u64::from(self.in_transition());
-        i18_one_base_per_epoch::proposed(self.sh, &ring, base);
-        self.p.pending = Some(Pending::Proposal(Arc::clone(&ring), base));
-        self.enqueue(
-            0,
-            true,
-            |live, group| {
-                live.write_view(group);
-                Ok(())
-            },
-            move |live, result| {
-                live.p.pending = None;
-                let now = live.p.view.ring().map(|ring| RingVersion::from(ring.as_ref()));
-                // Planned upon a ring that is no longer the base, it would be another plan.
-                if result.is_ok() && now == Some(base) {
-                    let mut view = live.p.view.clone();
-                    if live.add_proposal(&mut view, ring).is_ok() {
-                        live.p.view = view;
-                    }
+        i18_one_base_per_epoch::proposed(self.sh, &proposal.ring, base);
+        self.p.pending = Some(Pending::Proposal(proposal.clone()));
+        self.keep_view(true, move |live, result| {
+            live.p.pending = None;
+            let now = live.p.view.ring().map(|ring| RingVersion::from(ring.as_ref()));
+            // Planned upon a ring that is no longer the base, it would be another plan.
+            if result.is_ok() && now == Some(base) {
+                let mut view = live.p.view.clone();
+                if live.add_proposal(&mut view, proposal).is_ok() {
+                    live.p.view = view;
                 }
-                live.keep_view();
-                live.rings_changed();
-            },
-        );
+            }
+            live.keep_view(false, |_, _| {});
+            live.rings_changed();
+        });
         Ok(())
     }
 }

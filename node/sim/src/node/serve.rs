@@ -9,6 +9,7 @@ use dynamo_core::transition::Fenced;
 use dynamo_core::types::Incarnation;
 
 use super::Live;
+use crate::invariants::i19_the_dead_have_no_part;
 use crate::messages::{Body, Envelope, Epochs, NodeIx, Reply, Request};
 use crate::mistakes::Mistake;
 
@@ -64,7 +65,7 @@ impl Live<'_> {
             self.sh.stats.fenced += 1;
             return Some(stale);
         }
-        if newest < self.marked_known() && self.p.rings.is_some() {
+        if newest.is_some_and(|newest| self.is_behind(newest)) {
             self.sh.stats.fenced += 1;
             return Some(stale);
         }
@@ -88,6 +89,11 @@ impl Live<'_> {
     }
 
     fn serve(&mut self, from: NodeIx, call: u64, epochs: Epochs, request: Request) {
+        if !is_membership(&request) {
+            let rings = self.p.rings.as_ref();
+            let layouts = rings.map(|rings| Rc::clone(&rings.layouts));
+            i19_the_dead_have_no_part::heard(self.sh, self.me, layouts.as_deref(), from);
+        }
         if !is_membership(&request) && !self.same_base(&request, epochs) {
             self.reply(from, call, Reply::NotReady);
             return;

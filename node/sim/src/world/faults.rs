@@ -2,6 +2,7 @@
 
 use dynamo_core::admission::Task;
 
+use super::members::Wanted;
 use super::{COPY_MS, Phase, World};
 use crate::atlas;
 use crate::disk::{Disk, Place};
@@ -85,7 +86,9 @@ impl World {
                     .clamp(-400_000_000_000, 400_000_000_000);
             }
             Fault::Deafen(node, ms) => self.sh.deaf_until_us[node] = now_us + ms * 1000,
-            Fault::Commit(node, random) => self.commit(node, random),
+            Fault::Commit(node, random) => self.commit(node, Wanted::Any(random)),
+            Fault::Members(node, bits) => self.commit(node, Wanted::These(bits)),
+            Fault::Bury(node, _, back_ms) => self.bury(index, node, back_ms),
             Fault::Swap(one, other, ms) => self.swap(index, one, other, ms),
             Fault::Stranger(node, ms) => {
                 self.sh.net.at[node] = None;
@@ -198,7 +201,7 @@ impl World {
 
     pub(super) fn undo_fault(&mut self, index: usize) {
         let (_, fault) = self.plan[index];
-        let now_us = self.sh.now_us;
+        let (now_us, late) = (self.sh.now_us, self.phase != Phase::Safety);
         self.sh.trace.mix(&[now_us, 6, index as u64]);
         self.sh
             .trace
@@ -226,7 +229,7 @@ impl World {
             _ => {}
         }
         for node in 0..self.nodes.len() {
-            if self.nodes[node].down_by == Some(index) {
+            if self.nodes[node].down_by == Some(index) && !(late && self.is_waited_for(node)) {
                 self.nodes[node].down_by = None;
                 self.nodes[node].dark = false;
                 self.nodes[node].start(&mut self.sh);

@@ -55,7 +55,7 @@ impl World {
                 let held_up: Vec<String> = self.members().iter().filter_map(Self::held_up).collect();
                 return Some(format!("n{me} waits for a ring: {waits:?}; {held_up:?}"));
             }
-            if !process.releases.is_empty() || process.pending.is_some() {
+            if process.strays.count() > 0 || process.pending.is_some() {
                 return Some(format!("n{me} has yet to give something away"));
             }
             if node.disk.corrupted().next().is_some() {
