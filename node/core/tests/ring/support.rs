@@ -137,3 +137,11 @@ pub(crate) fn tokens(ring: &Ring) -> Vec<u32> {
     }
     tokens
 }
+
+/// Replica-partitions that a change brings to nodes which did not hold them.
+pub(crate) fn moves(old: &Ring, new: &Ring) -> usize {
+    let pairs = replica_sets(old).into_iter().zip(replica_sets(new));
+    pairs
+        .map(|(old, new)| new.iter().filter(|member| !old.contains(member)).count())
+        .sum()
+}

@@ -6,10 +6,14 @@
 
 use super::super::Member;
 use super::super::preference::{NOBODY, Picks, Spread, zone_indexes};
+use super::bound::least_cost;
 use super::shares::{self, PARTS, TokenShare};
 
 /// Tokens to be given to members: (position, new owner), at most two.
 pub(super) type Change<'a> = &'a [(usize, u16)];
+
+/// How much more the square of a difference costs as far as the difference is beyond the tolerance.
+const FAR_OFF: i64 = 8;
 
 /// Tokens, the preference lists that follow, and what they should come to.
 pub(super) struct Layout {
@@ -32,7 +36,13 @@ pub(super) struct Layout {
     loads: Vec<i64>,
     /// What they should be, in `PARTS`.
     targets: Vec<i64>,
+    /// Differences from the targets, in `PARTS`, beyond which they count `FAR_OFF` times more.
+    tolerance: i64,
     move_price: i64,
+    /// What all prices add up to.
+    cost: i64,
+    /// What the cost cannot be below.
+    least_cost: i64,
     steps: u64,
     outcome: Outcome,
 }
@@ -58,9 +68,10 @@ impl Layout {
         }
         let shares = shares::tokens(members, partitions as u32, &held);
         let targets = shares::replica_targets(members, &zones, partitions as u32, factor);
-        // Being uneven by 4 %, or by one replica-partition, is not worth a move.
+        // Being uneven by 4 %, or by what a token or two bring, is not worth a move.
         let mean = targets.iter().sum::<i64>() / i64::from(members.len() as u32);
-        let worth_a_move = (mean / 25).max(PARTS);
+        let token = i64::from(factor) * PARTS;
+        let worth_a_move = (mean / 25).max(2 * token);
         let mut layout = Self {
             factor: factor as usize,
             spread: Spread::new(&zones, &vec![true; zones.len()], factor as usize),
@@ -69,11 +80,14 @@ impl Layout {
             shares,
             tokens: held,
             primaries: vec![NOBODY; partitions * factor as usize],
+            tolerance: (mean / 25).max(token),
             move_price: if before.is_some() {
                 2 * worth_a_move * PARTS
             } else {
                 0
             },
+            cost: 0,
+            least_cost: 0,
             before,
             reach: vec![0; partitions],
             loads: vec![0; members.len()],
@@ -82,6 +96,7 @@ impl Layout {
             steps: 0,
             outcome: Outcome::default(),
         };
+        layout.least_cost = layout.find_least_cost();
         layout.walk_everywhere();
         layout
     }
@@ -104,6 +119,20 @@ impl Layout {
     /// Who owned a token when the claim began.
     pub(super) fn former_owner(&self, position: usize) -> u16 {
         self.former[position]
+    }
+
+    /// All owners.
+    pub(super) fn owners(&self) -> &[u16] {
+        &self.owners
+    }
+
+    /// Makes these the owners again.
+    pub(super) fn restore(&mut self, owners: &[u16]) {
+        for (position, owner) in owners.iter().enumerate() {
+            if self.owners[position] != *owner {
+                self.change(&[(position, *owner)]);
+            }
+        }
     }
 
     /// Whether there is a previous ring, so that moves have a price.
@@ -140,9 +169,14 @@ impl Layout {
         self.steps
     }
 
-    /// What a difference of about one replica-partition in the wrong place costs.
-    pub(super) fn unit_price(&self) -> i64 {
-        self.move_price.max(2 * PARTS * PARTS)
+    /// What all prices add up to.
+    pub(super) fn cost(&self) -> i64 {
+        self.cost
+    }
+
+    /// Whether no ring could cost less.
+    pub(super) fn is_optimal(&self) -> bool {
+        self.cost <= self.least_cost
     }
 
     /// Members without a token whose absence makes walks pick by other counts than in the final ring.
@@ -169,8 +203,10 @@ impl Layout {
     /// Makes a change if it costs less than `limit`.
     pub(super) fn change_below(&mut self, limit: i64, change: Change) {
         let old = self.put(change);
-        if self.work_out(change) < limit {
+        let price = self.work_out(change);
+        if price < limit {
             self.keep(change, old);
+            self.cost += price;
         } else {
             self.take_back(change, old);
         }
@@ -202,27 +238,7 @@ impl Layout {
                 self.loads[usize::from(pick)] += 1;
             }
         }
-    }
-
-    /// What all prices add up to.
-    #[cfg(test)]
-    pub(super) fn cost(&self) -> i64 {
-        let square = |(load, target): (&i64, &i64)| (load * PARTS - target).pow(2);
-        let moved = |(slot, member): (usize, &u16)| {
-            let begin = slot / self.factor * self.factor;
-            let before = self
-                .before
-                .as_ref()
-                .map(|before| &before[begin..begin + self.factor]);
-            *member != NOBODY && before.is_some_and(|before| !before.contains(member))
-        };
-        let moves: i64 = self
-            .primaries
-            .iter()
-            .enumerate()
-            .map(|slot| i64::from(moved(slot)))
-            .sum();
-        self.loads.iter().zip(&self.targets).map(square).sum::<i64>() + moves * self.move_price
+        self.cost = self.add_up();
     }
 
     /// The owners, and the steps spent.
@@ -329,15 +345,54 @@ impl Layout {
         }
     }
 
-    /// Growth of the sum of squared differences between loads and targets.
+    /// Growth of the cost of what members hold.
     fn price_of_loads(&self, changes: &[(u16, i64)]) -> i64 {
         let price = |(member, change): &(u16, i64)| {
             let member = usize::from(*member);
-            let excess = self.loads[member] * PARTS - self.targets[member];
-            let change = change * PARTS;
-            change * (2 * excess + change)
+            let load = self.loads[member];
+            self.cost_of_load(member, load + change) - self.cost_of_load(member, load)
         };
         changes.iter().map(price).sum()
+    }
+
+    /// The square of the difference from the target, and more where that is beyond the tolerance.
+    fn cost_of_load(&self, member: usize, load: i64) -> i64 {
+        let difference = (load * PARTS - self.targets[member]).abs();
+        let beyond = (difference - self.tolerance).max(0);
+        difference * difference + FAR_OFF * beyond * beyond
+    }
+
+    /// The cost, from what is held now.
+    fn add_up(&self) -> i64 {
+        let uneven: i64 = (0..self.loads.len())
+            .map(|member| self.cost_of_load(member, self.loads[member]))
+            .sum();
+        let Some(before) = &self.before else { return uneven };
+        let lists = self.primaries.chunks_exact(self.factor);
+        let moved = |(list, before): (&[u16], &[u16])| {
+            list.iter()
+                .filter(|member| **member != NOBODY && !before.contains(member))
+                .count()
+        };
+        let moves: usize = lists.zip(before.chunks_exact(self.factor)).map(moved).sum();
+        uneven + i64::from(moves as u32) * self.move_price
+    }
+
+    /// The cost of the best loads, if whoever holds more than before had moved the difference and nothing else.
+    fn find_least_cost(&self) -> i64 {
+        let mut held = vec![0; self.loads.len()];
+        for member in self.before.iter().flatten().filter(|member| **member != NOBODY) {
+            held[usize::from(*member)] += 1;
+        }
+        let cost = |member: usize, load: i64| {
+            self.cost_of_load(member, load) + self.move_price * (load - held[member]).max(0)
+        };
+        least_cost(
+            self.loads.len(),
+            self.factor * self.partitions(),
+            i64::from(self.partitions() as u32),
+            cost,
+        )
     }
 }
 

@@ -116,7 +116,8 @@ fn prices_are_what_working_out_everything_anew_shows() {
     ] {
         let members = members_in(sizes);
         let (owners, _) = claim_counted(&members, 32, factor, None).unwrap();
-        let before = (0..32 * factor).map(|slot| (slot % 5) as u16).collect();
+        let count = members.len() as u32;
+        let before = (0..32 * factor).map(|slot| (slot % count) as u16).collect();
         let mut layout = Layout::new(&members, factor, owners.clone(), Some(before));
         let cost = |layout: &Layout| layout.cost();
         let mut random = 1u64;
@@ -279,6 +280,9 @@ fn d20_no_ring_as_even_moves_less() {
         (&[2, 2], &[2, 3], 2),
         (&[3, 2], &[2, 2], 3),
         (&[2, 1, 1], &[2, 2, 1], 2),
+        (&[2, 2, 1], &[2, 1, 1], 2),
+        (&[2, 1, 1, 1], &[1, 1, 1, 1], 2),
+        (&[1, 1, 1, 1], &[2, 1, 1, 1], 3),
     ] {
         // Ids must not shift when a zone grows: number the members by zone.
         let named = |sizes: &[usize]| -> Vec<Member> {
