@@ -27,7 +27,7 @@
 //!
 //! How much a change moves is measured against the least that any choice of members could move which keeps the zone
 //! rule and gives every member as much as it has in the new ring (`tests/ring/least_moves.rs`): 1 to 2 % more over
-//! sequences of changes. What no order of the tokens avoids is in ADR 11.
+//! sequences of changes. What no order of the tokens avoids is in ADR 13.
 //!
 //! A claim for the same members returns the previous ring's owners. Paper: §6.2 (strategy 3: Q/S tokens per node,
 //! stolen on joining and given back on leaving), §4.2 (weights).
