@@ -70,7 +70,14 @@ fn crates_depend_on_each_other_in_one_direction() {
                 &["dynamo-client", "dynamo-history"],
             ),
         ),
-        ("operator", (&["dynamo-core", "dynamo-proto"], &[])),
+        (
+            "operator",
+            (&["dynamo-core", "dynamo-proto"], &["dynamo-operator-sim"]),
+        ),
+        (
+            "operator/sim",
+            (&["dynamo-core", "dynamo-operator", "dynamo-proto"], &[]),
+        ),
         (
             "e2e",
             (

@@ -284,7 +284,8 @@ async fn control(client: &Client, settings: &Settings, metrics: &Metrics, stop: 
     tracing::info!("the loop has ended");
 }
 
-async fn control_scope<A: Admin>(
+/// The loop over one namespace, or all of them, until `stop`.
+pub async fn control_scope<A: Admin>(
     client: &Client,
     scope: Option<&str>,
     context: Arc<Context<A>>,

@@ -123,6 +123,11 @@ pub enum ApplyError {
         /// Why.
         source: Box<kube::Error>,
     },
+    /// A claim that was gone when the decision was made.
+    #[error(
+        "claim {0} is there, though it was not when it was decided to make its pod anew: another pass decides"
+    )]
+    ClaimAppeared(String),
     /// The status.
     #[error("cannot write the status: {0}")]
     Status(Box<kube::Error>),
@@ -462,7 +467,7 @@ async fn found(
     Ok(())
 }
 
-/// Writes the status if it differs. True if it did.
+/// Writes the status if it differs, and the DynamoCluster is still the one that it is about. True if it did.
 ///
 /// # Errors
 /// If the API server refuses.
@@ -475,16 +480,22 @@ pub async fn patch_status(
         return Ok(false);
     }
     let (name, namespace) = (source.name_any(), source.namespace().unwrap_or_default());
+    let api = Api::<DynamoCluster>::namespaced(client.clone(), &namespace);
+    let failed = |source| ApplyError::Status(Box::new(source));
+    // In writes of a status the API server heeds no uid, but it does heed the version.
+    let live = api.get_opt(&name).await.map_err(failed)?;
+    let Some(live) = live.filter(|live| live.uid() == source.uid()) else {
+        return Ok(false);
+    };
     let patch = json!({
         "apiVersion": DynamoCluster::api_version(&()),
         "kind": DynamoCluster::kind(&()),
-        "metadata": {"uid": source.uid()},
+        "metadata": {"resourceVersion": live.resource_version()},
         "status": status,
     });
-    let api = Api::<DynamoCluster>::namespaced(client.clone(), &namespace);
     let params = PatchParams::apply(names::STATUS_FIELD_MANAGER).force();
     let patched = api.patch_status(&name, &params, &Patch::Apply(&patch)).await;
-    patched.map_err(|source| ApplyError::Status(Box::new(source)))?;
+    patched.map_err(failed)?;
     Ok(true)
 }
 

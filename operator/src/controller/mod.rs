@@ -96,6 +96,8 @@ const AFTER_STEP: Duration = Duration::from_secs(1);
 const WHILE_WAITING: Duration = Duration::from_secs(2);
 const WHILE_STEADY: Duration = Duration::from_secs(10);
 const WHILE_STALLED: Duration = Duration::from_secs(20);
+/// However long passes have failed, they succeed again soon after the cause is gone.
+const WHILE_FAILING_MAX: Duration = Duration::from_secs(30);
 
 /// One pass over one cluster.
 ///
@@ -117,7 +119,7 @@ pub async fn reconcile<A: Admin>(
     result
 }
 
-/// What follows a failed pass: another one, later and later, at most once a minute.
+/// What follows a failed pass: another one, later and later, at most every half minute.
 #[expect(
     clippy::needless_pass_by_value,
     reason = "the signature that Controller::run asks for"
@@ -130,7 +132,7 @@ pub fn on_error<A: Admin>(
     let mut failures = context.failures.lock().unwrap_or_else(PoisonError::into_inner);
     let count = failures.entry(ObjectRef::from_obj(&*cluster)).or_insert(0);
     *count = count.saturating_add(1);
-    let pause = Duration::from_secs(1 << (*count).min(6)).min(Duration::from_mins(1));
+    let pause = Duration::from_secs(1 << (*count).min(5)).min(WHILE_FAILING_MAX);
     tracing::warn!(
         cluster = cluster.name_any(),
         namespace = cluster.namespace(),

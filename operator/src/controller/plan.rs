@@ -496,6 +496,15 @@ impl Planner<'_> {
             && pod.template_hash.as_ref() != Some(&wanted)
     }
 
+    /// StatefulSets are being written from which pods will then be made anew.
+    fn templates_change(&self) -> bool {
+        self.desired.stateful_sets.iter().any(|wanted| {
+            let name = wanted.metadata.name.as_deref().unwrap_or_default();
+            let found = self.observed.stateful_sets.get(name);
+            found.is_some_and(|found| found.template_hash != template_hash(wanted) || !found.current)
+        })
+    }
+
     /// Whom the ring lists: those who are still to come hold nobody up.
     fn all_valid(&self) -> bool {
         let serving = || self.members.iter().filter(|member| member.serves);
@@ -519,7 +528,7 @@ impl Planner<'_> {
             .filter(|member| member.serves)
             .map(MemberView::ring)
             .collect();
-        let outdated = self.members.iter().any(|member| self.outdated(member));
+        let outdated = self.members.iter().any(|member| self.outdated(member)) || self.templates_change();
         let stance = match (valid, rings.len() <= 1, outdated) {
             (false, ..) => self.waiting(),
             (true, false, _) => {

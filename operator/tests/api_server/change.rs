@@ -1,89 +1,18 @@
 //! Clusters that grow, shrink, change their minds, lose volumes and give up pods and zones (K5-K11, K25, K26).
 
-use dynamo_operator::{
-    controller::names,
-    crd::{DynamoCluster, DynamoClusterStatus},
-};
+use dynamo_operator::{controller::names, crd::DynamoClusterStatus};
+use dynamo_operator_sim::world::{Operator, World, message, truth};
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
     core::v1::{PersistentVolume, PersistentVolumeClaim, Pod},
 };
 use kube::{
     Api, ResourceExt as _,
-    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
 
-use super::{
-    specs::kubectl,
-    world::{Operator, World, message, ready_reason, truth},
-};
-
-/// Everything is as the newest spec asks.
-pub fn settled(cluster: &DynamoCluster) -> bool {
-    let status = cluster.status.clone().unwrap_or_default();
-    let wanted = cluster.spec.members;
-    status.observed_generation == cluster.metadata.generation
-        && (ready_reason(&status), truth(&status, "Reconciling")) == ("AllMembersValid", "False")
-        && (status.members, status.ready_members) == (wanted, wanted)
-}
-
-/// Passes and turns of Kubernetes until everything is as the spec asks, or the operator is dead.
-pub async fn settle(world: &World, operator: &Operator) {
-    for _ in 0..60 {
-        let _ = operator.pass(&world.get("demo").await).await;
-        if operator.faults.dead() {
-            return;
-        }
-        let pods = world.pods().await.len();
-        let cluster = world.get("demo").await;
-        if settled(&cluster) && pods == usize::try_from(cluster.spec.members).unwrap() {
-            return;
-        }
-        world.kubelet.turn().await;
-    }
-    panic!("the cluster did not settle: {:#?}", world.status("demo").await);
-}
-
-async fn rounds(world: &World, operator: &Operator, count: u32) {
-    for _ in 0..count {
-        let _ = operator.pass(&world.get("demo").await).await;
-        world.kubelet.turn().await;
-    }
-}
-
-async fn members(world: &World, members: u32) {
-    world.change("demo", json!({"members": members})).await.unwrap();
-}
-
-async fn pods(world: &World) -> Vec<String> {
-    world
-        .pods()
-        .await
-        .iter()
-        .map(kube::ResourceExt::name_any)
-        .collect()
-}
-
-async fn claims(world: &World) -> Vec<(String, String, bool)> {
-    let claims = world.api::<PersistentVolumeClaim>();
-    let claims = claims.list(&ListParams::default()).await.unwrap();
-    let facts = |claim: &PersistentVolumeClaim| {
-        let left = claim.annotations().contains_key(names::LEFT);
-        (claim.name_any(), claim.uid().unwrap(), left)
-    };
-    claims.iter().map(facts).collect()
-}
-
-async fn annotate(world: &World, pod: &str) {
-    let change = json!({"metadata": {"annotations": {names::EVACUATE: "true"}}});
-    let patch = Patch::Merge(change);
-    world
-        .api::<Pod>()
-        .patch(pod, &PatchParams::default(), &patch)
-        .await
-        .unwrap();
-}
+use super::{server, specs::kubectl, world};
 
 fn epoch(status: &DynamoClusterStatus) -> i64 {
     status.ring.as_ref().unwrap().epoch
@@ -93,10 +22,10 @@ const FIVE: [&str; 5] = ["demo-a-0", "demo-a-1", "demo-b-0", "demo-b-1", "demo-c
 
 #[tokio::test]
 async fn k5_k25_scaled_out_by_kubectl_members_join_and_one_change_takes_them_in() {
-    let (world, operator) = World::serving("out", json!({})).await;
+    let (world, operator) = world::serving("out", json!({})).await;
     world.nodes.hold(true);
     let scale = ["-n", &world.namespace, "scale", "dync/demo", "--replicas", "5"];
-    let (done, text) = kubectl(world.server, &scale);
+    let (done, text) = kubectl(server::shared().await, &scale);
     assert!(done, "{text}");
     world.drive(&operator, "demo", "RingChanging").await;
     let status = world.status("demo").await;
@@ -118,41 +47,37 @@ async fn k5_k25_scaled_out_by_kubectl_members_join_and_one_change_takes_them_in(
         message(&status, "Ready")
     );
     world.nodes.step();
-    rounds(&world, &operator, 1).await;
-    let (_, text) = kubectl(world.server, &["-n", &world.namespace, "get", "dync"]);
+    world.rounds(&operator, 1).await;
+    let (_, text) = kubectl(server::shared().await, &["-n", &world.namespace, "get", "dync"]);
     assert!(
         text.contains("PROGRESS") && text.contains("RingChanging"),
         "{text}"
     );
-    rounds(&world, &operator, 5).await;
+    world.rounds(&operator, 5).await;
     let status = world.status("demo").await;
     assert_eq!(status.transition.unwrap().since, transition.since);
     assert_eq!(epoch(&world.status("demo").await), 1);
 
     world.nodes.hold(false);
-    settle(&world, &operator).await;
+    world.settle(&operator).await;
     let status = world.status("demo").await;
     assert_eq!((epoch(&status), status.transition), (2, None));
-    assert_eq!(pods(&world).await, FIVE);
+    assert_eq!(world.pod_names().await, FIVE);
     assert_eq!(
         world.nodes.proposed(),
         [FIVE.map(ToOwned::to_owned).to_vec()],
         "one change for both"
     );
-    let events = world.events().await;
-    for event in [
-        "Normal PodsAdded",
-        "Normal NodeJoined",
-        "Normal RingChangeStarted",
-        "Normal RingChangeCompleted",
-    ] {
-        assert!(
-            events.iter().any(|e| e == event),
-            "{event} is missing in {events:?}"
-        );
-    }
+    world
+        .happened(&[
+            "Normal PodsAdded",
+            "Normal NodeJoined",
+            "Normal RingChangeStarted",
+            "Normal RingChangeCompleted",
+        ])
+        .await;
     let writes = operator.faults.writes().len();
-    rounds(&world, &operator, 3).await;
+    world.rounds(&operator, 3).await;
     assert_eq!(
         operator.faults.writes().len(),
         writes,
@@ -162,13 +87,13 @@ async fn k5_k25_scaled_out_by_kubectl_members_join_and_one_change_takes_them_in(
 
 #[tokio::test]
 async fn k6_scaled_in_pods_stay_until_their_members_have_left() {
-    let (world, operator) = World::serving("in", json!({"members": 5})).await;
-    let before = claims(&world).await;
+    let (world, operator) = world::serving("in", json!({"members": 5})).await;
+    let before = world.claims().await;
     world.nodes.hold(true);
-    members(&world, 3).await;
+    world.members(3).await;
     for _ in 0..3 {
-        rounds(&world, &operator, 3).await;
-        assert_eq!(pods(&world).await, FIVE);
+        world.rounds(&operator, 3).await;
+        assert_eq!(world.pod_names().await, FIVE);
         assert!(world.status("demo").await.transition.is_some());
         world.nodes.step();
     }
@@ -176,9 +101,9 @@ async fn k6_scaled_in_pods_stay_until_their_members_have_left() {
     world
         .nodes
         .on_volumes(|member, volume| volume.hints = u64::from(member == "demo-b-1") * 7);
-    rounds(&world, &operator, 3).await;
+    world.rounds(&operator, 3).await;
     assert_eq!(
-        pods(&world).await,
+        world.pod_names().await,
         ["demo-a-0", "demo-b-0", "demo-b-1", "demo-c-0"]
     );
     let status = world.status("demo").await;
@@ -192,10 +117,10 @@ async fn k6_scaled_in_pods_stay_until_their_members_have_left() {
         message(&status, "Reconciling")
     );
     world.nodes.on_volumes(|_, volume| volume.hints = 0);
-    settle(&world, &operator).await;
-    assert_eq!(pods(&world).await, ["demo-a-0", "demo-b-0", "demo-c-0"]);
-    rounds(&world, &operator, 2).await;
-    let after = claims(&world).await;
+    world.settle(&operator).await;
+    assert_eq!(world.pod_names().await, ["demo-a-0", "demo-b-0", "demo-c-0"]);
+    world.rounds(&operator, 2).await;
+    let after = world.claims().await;
     let left = |claims: &[(String, String, bool)]| {
         let left = claims.iter().filter(|(_, _, left)| *left);
         left.map(|(name, ..)| name.clone()).collect::<Vec<_>>()
@@ -208,20 +133,20 @@ async fn k6_scaled_in_pods_stay_until_their_members_have_left() {
 
     // Growing again uses them again.
     world.nodes.hold(false);
-    members(&world, 5).await;
-    settle(&world, &operator).await;
-    assert_eq!(claims(&world).await, before);
+    world.members(5).await;
+    world.settle(&operator).await;
+    assert_eq!(world.claims().await, before);
     assert_eq!(
-        (pods(&world).await.len(), epoch(&world.status("demo").await)),
+        (world.pod_names().await.len(), epoch(&world.status("demo").await)),
         (5, 3)
     );
 }
 
 #[tokio::test]
 async fn k6_while_too_few_answer_no_pod_goes() {
-    let (world, operator) = World::serving("quiet", json!({"members": 5})).await;
+    let (world, operator) = world::serving("quiet", json!({"members": 5})).await;
     world.nodes.hold(true);
-    members(&world, 3).await;
+    world.members(3).await;
     world.drive(&operator, "demo", "RingChanging").await;
     for _ in 0..3 {
         world.nodes.step();
@@ -229,20 +154,20 @@ async fn k6_while_too_few_answer_no_pod_goes() {
     for pod in ["demo-a-0", "demo-c-0"] {
         world.nodes.cut_off(world.ip(pod).await);
     }
-    rounds(&world, &operator, 5).await;
-    assert_eq!(pods(&world).await, FIVE);
+    world.rounds(&operator, 5).await;
+    assert_eq!(world.pod_names().await, FIVE);
     world.nodes.heal();
-    settle(&world, &operator).await;
-    assert_eq!(pods(&world).await.len(), 3);
+    world.settle(&operator).await;
+    assert_eq!(world.pod_names().await.len(), 3);
 }
 
 #[tokio::test]
 async fn k7_k25_what_would_not_fit_is_refused_with_numbers_and_nothing_moves() {
-    let (world, operator) = World::serving("full", json!({"members": 5})).await;
+    let (world, operator) = world::serving("full", json!({"members": 5})).await;
     world.nodes.on_volumes(|_, volume| volume.data_bytes = 600 << 20);
-    members(&world, 3).await;
+    world.members(3).await;
     world.drive(&operator, "demo", "ScaleDownBlocked").await;
-    rounds(&world, &operator, 4).await;
+    world.rounds(&operator, 4).await;
     let status = world.status("demo").await;
     assert_eq!(
         (truth(&status, "Stalled"), truth(&status, "QuorumAvailable")),
@@ -253,43 +178,41 @@ async fn k7_k25_what_would_not_fit_is_refused_with_numbers_and_nothing_moves() {
         text.contains("2 of 5 members") && text.contains("1000.0 MiB") && text.contains("819.1 MiB"),
         "{text}"
     );
-    assert_eq!((pods(&world).await.len(), world.nodes.proposed().len()), (5, 0));
-    assert!(
-        world
-            .events()
-            .await
-            .contains(&"Warning ScaleDownBlocked".to_owned())
+    assert_eq!(
+        (world.pod_names().await.len(), world.nodes.proposed().len()),
+        (5, 0)
     );
+    world.happened(&["Warning ScaleDownBlocked"]).await;
     // Fewer than replicas, the API server refuses, also by way of the scale subresource.
     let scale = ["-n", &world.namespace, "scale", "dync/demo", "--replicas", "2"];
-    let (done, text) = kubectl(world.server, &scale);
+    let (done, text) = kubectl(server::shared().await, &scale);
     assert!(
         !done && text.contains("members must be at least replication.factor"),
         "{text}"
     );
     // Less to hold, and it goes on by itself.
     world.nodes.on_volumes(|_, volume| volume.data_bytes = 100 << 20);
-    settle(&world, &operator).await;
-    assert_eq!(pods(&world).await.len(), 3);
+    world.settle(&operator).await;
+    assert_eq!(world.pod_names().await.len(), 3);
 }
 
 #[tokio::test]
 async fn k8_a_change_of_mind_in_the_middle_keeps_every_pod() {
-    let (world, operator) = World::serving("mind", json!({"members": 5})).await;
+    let (world, operator) = world::serving("mind", json!({"members": 5})).await;
     let uids = |pods: Vec<Pod>| pods.into_iter().map(|pod| pod.uid()).collect::<Vec<_>>();
     let before = uids(world.pods().await);
     world.nodes.hold(true);
-    members(&world, 3).await;
+    world.members(3).await;
     world.drive(&operator, "demo", "RingChanging").await;
     world.nodes.step();
-    members(&world, 5).await;
+    world.members(5).await;
     // Some have begun to read from the proposed ring, and say so.
     world.nodes.refuse(2);
-    rounds(&world, &operator, 3).await;
+    world.rounds(&operator, 3).await;
     let proposed: Vec<usize> = world.nodes.proposed().iter().map(Vec::len).collect();
     assert_eq!(proposed, [3, 5]);
     world.nodes.hold(false);
-    settle(&world, &operator).await;
+    world.settle(&operator).await;
     assert_eq!(uids(world.pods().await), before);
     assert_eq!(epoch(&world.status("demo").await), 3);
 }
@@ -297,8 +220,8 @@ async fn k8_a_change_of_mind_in_the_middle_keeps_every_pod() {
 /// A member after the other refuses; then nobody takes the plan; then it is asked again.
 #[tokio::test]
 async fn k8_a_proposal_that_is_refused_is_asked_again_and_is_no_persons_matter() {
-    let (world, operator) = World::serving("refused", json!({})).await;
-    members(&world, 4).await;
+    let (world, operator) = world::serving("refused", json!({})).await;
+    world.members(4).await;
     world.nodes.refuse(7);
     let mut told = false;
     for _ in 0..12 {
@@ -309,89 +232,35 @@ async fn k8_a_proposal_that_is_refused_is_asked_again_and_is_no_persons_matter()
         world.kubelet.turn().await;
     }
     assert!(told);
-    settle(&world, &operator).await;
+    world.settle(&operator).await;
     assert_eq!(world.nodes.proposed().len(), 1);
-}
-
-/// Numbers from a seed.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u32) -> u32 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        u32::try_from((self.0 >> 33) % u64::from(bound)).unwrap()
-    }
-}
-
-/// K8: the spec changes at any moment, nodes refuse, pods die, operators die and follow each other; it always comes to the
-/// last spec's end. That no pod goes which a ring lists is watched by the kubelet.
-#[tokio::test]
-async fn k8_s_changes_of_mind_at_random_moments_always_converge() {
-    for seed in 1..=6_u64 {
-        println!("seed {seed}");
-        let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let (world, mut operator) = World::serving("random", json!({"members": 4})).await;
-        for _ in 0..8 {
-            members(&world, 3 + random.below(4)).await;
-            world.nodes.hold(random.below(2) == 0);
-            world.nodes.refuse(random.below(4));
-            for _ in 0..random.below(5) {
-                rounds(&world, &operator, 1).await;
-                match random.below(6) {
-                    0 => drop(world.nodes.step()),
-                    1 => {
-                        let pods = pods(&world).await;
-                        let pod = &pods[random.below(u32::try_from(pods.len()).unwrap()) as usize];
-                        world
-                            .api::<Pod>()
-                            .delete(pod, &DeleteParams::default())
-                            .await
-                            .unwrap();
-                    }
-                    2 => operator = world.operator(),
-                    _ => {}
-                }
-            }
-        }
-        world.nodes.hold(false);
-        settle(&world, &operator).await;
-        let wanted = world.get("demo").await.spec.members;
-        assert_eq!(
-            pods(&world).await.len(),
-            usize::try_from(wanted).unwrap(),
-            "seed {seed}"
-        );
-        assert_eq!(world.nodes.rings_minted(), 1);
-    }
 }
 
 #[tokio::test]
 async fn k9_an_evacuated_pod_is_made_anew_with_an_empty_volume() {
-    let (world, operator) = World::serving("evacuate", json!({"members": 4})).await;
-    let (before, pod) = (claims(&world).await, world.pod("demo-b-0").await.uid());
-    annotate(&world, "demo-b-0").await;
+    let (world, operator) = world::serving("evacuate", json!({"members": 4})).await;
+    let (before, pod) = (world.claims().await, world.pod("demo-b-0").await.uid());
+    world.evacuate("demo-b-0").await;
     settle_after(&world, &operator, |status| epoch(status) == 3).await;
-    let after = claims(&world).await;
+    let after = world.claims().await;
     for (old, new) in before.iter().zip(&after) {
         assert_eq!(old.1 != new.1, old.0 == "data-demo-b-0", "{old:?} {new:?}");
     }
     assert_ne!(world.pod("demo-b-0").await.uid(), pod);
     let proposed: Vec<usize> = world.nodes.proposed().iter().map(Vec::len).collect();
     assert_eq!(proposed, [3, 4]);
-    assert!(world.events().await.contains(&"Normal Evacuated".to_owned()));
+    world.happened(&["Normal Evacuated"]).await;
 }
 
 #[tokio::test]
 async fn k9_an_evacuation_that_leaves_too_few_is_refused() {
-    let (world, operator) = World::serving("few", json!({})).await;
-    annotate(&world, "demo-b-0").await;
+    let (world, operator) = world::serving("few", json!({})).await;
+    world.evacuate("demo-b-0").await;
     world.drive(&operator, "demo", "EvacuationBlocked").await;
-    rounds(&world, &operator, 3).await;
+    world.rounds(&operator, 3).await;
     assert_eq!(world.nodes.proposed().len(), 0);
     // One more, and it goes.
-    members(&world, 4).await;
+    world.members(4).await;
     settle_after(&world, &operator, |status| epoch(status) == 3).await;
     let sizes: Vec<usize> = world.nodes.proposed().iter().map(Vec::len).collect();
     assert_eq!(sizes.last(), Some(&4));
@@ -400,9 +269,9 @@ async fn k9_an_evacuation_that_leaves_too_few_is_refused() {
 /// Rounds until this holds, and then until the cluster is settled.
 async fn settle_after(world: &World, operator: &Operator, holds: impl Fn(&DynamoClusterStatus) -> bool) {
     for _ in 0..60 {
-        rounds(world, operator, 1).await;
+        world.rounds(operator, 1).await;
         if holds(&world.status("demo").await) {
-            return settle(world, operator).await;
+            return world.settle(operator).await;
         }
     }
     panic!("it did not come to it: {:#?}", world.status("demo").await);
@@ -415,19 +284,19 @@ fn zones(names: &[&str]) -> Value {
 #[tokio::test]
 async fn k9_a_zone_goes_after_its_members() {
     let (world, operator) =
-        World::serving("zone", json!({"members": 6, "zones": zones(&["a", "b", "c"])})).await;
+        world::serving("zone", json!({"members": 6, "zones": zones(&["a", "b", "c"])})).await;
     world.nodes.hold(true);
     world
         .change("demo", json!({"zones": zones(&["a", "b"])}))
         .await
         .unwrap();
     world.drive(&operator, "demo", "RingChanging").await;
-    rounds(&world, &operator, 3).await;
-    assert_eq!(pods(&world).await.len(), 8);
+    world.rounds(&operator, 3).await;
+    assert_eq!(world.pod_names().await.len(), 8);
     world.api::<StatefulSet>().get("demo-c").await.unwrap();
     world.nodes.hold(false);
-    settle(&world, &operator).await;
-    rounds(&world, &operator, 3).await;
+    world.settle(&operator).await;
+    world.rounds(&operator, 3).await;
     assert!(
         world
             .api::<StatefulSet>()
@@ -441,14 +310,14 @@ async fn k9_a_zone_goes_after_its_members() {
         !layout.contains("demo-c") && layout.contains("demo-b"),
         "{layout}"
     );
-    assert!(world.events().await.contains(&"Normal ZoneRemoved".to_owned()));
+    world.happened(&["Normal ZoneRemoved"]).await;
     // And another comes, or the same again.
     world
         .change("demo", json!({"zones": zones(&["a", "c"])}))
         .await
         .unwrap();
-    settle(&world, &operator).await;
-    let mut sets: Vec<String> = pods(&world).await;
+    world.settle(&operator).await;
+    let mut sets: Vec<String> = world.pod_names().await;
     sets.retain(|pod| pod.starts_with("demo-c-"));
     assert_eq!(sets.len(), 3);
 }
@@ -467,7 +336,7 @@ async fn strand(world: &World, pod: &str) {
 
 #[tokio::test]
 async fn k10_a_member_whose_volume_is_lost_begins_empty_under_the_same_ring() {
-    let (world, operator) = World::serving("lost", json!({})).await;
+    let (world, operator) = world::serving("lost", json!({})).await;
     let ring = world.status("demo").await.ring;
     let volumes = Api::<PersistentVolume>::all(world.client.clone());
     let api = world.api::<PersistentVolumeClaim>();
@@ -496,17 +365,17 @@ async fn k10_a_member_whose_volume_is_lost_begins_empty_under_the_same_ring() {
             .await
             .unwrap();
     }
-    let before = claims(&world).await;
+    let before = world.claims().await;
     strand(&world, "demo-a-0").await;
-    rounds(&world, &operator, 3).await;
-    assert_eq!(claims(&world).await, before);
+    world.rounds(&operator, 3).await;
+    assert_eq!(world.claims().await, before);
     world.kubelet.unschedulable.lock().unwrap().clear();
     world
         .api::<Pod>()
         .delete("demo-a-0", &DeleteParams::default())
         .await
         .unwrap();
-    settle(&world, &operator).await;
+    world.settle(&operator).await;
 
     strand(&world, "demo-b-0").await;
     world
@@ -514,18 +383,18 @@ async fn k10_a_member_whose_volume_is_lost_begins_empty_under_the_same_ring() {
         .await
         .unwrap();
     world.drive(&operator, "demo", "VolumeLost").await;
-    assert_eq!(claims(&world).await, before);
+    assert_eq!(world.claims().await, before);
     world
         .change("demo", json!({"storage": {"whenLost": "Replace"}}))
         .await
         .unwrap();
-    settle(&world, &operator).await;
-    let after = claims(&world).await;
+    world.settle(&operator).await;
+    let after = world.claims().await;
     assert_eq!((&before[0], &before[2]), (&after[0], &after[2]));
     assert_ne!(before[1].1, after[1].1);
     assert_eq!(world.status("demo").await.ring, ring, "the ring is the same");
     assert_eq!(world.nodes.proposed().len(), 0);
-    assert!(world.events().await.contains(&"Normal VolumeReplaced".to_owned()));
+    world.happened(&["Normal VolumeReplaced"]).await;
     for volume in [kept, gone] {
         volumes.delete(&volume, &DeleteParams::default()).await.unwrap();
     }
@@ -533,10 +402,10 @@ async fn k10_a_member_whose_volume_is_lost_begins_empty_under_the_same_ring() {
 
 #[tokio::test]
 async fn k11_a_pod_that_stays_away_changes_no_ring_whatever_else_is_asked() {
-    let (world, operator) = World::serving("away", json!({"members": 4})).await;
+    let (world, operator) = world::serving("away", json!({"members": 4})).await;
     world.nodes.cut_off(world.ip("demo-c-0").await);
-    members(&world, 3).await;
-    rounds(&world, &operator, 6).await;
+    world.members(3).await;
+    world.rounds(&operator, 6).await;
     let status = world.status("demo").await;
     assert_eq!((epoch(&status), world.nodes.proposed().len()), (1, 0));
     assert!(
@@ -545,15 +414,15 @@ async fn k11_a_pod_that_stays_away_changes_no_ring_whatever_else_is_asked() {
         message(&status, "Ready")
     );
     world.nodes.heal();
-    settle(&world, &operator).await;
+    world.settle(&operator).await;
 }
 
 #[tokio::test]
 async fn k26_nothing_moves_until_the_plan_is_approved() {
-    let (world, operator) = World::serving("manual", json!({"rebalance": "Manual"})).await;
-    members(&world, 5).await;
+    let (world, operator) = world::serving("manual", json!({"rebalance": "Manual"})).await;
+    world.members(5).await;
     world.drive(&operator, "demo", "WaitingForApproval").await;
-    rounds(&world, &operator, 3).await;
+    world.rounds(&operator, 3).await;
     assert_eq!(world.nodes.proposed().len(), 0);
     let status = world.status("demo").await;
     let plan = status.plan.unwrap();
@@ -561,17 +430,17 @@ async fn k26_nothing_moves_until_the_plan_is_approved() {
     assert!(plan.moves >= plan.minimum_moves && plan.bytes > 0);
     let wrong = json!({"approvedPlan": "0123456789abcdef"});
     world.change("demo", wrong).await.unwrap();
-    rounds(&world, &operator, 2).await;
+    world.rounds(&operator, 2).await;
     assert_eq!(world.nodes.proposed().len(), 0);
     world
         .change("demo", json!({"approvedPlan": plan.hash}))
         .await
         .unwrap();
-    settle(&world, &operator).await;
+    world.settle(&operator).await;
     let status = world.status("demo").await;
     assert_eq!((epoch(&status), status.plan), (2, None));
     // An approval is for one ring.
-    members(&world, 4).await;
+    world.members(4).await;
     world.drive(&operator, "demo", "WaitingForApproval").await;
     assert_eq!(world.nodes.proposed().len(), 1);
     assert!(
@@ -585,12 +454,12 @@ async fn k26_nothing_moves_until_the_plan_is_approved() {
 #[tokio::test]
 async fn d22_d26_weights_and_partitions_reach_the_ring() {
     let weighted = |weight: u32| json!([{"name": "a", "weight": weight}, {"name": "b"}, {"name": "c"}]);
-    let (world, operator) = World::serving("weights", json!({"members": 6, "zones": weighted(1)})).await;
+    let (world, operator) = world::serving("weights", json!({"members": 6, "zones": weighted(1)})).await;
     world
         .change("demo", json!({"zones": weighted(2), "ring": {"partitions": 512}}))
         .await
         .unwrap();
-    settle(&world, &operator).await;
+    world.settle(&operator).await;
     let status = world.status("demo").await;
     assert_eq!((epoch(&status), status.ring.unwrap().partitions), (3, 512));
     let owned: Vec<i32> = status.nodes.iter().map(|node| node.owned).collect();
@@ -601,22 +470,18 @@ async fn d22_d26_weights_and_partitions_reach_the_ring() {
 #[tokio::test]
 async fn s_two_operators_at_once_change_the_ring_once() {
     for (from, to) in [(3, 5), (5, 3)] {
-        let (world, one) = World::serving("pair", json!({"members": from})).await;
+        let (world, one) = world::serving("pair", json!({"members": from})).await;
         let two = world.operator();
-        members(&world, to).await;
+        world.members(to).await;
         for _ in 0..40 {
             let cluster = world.get("demo").await;
             let _ = tokio::join!(one.pass(&cluster), two.pass(&cluster));
-            if settled(&world.get("demo").await) && world.pods().await.len() == to as usize {
+            if world.settled().await {
                 break;
             }
             world.kubelet.turn().await;
         }
-        assert!(
-            settled(&world.get("demo").await),
-            "{:#?}",
-            world.status("demo").await
-        );
+        assert!(world.settled().await, "{:#?}", world.status("demo").await);
         assert_eq!(world.nodes.proposed().len(), 1);
     }
 }
@@ -625,8 +490,8 @@ async fn s_two_operators_at_once_change_the_ring_once() {
 #[tokio::test]
 async fn s_a_shrink_decided_upon_an_older_stateful_set_is_refused() {
     use dynamo_operator::controller::{apply, build, observe, plan, validate};
-    let (world, fast) = World::serving("slow", json!({"members": 5})).await;
-    members(&world, 3).await;
+    let (world, fast) = world::serving("slow", json!({"members": 5})).await;
+    world.members(3).await;
     world.drive(&fast, "demo", "RingChanging").await;
     while world.nodes.step() {}
     let slow = world.operator();

@@ -4,6 +4,7 @@ use dynamo_operator::{
     controller::{apply, build, names, observe, plan, validate},
     crd::DynamoCluster,
 };
+use dynamo_operator_sim::world::{message, ready_reason, truth};
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
     core::v1::{Service, ServiceAccount},
@@ -15,13 +16,13 @@ use kube::{
 };
 use serde_json::json;
 
-use super::world::{World, message, ready_reason, truth};
+use super::world;
 
 /// K1, K2, K4, K32: the sample comes to Ready under the chart's RBAC, in a namespace that enforces the restricted
 /// profile, and every object is taken by a real API server.
 #[tokio::test]
 async fn k1_k2_k4_k32_the_sample_comes_to_ready() {
-    let world = World::new("install").await;
+    let world = world::new("install").await;
     world.create("demo", json!({"members": 6})).await.unwrap();
     let operator = world.operator();
     world.drive(&operator, "demo", "AllMembersValid").await;
@@ -81,25 +82,21 @@ async fn k1_k2_k4_k32_the_sample_comes_to_ready() {
     let id = world.get("demo").await.annotations()[names::CLUSTER_ID].clone();
     assert_eq!(status.cluster_id.as_deref(), Some(id.as_str()));
 
-    let events = world.events().await;
-    for event in [
-        "Normal Founded",
-        "Normal WaitingForPods",
-        "Normal Bootstrapped",
-        "Normal NodeJoined",
-        "Normal AllMembersValid",
-    ] {
-        assert!(
-            events.iter().any(|e| e == event),
-            "{event} is missing in {events:?}"
-        );
-    }
+    world
+        .happened(&[
+            "Normal Founded",
+            "Normal WaitingForPods",
+            "Normal Bootstrapped",
+            "Normal NodeJoined",
+            "Normal AllMembersValid",
+        ])
+        .await;
 }
 
 /// A steady cluster costs no write: neither requests nor changed versions.
 #[tokio::test]
 async fn a_steady_cluster_costs_no_writes() {
-    let (world, operator) = World::serving(
+    let (world, operator) = world::serving(
         "steady",
         json!({"resources": {"limits": {"cpu": "1000m", "memory": "1024Mi"}}}),
     )
@@ -124,7 +121,7 @@ async fn a_steady_cluster_costs_no_writes() {
 /// What somebody changed by hand is put right; what somebody added is left alone.
 #[tokio::test]
 async fn drift_is_put_right_and_additions_are_left() {
-    let (world, operator) = World::serving("drift", json!({})).await;
+    let (world, operator) = world::serving("drift", json!({})).await;
     let sets = world.api::<StatefulSet>();
     let drift = json!({"metadata": {"annotations": {"example.net/mine": "x"}}, "spec": {"replicas": 5}});
     sets.patch("demo-a", &PatchParams::default(), &kube::api::Patch::Merge(drift))
@@ -147,7 +144,7 @@ async fn drift_is_put_right_and_additions_are_left() {
 #[tokio::test]
 async fn k2_two_operators_at_once_make_one_ring() {
     for round in 0..5 {
-        let world = World::new("race").await;
+        let world = world::new("race").await;
         world.create("demo", json!({})).await.unwrap();
         let (one, two) = (world.operator(), world.operator());
         for _ in 0..30 {
@@ -171,8 +168,8 @@ async fn k2_two_operators_at_once_make_one_ring() {
 /// K2: a volume that another cluster has used stops the install before anything is minted, and is not touched.
 #[tokio::test]
 async fn k2_a_volume_of_another_cluster_is_refused() {
-    let world = World::new("foreign").await;
-    let (other, other_operator) = World::serving("owner", json!({})).await;
+    let world = world::new("foreign").await;
+    let (other, other_operator) = world::serving("owner", json!({})).await;
     let volume = other
         .nodes
         .volume(&other.claim_uid("data-demo-b-0").await)
@@ -211,13 +208,13 @@ async fn k2_a_volume_of_another_cluster_is_refused() {
         .volume(&world.claim_uid("data-demo-b-0").await)
         .unwrap();
     assert_eq!(kept.identity, volume.identity);
-    assert!(world.events().await.contains(&"Warning ForeignVolume".to_owned()));
+    world.happened(&["Warning ForeignVolume"]).await;
 }
 
 /// An object of another owner under a name that the cluster needs is not taken.
 #[tokio::test]
 async fn objects_of_others_are_not_taken() {
-    let world = World::new("taken").await;
+    let world = world::new("taken").await;
     world
         .create("demo", json!({"zones": [{"name": "a"}]}))
         .await
@@ -265,7 +262,7 @@ async fn objects_of_others_are_not_taken() {
 /// K33, K34: what an operator with an old cache, or a slow one, decides upon old versions changes nothing.
 #[tokio::test]
 async fn k34_decisions_upon_old_versions_change_nothing() {
-    let (world, operator) = World::serving("stale", json!({})).await;
+    let (world, operator) = world::serving("stale", json!({})).await;
     let old = world.get("demo").await;
     world
         .api::<DynamoCluster>()
@@ -283,7 +280,7 @@ async fn k34_decisions_upon_old_versions_change_nothing() {
 /// K34: two operators decide upon the same pod; it is made again in between; the slower one's delete is refused.
 #[tokio::test]
 async fn k34_a_restart_decided_upon_an_older_pod_is_refused() {
-    let (world, fast) = World::serving("preconditions", json!({})).await;
+    let (world, fast) = world::serving("preconditions", json!({})).await;
     world.change("demo", json!({"logLevel": "debug"})).await.unwrap();
     // Writes the new template, which Kubernetes then sees.
     fast.pass(&world.get("demo").await).await.unwrap();

@@ -1,6 +1,10 @@
 //! What happens to a cluster that serves.
 
 use dynamo_operator::{controller::names, crd::DynamoCluster};
+use dynamo_operator_sim::{
+    nodes::Volume,
+    world::{Operator, World, message, ready_reason, truth},
+};
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
 use kube::{
     ResourceExt as _,
@@ -8,10 +12,7 @@ use kube::{
 };
 use serde_json::json;
 
-use super::{
-    nodes::Volume,
-    world::{Operator, World, message, ready_reason, truth},
-};
+use super::world;
 
 async fn kill(world: &World, pod: &str) {
     world
@@ -28,7 +29,7 @@ async fn pass(world: &World, operator: &Operator) {
 /// K11, K18: pods fail, stay away and come back with other addresses: same members, same ring, nothing asked of nodes.
 #[tokio::test]
 async fn k11_k18_pods_fail_and_return_and_the_ring_stays() {
-    let (world, operator) = World::serving("fail", json!({})).await;
+    let (world, operator) = world::serving("fail", json!({})).await;
     let ring = world.status("demo").await.ring;
     let asked = |operator: &Operator| {
         operator
@@ -61,7 +62,7 @@ async fn k11_k18_pods_fail_and_return_and_the_ring_stays() {
 /// K19: all pods at once.
 #[tokio::test]
 async fn k19_all_pods_deleted_at_once_come_back_without_the_operator_doing_anything() {
-    let (world, operator) = World::serving("all", json!({})).await;
+    let (world, operator) = world::serving("all", json!({})).await;
     let ring = world.status("demo").await.ring;
     for pod in world.pods().await {
         kill(&world, &pod.name_any()).await;
@@ -85,7 +86,7 @@ async fn k19_all_pods_deleted_at_once_come_back_without_the_operator_doing_anyth
 /// K1: a zone cut off keeps every quorum, two lose it, and both are told with the zones' names.
 #[tokio::test]
 async fn k1_quorum_lost_and_restored_are_told_with_names() {
-    let (world, operator) = World::serving("quorum", json!({})).await;
+    let (world, operator) = world::serving("quorum", json!({})).await;
     world.nodes.cut_off(world.ip("demo-b-0").await);
     pass(&world, &operator).await;
     let status = world.status("demo").await;
@@ -113,15 +114,15 @@ async fn k1_quorum_lost_and_restored_are_told_with_names() {
     world.nodes.heal();
     pass(&world, &operator).await;
     assert_eq!(ready_reason(&world.status("demo").await), "AllMembersValid");
-    let events = world.events().await;
-    assert!(events.contains(&"Warning QuorumLost".to_owned()), "{events:?}");
-    assert!(events.contains(&"Normal QuorumRestored".to_owned()), "{events:?}");
+    world
+        .happened(&["Warning QuorumLost", "Normal QuorumRestored"])
+        .await;
 }
 
 /// A lost volume: the pod comes back with an empty one and joins under its old name; no ring is minted.
 #[tokio::test]
 async fn a_lost_volume_joins_again() {
-    let (world, operator) = World::serving("lost", json!({})).await;
+    let (world, operator) = world::serving("lost", json!({})).await;
     let ring = world.status("demo").await.ring;
     world
         .nodes
@@ -141,7 +142,7 @@ async fn a_lost_volume_joins_again() {
 /// All volumes lost at once: nothing is minted over the loss.
 #[tokio::test]
 async fn k2_when_every_volume_is_lost_no_new_ring_hides_it() {
-    let (world, operator) = World::serving("gone", json!({})).await;
+    let (world, operator) = world::serving("gone", json!({})).await;
     for zone in ["a", "b", "c"] {
         world.nodes.set_volume(
             &world.claim_uid(&format!("data-demo-{zone}-0")).await,
@@ -156,7 +157,7 @@ async fn k2_when_every_volume_is_lost_no_new_ring_hides_it() {
 /// K12: a change of configuration reaches every pod, one at a time, and only while the others serve.
 #[tokio::test]
 async fn k12_a_change_restarts_pods_one_by_one() {
-    let (world, operator) = World::serving("roll", json!({})).await;
+    let (world, operator) = world::serving("roll", json!({})).await;
     let uids = |pods: Vec<Pod>| pods.into_iter().map(|pod| pod.uid().unwrap()).collect::<Vec<_>>();
     let before = uids(world.pods().await);
     world.change("demo", json!({"logLevel": "debug"})).await.unwrap();
@@ -192,13 +193,13 @@ async fn k12_a_change_restarts_pods_one_by_one() {
     let config = world.api::<ConfigMap>().get("demo-config").await.unwrap();
     assert!(config.data.unwrap()["dynamo.yaml"].contains("level: debug"));
     assert_eq!(world.nodes.bootstraps(), 1);
-    assert!(world.events().await.contains(&"Normal RollingRestart".to_owned()));
+    world.happened(&["Normal RollingRestart"]).await;
 }
 
 /// A bad image stops at the first pod with all quorums intact; putting it right needs no further help.
 #[tokio::test]
 async fn k12_a_bad_image_stops_at_one_pod_and_is_taken_back() {
-    let (world, operator) = World::serving("image", json!({"image": "good:1"})).await;
+    let (world, operator) = world::serving("image", json!({"image": "good:1"})).await;
     world.change("demo", json!({"image": "bad:2"})).await.unwrap();
     for _ in 0..8 {
         let _ = operator.pass(&world.get("demo").await).await;
@@ -229,7 +230,7 @@ async fn k12_a_bad_image_stops_at_one_pod_and_is_taken_back() {
 /// K23: a paused cluster is watched and reported on, and nothing of it is written.
 #[tokio::test]
 async fn k23_paused_means_hands_off() {
-    let (world, operator) = World::serving("paused", json!({})).await;
+    let (world, operator) = world::serving("paused", json!({})).await;
     world
         .change("demo", json!({"paused": true, "logLevel": "trace"}))
         .await
@@ -262,7 +263,7 @@ async fn k23_paused_means_hands_off() {
 /// K15: volumes stay when the cluster goes, and one of the same name takes them over with their ring.
 #[tokio::test]
 async fn k15_volumes_outlive_the_cluster_and_are_taken_over() {
-    let (world, operator) = World::serving("retain", json!({})).await;
+    let (world, operator) = world::serving("retain", json!({})).await;
     let first = world.get("demo").await;
     let ring = world.status("demo").await.ring;
     world
@@ -293,7 +294,7 @@ async fn k15_volumes_outlive_the_cluster_and_are_taken_over() {
 /// With storage.whenDeleted: Delete the claims go with the cluster; a change of mind is followed.
 #[tokio::test]
 async fn k15_claims_follow_when_deleted() {
-    let (world, operator) = World::serving("delete", json!({"storage": {"whenDeleted": "Delete"}})).await;
+    let (world, operator) = world::serving("delete", json!({"storage": {"whenDeleted": "Delete"}})).await;
     pass(&world, &operator).await;
     let owners = || async {
         let claims = world
@@ -331,7 +332,7 @@ async fn k15_claims_follow_when_deleted() {
 /// A larger size reaches the claims, or the status says who refused it.
 #[tokio::test]
 async fn a_volume_that_cannot_grow_is_told() {
-    let (world, operator) = World::serving("grow", json!({})).await;
+    let (world, operator) = world::serving("grow", json!({})).await;
     world
         .change("demo", json!({"storage": {"size": "2Gi"}}))
         .await
@@ -354,7 +355,7 @@ async fn a_volume_that_cannot_grow_is_told() {
 /// A k8s node that loses its zone, or changes it, never changes the cluster's zones.
 #[tokio::test]
 async fn k4_zones_are_remembered() {
-    let (world, operator) = World::serving("zones", json!({})).await;
+    let (world, operator) = world::serving("zones", json!({})).await;
     let layout = world.get("demo").await.annotations()[names::LAYOUT].clone();
     let cluster = world.get("demo").await;
     // The annotation is lost: it is found again from the StatefulSets.

@@ -1,8 +1,9 @@
 //! The operator against a real kube-apiserver (K1, K2, K4-K11, K15, K18, K19, K23, K25, K26, K29, K32,
 //! K33, K34).
 //!
-//! Only etcd and kube-apiserver run; StatefulSets are made pods by a small script ([`kubelet`]), and nodes are fakes that
-//! keep their volumes ([`nodes`]). The operator acts under the very RBAC rules of the chart.
+//! Only etcd and kube-apiserver run; StatefulSets are made pods by a small script, and nodes are fakes that keep their volumes
+//! (`dynamo-operator-sim`). The operator acts under the very RBAC rules of the chart. What takes thousands of runs is in
+//! `tests/simulated`.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,10 +14,6 @@
 )]
 #![allow(unreachable_pub, reason = "modules of one test")]
 
-mod faults;
-mod kubelet;
-mod nodes;
-mod rings;
 mod server;
 mod world;
 
@@ -25,4 +22,5 @@ mod crash;
 mod install;
 mod life;
 mod process;
+mod simulated;
 mod specs;

@@ -11,6 +11,7 @@ use std::{
 };
 
 use dynamo_operator::crd::DynamoCluster;
+use dynamo_operator_sim::world::ready_reason;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{
     Api,
@@ -18,7 +19,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use super::{server::Server, world::ready_reason};
+use super::server::Server;
 
 struct Process {
     child: Child,

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use dynamo_operator_sim::world::k8s_node;
 use k8s_openapi::{
     api::core::v1::{Namespace, Node},
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
@@ -252,16 +253,7 @@ impl Server {
     pub async fn add_k8s_nodes(&self, zones: &[&str]) {
         let api = Api::<Node>::all(self.client());
         for zone in zones {
-            let node = json!({"metadata": {
-                "name": format!("worker-{zone}"),
-                "labels": {
-                    "topology.kubernetes.io/zone": zone,
-                    "kubernetes.io/hostname": format!("worker-{zone}"),
-                },
-            }});
-            api.create(&PostParams::default(), &serde_json::from_value(node).unwrap())
-                .await
-                .unwrap();
+            api.create(&PostParams::default(), &k8s_node(zone)).await.unwrap();
         }
     }
 }

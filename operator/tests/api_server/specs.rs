@@ -8,13 +8,13 @@ use serde_json::{Value, json};
 
 use super::{
     server::{self, Server, repository},
-    world::World,
+    world,
 };
 
 /// K29: each of these is refused, and the message names the field and the way out.
 #[tokio::test]
 async fn k29_bad_specs_are_refused_with_messages_that_help() {
-    let world = World::new("bad").await;
+    let world = world::new("bad").await;
     let zones = |names: &[&str]| names.iter().map(|name| json!({"name": name})).collect::<Vec<_>>();
     let many: Vec<String> = (0..17).map(|n| format!("zone{n}")).collect();
     let many = zones(&many.iter().map(String::as_str).collect::<Vec<_>>());
@@ -93,7 +93,7 @@ async fn k29_bad_specs_are_refused_with_messages_that_help() {
 /// K29, K25: what cannot be changed, and what can.
 #[tokio::test]
 async fn k29_changes_are_refused_or_taken() {
-    let world = World::new("change").await;
+    let world = world::new("change").await;
     let named = json!([{"name": "a"}, {"name": "b"}, {"name": "c", "weight": 2}]);
     world
         .create(
@@ -152,7 +152,7 @@ async fn k29_changes_are_refused_or_taken() {
 
 #[tokio::test]
 async fn defaults_of_the_api_server_are_those_of_the_types() {
-    let world = World::new("defaults").await;
+    let world = world::new("defaults").await;
     let stored = world.create("demo", json!({})).await.unwrap();
     let ours: DynamoCluster = serde_json::from_value(json!({
         "apiVersion": "dynamo.rs/v1alpha1", "kind": "DynamoCluster", "metadata": {"name": "demo"}, "spec": {},
@@ -188,7 +188,7 @@ pub fn kubectl(server: &Server, args: &[&str]) -> (bool, String) {
 /// K25: the shape that `kubectl scale`, HPA and KEDA read.
 #[tokio::test]
 async fn k25_the_scale_subresource_has_its_shape_and_obeys_the_rules() {
-    let (world, _) = World::serving("scale", json!({})).await;
+    let (world, _) = world::serving("scale", json!({})).await;
     let scale = world.api::<DynamoCluster>().get_scale("demo").await.unwrap();
     assert_eq!(scale.spec.unwrap().replicas, Some(3));
     let status = scale.status.unwrap();
@@ -201,7 +201,7 @@ async fn k25_the_scale_subresource_has_its_shape_and_obeys_the_rules() {
         .unwrap();
     assert_eq!(pods.items.len(), 3, "the selector finds the members");
     let (done, text) = kubectl(
-        world.server,
+        server::shared().await,
         &["-n", &world.namespace, "scale", "dync/demo", "--replicas", "2"],
     );
     assert!(
@@ -212,8 +212,8 @@ async fn k25_the_scale_subresource_has_its_shape_and_obeys_the_rules() {
 
 #[tokio::test]
 async fn kubectl_shows_what_users_look_for() {
-    let (world, _) = World::serving("columns", json!({})).await;
-    let (_, text) = kubectl(world.server, &["-n", &world.namespace, "get", "dync"]);
+    let (world, _) = world::serving("columns", json!({})).await;
+    let (_, text) = kubectl(server::shared().await, &["-n", &world.namespace, "get", "dync"]);
     let lines: Vec<Vec<&str>> = text
         .lines()
         .map(|line| line.split_whitespace().collect())
@@ -231,7 +231,7 @@ async fn kubectl_shows_what_users_look_for() {
         "{text}"
     );
     let (_, text) = kubectl(
-        world.server,
+        server::shared().await,
         &["-n", &world.namespace, "get", "dynamo", "-o", "wide"],
     );
     let header: Vec<&str> = text.lines().next().unwrap().split_whitespace().collect();
@@ -240,7 +240,10 @@ async fn kubectl_shows_what_users_look_for() {
         ["FACTOR", "PARTITIONS", "QUORUM", "ENDPOINT", "MESSAGE"],
         "{text}"
     );
-    let (_, text) = kubectl(world.server, &["explain", "dync.spec.replication.factor"]);
+    let (_, text) = kubectl(
+        server::shared().await,
+        &["explain", "dync.spec.replication.factor"],
+    );
     assert!(text.contains("how many members keep each key"), "{text}");
     let wait = [
         "-n",
@@ -250,7 +253,7 @@ async fn kubectl_shows_what_users_look_for() {
         "dync/demo",
         "--timeout=10s",
     ];
-    let (done, text) = kubectl(world.server, &wait);
+    let (done, text) = kubectl(server::shared().await, &wait);
     assert!(done, "{text}");
 }
 
@@ -286,7 +289,7 @@ async fn kubectl_reads_the_generated_crd_as_it_was_meant() {
 
 #[tokio::test]
 async fn a_deleted_cluster_is_gone_at_once_for_nothing_holds_it() {
-    let (world, operator) = World::serving("deleted", json!({})).await;
+    let (world, operator) = world::serving("deleted", json!({})).await;
     let cached = world.get("demo").await;
     world
         .api::<DynamoCluster>()

@@ -72,14 +72,31 @@ pub(super) async fn replace(
     cluster: &ValidatedCluster,
     replacement: &Replacement,
 ) -> Result<(), ApplyError> {
-    if let Some(version) = &replacement.claim {
-        let claim = names::claim(&replacement.member);
-        delete::<PersistentVolumeClaim>(client, cluster, &claim, version).await?;
+    let claim = names::claim(&replacement.member);
+    match &replacement.claim {
+        Some(version) => delete::<PersistentVolumeClaim>(client, cluster, &claim, version).await?,
+        None => gone(client, cluster, &claim).await?,
     }
     if let Some(version) = &replacement.pod {
         delete::<Pod>(client, cluster, &replacement.member, version).await?;
     }
     Ok(())
+}
+
+/// A claim that was not there may be one that an old answer did not know: its pod would come back with all that is on it.
+async fn gone(client: &Client, cluster: &ValidatedCluster, claim: &str) -> Result<(), ApplyError> {
+    let claims = Api::<PersistentVolumeClaim>::namespaced(client.clone(), &cluster.namespace);
+    let found = claims.get_opt(claim).await.map_err(|source| ApplyError::Delete {
+        kind: "claim",
+        name: claim.into(),
+        source: Box::new(source),
+    })?;
+    match found {
+        Some(found) if found.metadata.deletion_timestamp.is_none() => {
+            Err(ApplyError::ClaimAppeared(claim.into()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Deletes exactly the version that was decided upon.

@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use dynamo_core::{
-    ring::{Member, Placement, Ring, Target, plan as plan_ring},
-    types::{MemberId, Zone},
-};
+use dynamo_core::ring::{Placement, Ring, plan as plan_ring};
+use dynamo_operator_sim::rings::{plan_response, target_of};
 use dynamo_proto::admin as pb;
 use kube::ResourceExt as _;
 use serde_json::Value;
@@ -19,7 +17,7 @@ use super::{
     },
     World, valid_report,
 };
-use crate::{admin::NodeState, ring};
+use crate::admin::NodeState;
 
 impl World {
     /// The spec changes, and the API server takes it.
@@ -90,15 +88,7 @@ impl World {
             .flatten()
             .map(|told| told.next_epoch);
         let newest = newest.max().unwrap_or(0).max(base.epoch());
-        let wanted = Target {
-            members: ring_members(target),
-            partitions: if target.partitions == 0 {
-                base.partitions()
-            } else {
-                target.partitions
-            },
-            ..Target::default()
-        };
+        let wanted = target_of(&base, target);
         let plan = plan_ring(&Placement::new(base), newest + 1, &wanted).unwrap();
         let listed: Vec<&str> = target.members.iter().map(|m| m.member_id.as_str()).collect();
         let told = self
@@ -109,27 +99,9 @@ impl World {
             .find(|told| told.next_epoch > 0);
         pb::PlanResponse {
             expected_epoch: newest,
-            ring: ring::write(&plan.ring).ring,
-            moves: plan.moves,
-            moves_min: plan.moves_min,
             bytes: 3 << 30,
-            zone_violations_before: plan.zone_violations.0,
-            zone_violations_after: plan.zone_violations.1,
             unchanged: told.is_some_and(|told| told.next_members == listed),
-            members: plan
-                .shares
-                .iter()
-                .map(|(id, share)| pb::MemberChange {
-                    member_id: id.as_str().into(),
-                    weight_before: share.weight.0,
-                    weight_after: share.weight.1,
-                    tokens_before: share.tokens.0,
-                    tokens_after: share.tokens.1,
-                    gets: share.gets,
-                    ..pb::MemberChange::default()
-                })
-                .collect(),
-            ..pb::PlanResponse::default()
+            ..plan_response(&plan)
         }
     }
 
@@ -154,14 +126,7 @@ impl World {
     pub(super) fn finish(&mut self) {
         let preview = self.observed.preview.take().unwrap().unwrap();
         let base = self.ring();
-        let wanted = Target {
-            members: ring_members(&preview.target),
-            partitions: match preview.target.partitions {
-                0 => base.partitions(),
-                partitions => partitions,
-            },
-            ..Target::default()
-        };
+        let wanted = target_of(&base, &preview.target);
         let epoch = preview.plan.ring.unwrap().epoch;
         let ring = plan_ring(&Placement::new(base), epoch, &wanted).unwrap().ring;
         let ring = Arc::unwrap_or_clone(ring);
@@ -208,13 +173,4 @@ impl World {
             report.data_bytes = bytes;
         }
     }
-}
-
-fn ring_members(target: &pb::RingTarget) -> Vec<Member> {
-    let member = |member: &pb::TargetMember| Member {
-        id: MemberId::new(member.member_id.clone()).unwrap(),
-        zone: Zone::new(member.zone.clone()).unwrap(),
-        weight: member.weight,
-    };
-    target.members.iter().map(member).collect()
 }

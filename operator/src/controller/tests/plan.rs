@@ -293,12 +293,12 @@ fn k12_restarts_wait_until_kubernetes_has_seen_the_newest_template() {
     for set in world.observed.stateful_sets.values_mut() {
         set.current = false;
     }
-    check(&world, "rest: Steady");
+    check(&world, "rest: RollingRestart");
     let mut world = outdated(json!({}));
     for set in world.observed.stateful_sets.values_mut() {
         set.template_hash = Some("older".into());
     }
-    check(&world, "rest: Steady");
+    check(&world, "rest: RollingRestart");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! after the other, no time of its own.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::{
         Arc, Mutex,
@@ -20,18 +20,39 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use super::nodes::Nodes;
+use crate::{api_server::merge, nodes::Nodes};
 
+type Claims = BTreeMap<String, PersistentVolumeClaim>;
+
+/// Kubernetes, but for its API server, in one namespace.
 #[derive(Clone)]
 pub struct Kubelet {
+    /// With all rights.
     pub client: Client,
+    /// Where.
     pub namespace: String,
+    /// What runs in the pods.
     pub nodes: Nodes,
     /// Pods for which the scheduler finds no k8s node, though their claims exist.
-    pub unschedulable: Arc<Mutex<BTreeSet<String>>>,
+    pub unschedulable: Names,
+    /// Pods on k8s nodes of which nobody hears any more: those that are deleted end never.
+    pub unheard: Names,
 }
 
+type Names = Arc<Mutex<BTreeSet<String>>>;
+
 impl Kubelet {
+    /// Of a namespace in which nothing runs yet.
+    pub fn new(client: Client, namespace: String, nodes: Nodes) -> Self {
+        Self {
+            client,
+            namespace,
+            nodes,
+            unschedulable: Names::default(),
+            unheard: Names::default(),
+        }
+    }
+
     fn api<K>(&self) -> Api<K>
     where
         K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
@@ -39,48 +60,55 @@ impl Kubelet {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
+    async fn list<K>(&self) -> Vec<K>
+    where
+        K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+            + Clone
+            + serde::de::DeserializeOwned
+            + std::fmt::Debug,
+    {
+        self.api().list(&ListParams::default()).await.unwrap().items
+    }
+
     /// Ends pods that are being deleted, makes missing ones, and reports on all.
     pub async fn turn(&self) {
         self.nodes.tick();
-        for pod in self.api::<Pod>().list(&ListParams::default()).await.unwrap() {
-            if pod.metadata.deletion_timestamp.is_some() || self.surplus(&pod).await {
+        let sets = self.list::<StatefulSet>().await;
+        let mut pods = BTreeMap::new();
+        for pod in self.list::<Pod>().await {
+            let unheard = self.unheard.lock().unwrap().contains(&pod.name_any());
+            if !unheard && (pod.metadata.deletion_timestamp.is_some() || self.surplus(&pod, &sets)) {
                 self.end(&pod).await;
+            } else {
+                pods.insert(pod.name_any(), pod);
             }
         }
-        self.end_claims().await;
-        for set in self
-            .api::<StatefulSet>()
-            .list(&ListParams::default())
-            .await
-            .unwrap()
-        {
-            let spec = set.spec.clone().unwrap();
-            for ordinal in 0..spec.replicas.unwrap() {
+        let mut claims = self.end_claims(&pods).await;
+        for set in &sets {
+            let replicas = set.spec.as_ref().unwrap().replicas.unwrap();
+            for ordinal in 0..replicas {
                 let name = format!("{}-{ordinal}", set.name_any());
-                if self.api::<Pod>().get_opt(&name).await.unwrap().is_none() {
-                    self.create(&set, &name).await;
+                let pod = match pods.remove(&name) {
+                    Some(pod) => Some(pod),
+                    None => self.create(set, &name, &mut claims).await,
+                };
+                if let Some(pod) = pod.filter(|pod| pod.metadata.deletion_timestamp.is_none()) {
+                    self.report(&pod, &claims).await;
                 }
-                self.report(&name).await;
             }
-            let status = json!({"status": {
-                "replicas": spec.replicas, "observedGeneration": set.metadata.generation,
-            }});
-            let api = self.api::<StatefulSet>();
-            api.patch_status(&set.name_any(), &PatchParams::default(), &Patch::Merge(status))
-                .await
-                .unwrap();
+            let status = json!({"replicas": replicas, "observedGeneration": set.metadata.generation});
+            self.say(set, status).await;
         }
     }
 
     /// Its StatefulSet has fewer pods now, or is gone. K6: then no ring may list its member.
-    async fn surplus(&self, pod: &Pod) -> bool {
+    fn surplus(&self, pod: &Pod, sets: &[StatefulSet]) -> bool {
         let name = pod.name_any();
-        let Some(owner) = pod.owner_references().first().cloned() else {
+        let Some(owner) = pod.owner_references().first() else {
             return false;
         };
-        let set = self.api::<StatefulSet>().get_opt(&owner.name).await.unwrap();
-        let set = set.filter(|set| set.uid().as_ref() == Some(&owner.uid));
-        let pods = set.map_or(0, |set| set.spec.unwrap().replicas.unwrap());
+        let set = sets.iter().find(|set| set.uid().as_ref() == Some(&owner.uid));
+        let pods = set.map_or(0, |set| set.spec.as_ref().unwrap().replicas.unwrap());
         let ordinal: i32 = name.rsplit_once('-').unwrap().1.parse().unwrap();
         if ordinal < pods {
             return false;
@@ -90,15 +118,16 @@ impl Kubelet {
     }
 
     /// Claims that are being deleted go once no pod uses them. K9, K10: then no ring may list the member, or its volume is
-    /// lost.
-    async fn end_claims(&self) {
-        let api = self.api::<PersistentVolumeClaim>();
-        for claim in api.list(&ListParams::default()).await.unwrap() {
+    /// lost. Returns those that are left.
+    async fn end_claims(&self, pods: &BTreeMap<String, Pod>) -> Claims {
+        let mut left = Claims::new();
+        for claim in self.list::<PersistentVolumeClaim>().await {
             let name = claim.name_any();
             let member = name.strip_prefix("data-").unwrap();
-            let pod = self.api::<Pod>().get_opt(member).await.unwrap();
-            let used = pod.is_some_and(|pod| pod.spec.unwrap().node_name.is_some());
+            let pod = pods.get(member);
+            let used = pod.is_some_and(|pod| pod.spec.as_ref().unwrap().node_name.is_some());
             if claim.metadata.deletion_timestamp.is_none() || used {
+                left.insert(name, claim);
                 continue;
             }
             let lost = self.unschedulable.lock().unwrap().contains(member);
@@ -107,11 +136,14 @@ impl Kubelet {
                 "{name} goes, and a ring lists its member"
             );
             let free = Patch::Merge(json!({"metadata": {"finalizers": null}}));
-            api.patch(&name, &PatchParams::default(), &free).await.unwrap();
+            let claims = self.api::<PersistentVolumeClaim>();
+            claims.patch(&name, &PatchParams::default(), &free).await.unwrap();
         }
+        left
     }
 
-    async fn end(&self, pod: &Pod) {
+    /// The pod is gone at once.
+    pub async fn end(&self, pod: &Pod) {
         if let Some(ip) = ip_of(pod) {
             self.nodes.stop(ip);
         }
@@ -121,24 +153,22 @@ impl Kubelet {
             .unwrap();
     }
 
-    async fn create(&self, set: &StatefulSet, name: &str) {
+    async fn create(&self, set: &StatefulSet, name: &str, claims: &mut Claims) -> Option<Pod> {
         let spec = serde_json::to_value(set.spec.as_ref().unwrap()).unwrap();
         let claim_name = format!("data-{name}");
-        let claims = self.api::<PersistentVolumeClaim>();
-        let found = claims.get_opt(&claim_name).await.unwrap();
-        if found
-            .as_ref()
-            .is_some_and(|claim| claim.metadata.deletion_timestamp.is_some())
-        {
-            return;
+        let found = claims.get(&claim_name);
+        if found.is_some_and(|claim| claim.metadata.deletion_timestamp.is_some()) {
+            return None;
         }
+        // A volume that is made anew is made where its pod can run.
         if found.is_none() {
+            self.unschedulable.lock().unwrap().remove(name);
             let mut claim = spec["volumeClaimTemplates"][0].clone();
             claim["metadata"]["name"] = json!(claim_name);
-            claims
-                .create(&PostParams::default(), &serde_json::from_value(claim).unwrap())
-                .await
-                .unwrap();
+            let claim = serde_json::from_value(claim).unwrap();
+            let api = self.api::<PersistentVolumeClaim>();
+            let claim = api.create(&PostParams::default(), &claim).await.unwrap();
+            claims.insert(claim_name.clone(), claim);
         }
         let mut pod = json!({"metadata": spec["template"]["metadata"], "spec": spec["template"]["spec"]});
         pod["metadata"]["name"] = json!(name);
@@ -149,18 +179,12 @@ impl Kubelet {
         pod["spec"]["volumes"].as_array_mut().unwrap().push(json!({
             "name": "data", "persistentVolumeClaim": {"claimName": claim_name},
         }));
-        // A volume that is made anew is made where its pod can run.
-        if found.is_none() {
-            self.unschedulable.lock().unwrap().remove(name);
-        }
         if !self.unschedulable.lock().unwrap().contains(name) {
             pod["spec"]["nodeName"] = json!(self.schedule(&pod["spec"]["nodeSelector"]).await);
         }
         let pod: Pod = serde_json::from_value(pod).unwrap();
-        self.api::<Pod>()
-            .create(&PostParams::default(), &pod)
-            .await
-            .unwrap();
+        let pods = self.api::<Pod>();
+        Some(pods.create(&PostParams::default(), &pod).await.unwrap())
     }
 
     async fn schedule(&self, selector: &Value) -> Option<String> {
@@ -175,29 +199,24 @@ impl Kubelet {
         nodes.items.iter().find(fits).map(Node::name_any)
     }
 
-    async fn report(&self, name: &str) {
-        let Some(pod) = self.api::<Pod>().get_opt(name).await.unwrap() else {
-            return;
-        };
-        if pod.metadata.deletion_timestamp.is_some() {
-            return;
+    async fn report(&self, pod: &Pod, claims: &Claims) {
+        let spec = pod.spec.as_ref().unwrap();
+        if spec.node_name.is_none() {
+            let status = json!({"phase": "Pending", "conditions": [{
+                "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+                "message": "0/3 nodes are available: 3 node(s) had volume node affinity conflict",
+                "lastTransitionTime": "2020-01-01T00:00:00Z",
+            }]});
+            return self.say(pod, status).await;
         }
-        if pod.spec.as_ref().unwrap().node_name.is_none() {
-            self.report_unscheduled(name).await;
-            return;
-        }
-        let ip = ip_of(&pod).unwrap_or_else(fresh_ip);
-        let bad = pod.spec.as_ref().unwrap().containers[0]
+        let ip = ip_of(pod).unwrap_or_else(fresh_ip);
+        let bad = spec.containers[0]
             .image
             .as_deref()
             .is_some_and(|i| i.contains("bad"));
-        let claim = self
-            .api::<PersistentVolumeClaim>()
-            .get(&format!("data-{name}"))
-            .await
-            .unwrap();
         if !bad {
-            self.nodes.start(ip, &claim.uid().unwrap());
+            let claim = &claims[&format!("data-{}", pod.name_any())];
+            self.nodes.start(ip, claim.metadata.uid.as_ref().unwrap());
         }
         let ready = !bad && self.nodes.valid(ip);
         let state = if bad {
@@ -205,7 +224,7 @@ impl Kubelet {
         } else {
             json!({"running": {}})
         };
-        let status = json!({"status": {
+        let status = json!({
             "phase": if bad { "Pending" } else { "Running" },
             "podIP": ip.to_string(),
             "podIPs": [{"ip": ip.to_string()}],
@@ -213,21 +232,30 @@ impl Kubelet {
             "containerStatuses": [{
                 "name": "node", "image": "x", "imageID": "x", "ready": ready, "restartCount": 0, "state": state,
             }],
-        }});
-        self.api::<Pod>()
-            .patch_status(name, &PatchParams::default(), &Patch::Merge(status))
-            .await
-            .unwrap();
+        });
+        self.say(pod, status).await;
     }
 
-    async fn report_unscheduled(&self, name: &str) {
-        let status = json!({"status": {"phase": "Pending", "conditions": [{
-            "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
-            "message": "0/3 nodes are available: 3 node(s) had volume node affinity conflict",
-            "lastTransitionTime": "2020-01-01T00:00:00Z",
-        }]}});
-        self.api::<Pod>()
-            .patch_status(name, &PatchParams::default(), &Patch::Merge(status))
+    /// Writes a status, unless it says so already.
+    async fn say<K>(&self, object: &K, status: Value)
+    where
+        K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+            + Clone
+            + serde::Serialize
+            + serde::de::DeserializeOwned
+            + std::fmt::Debug,
+    {
+        let before = serde_json::to_value(object).unwrap();
+        let mut after = before.clone();
+        let patch = json!({"status": status});
+        merge(&mut after, &patch);
+        if before == after {
+            return;
+        }
+        let patch = Patch::Merge(patch);
+        let api = self.api::<K>();
+        let name = object.name_any();
+        api.patch_status(&name, &PatchParams::default(), &patch)
             .await
             .unwrap();
     }
@@ -235,12 +263,7 @@ impl Kubelet {
     /// Deletes what a DynamoCluster that is gone owned, as the garbage collector does.
     pub async fn collect_garbage(&self, owner_uid: &str) {
         let now = DeleteParams::default().grace_period(0);
-        for set in self
-            .api::<StatefulSet>()
-            .list(&ListParams::default())
-            .await
-            .unwrap()
-        {
+        for set in self.list::<StatefulSet>().await {
             if set.owner_references().iter().any(|owner| owner.uid == owner_uid) {
                 self.api::<StatefulSet>()
                     .delete(&set.name_any(), &DeleteParams::default())
@@ -248,7 +271,7 @@ impl Kubelet {
                     .unwrap();
             }
         }
-        for pod in self.api::<Pod>().list(&ListParams::default()).await.unwrap() {
+        for pod in self.list::<Pod>().await {
             if let Some(ip) = ip_of(&pod) {
                 self.nodes.stop(ip);
             }
@@ -272,7 +295,7 @@ impl Kubelet {
             + serde::de::DeserializeOwned
             + std::fmt::Debug,
     {
-        for object in self.api::<K>().list(&ListParams::default()).await.unwrap() {
+        for object in self.list::<K>().await {
             if object
                 .owner_references()
                 .iter()
@@ -302,6 +325,7 @@ impl Kubelet {
     }
 }
 
+/// Its address, once it has one.
 pub fn ip_of(pod: &Pod) -> Option<IpAddr> {
     pod.status.as_ref()?.pod_ip.as_deref()?.parse().ok()
 }

@@ -13,17 +13,25 @@ use dynamo_core::{
 use dynamo_operator::admin::{Admin, AdminError, NodeReport, NodeState};
 use dynamo_proto::admin as pb;
 
-use super::{faults::Faults, rings::Changes};
+use crate::{
+    faults::{Dead, Fate, Faults},
+    rings::{self, Changes},
+};
 
+/// What a node keeps.
 #[derive(Clone, Debug, Default)]
 pub struct Volume {
+    /// Cluster, member and zone.
     pub identity: Option<(ClusterId, String, String)>,
+    /// The ring that serves, as far as it knows.
     pub ring: Option<Arc<Ring>>,
+    /// Kept for others.
     pub hints: u64,
+    /// Live data.
     pub data_bytes: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct State {
     pub(super) volumes: BTreeMap<String, Volume>,
     /// Address of a running pod -> UID of its claim.
@@ -35,16 +43,19 @@ pub(super) struct State {
     pub(super) changes: Changes,
 }
 
+/// All nodes of a world; clones are the same.
 #[derive(Clone, Debug, Default)]
 pub struct Nodes(pub(super) Arc<Mutex<State>>);
 
 impl Nodes {
+    /// A pod runs with this claim.
     pub fn start(&self, ip: IpAddr, claim_uid: &str) {
         let mut state = self.0.lock().unwrap();
         state.volumes.entry(claim_uid.into()).or_default();
         state.running.insert(ip, claim_uid.into());
     }
 
+    /// It runs no more.
     pub fn stop(&self, ip: IpAddr) {
         self.0.lock().unwrap().running.remove(&ip);
     }
@@ -54,35 +65,48 @@ impl Nodes {
         self.0.lock().unwrap().cut_off.insert(ip);
     }
 
+    /// Everybody is reached again.
     pub fn heal(&self) {
         self.0.lock().unwrap().cut_off.clear();
     }
 
+    /// Puts something else on a volume.
     pub fn set_volume(&self, claim_uid: &str, volume: Volume) {
         self.0.lock().unwrap().volumes.insert(claim_uid.into(), volume);
     }
 
+    /// What is on a volume.
     pub fn volume(&self, claim_uid: &str) -> Option<Volume> {
         self.0.lock().unwrap().volumes.get(claim_uid).cloned()
     }
 
+    /// It serves.
     pub fn valid(&self, ip: IpAddr) -> bool {
-        self.report(ip)
-            .is_ok_and(|report| report.state == NodeState::Valid)
+        let report = self.0.lock().unwrap().report(ip);
+        report.is_ok_and(|report| report.state == NodeState::Valid)
     }
 
+    /// First rings, of all clusters.
     pub fn rings_minted(&self) -> usize {
         self.0.lock().unwrap().rings_minted.len()
     }
 
+    /// How often one was asked for.
     pub fn bootstraps(&self) -> u32 {
         self.0.lock().unwrap().bootstraps
     }
 
-    fn report(&self, ip: IpAddr) -> Result<NodeReport, AdminError> {
-        let mut state = self.0.lock().unwrap();
-        state.gossip();
-        let volume = state.volume(ip)?.clone();
+    /// Another set of nodes that keep the same, and go their own way from here.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        Self(Arc::new(Mutex::new(self.0.lock().unwrap().clone())))
+    }
+}
+
+impl State {
+    fn report(&mut self, ip: IpAddr) -> Result<NodeReport, AdminError> {
+        self.gossip();
+        let volume = self.volume(ip)?.clone();
         let ring = volume.ring.as_deref();
         let (cluster_id, member_id, zone) = match &volume.identity {
             Some((cluster, member, zone)) => (Some(*cluster), member.clone(), zone.clone()),
@@ -107,9 +131,51 @@ impl Nodes {
             data_bytes: volume.data_bytes,
         })
     }
-}
 
-impl State {
+    fn bootstrap(&mut self, node: IpAddr, request: &pb::BootstrapRequest) -> Result<bool, AdminError> {
+        self.bootstraps += 1;
+        let volume = self.volume(node)?;
+        let cluster = ClusterId(request.cluster_id.as_ref().try_into().unwrap());
+        if let Some((found, ..)) = &volume.identity {
+            return if *found == cluster {
+                Ok(false)
+            } else {
+                Err(refused(node, "Bootstrap", "another cluster"))
+            };
+        }
+        let members = request.members.iter().map(|member| Member {
+            id: MemberId::new(member.member_id.clone()).unwrap(),
+            zone: Zone::new(member.zone.clone()).unwrap(),
+            weight: member.weight,
+        });
+        let ring = Ring::bootstrap(cluster, members.collect(), request.partitions, request.factor).unwrap();
+        let mut members = request.members.iter();
+        let own = members.find(|m| m.member_id == request.member_id).unwrap();
+        volume.identity = Some((cluster, own.member_id.clone(), own.zone.clone()));
+        let minted = (cluster, ring.hash());
+        volume.ring = Some(Arc::new(ring));
+        self.rings_minted.insert(minted);
+        Ok(true)
+    }
+
+    fn join(&mut self, node: IpAddr, request: &pb::JoinRequest) -> Result<bool, AdminError> {
+        let volume = self.volume(node)?;
+        let cluster = ClusterId(request.cluster_id.as_ref().try_into().unwrap());
+        let identity = (cluster, request.member_id.clone(), request.zone.clone());
+        match &volume.identity {
+            Some(found) if *found == identity => Ok(false),
+            Some(_) => Err(refused(node, "Join", "another identity")),
+            None => {
+                assert!(
+                    !request.seeds.is_empty(),
+                    "a node without seeds would never learn the ring"
+                );
+                volume.identity = Some(identity);
+                self.gossip();
+                Ok(true)
+            }
+        }
+    }
     pub(super) fn volume(&mut self, ip: IpAddr) -> Result<&mut Volume, AdminError> {
         let silent = || AdminError::Silent {
             address: ip,
@@ -152,28 +218,41 @@ impl State {
 /// The nodes as one operator reaches them: with it, its calls die.
 #[derive(Clone)]
 pub struct Reached {
+    /// Who is asked.
     pub nodes: Nodes,
+    /// What becomes of it.
     pub faults: Faults,
 }
 
 impl Reached {
-    pub(super) fn change<T>(
+    /// A call, whose answer may be lost, of an operator that may die before or after it.
+    pub(super) async fn call<T>(
         &self,
         ip: IpAddr,
         what: &str,
-        change: impl FnOnce(&mut State) -> Result<T, AdminError>,
+        writes: bool,
+        call: impl FnOnce(&mut State) -> Result<T, AdminError>,
     ) -> Result<T, AdminError> {
-        let silent = || AdminError::Silent {
+        // Others run between the calls of one operator.
+        tokio::task::yield_now().await;
+        let silent = |why: &str| AdminError::Silent {
             address: ip,
-            why: "the operator is dead".into(),
+            why: why.into(),
         };
-        let dies_after = self.faults.write(format!("{what} {ip}")).map_err(|_| silent())?;
-        let result = change(&mut self.nodes.0.lock().unwrap());
-        if dies_after {
-            self.faults.die();
-            return Err(silent());
+        let fate = self.faults.fate(format!("{what} {ip}"), writes);
+        let fate = fate.map_err(|Dead| silent("the operator is dead"))?;
+        if let Fate::Refused(_) = fate {
+            return Err(silent("nothing arrived"));
         }
-        result
+        let result = call(&mut self.nodes.0.lock().unwrap());
+        match fate {
+            Fate::DiesAfter => {
+                self.faults.die();
+                Err(silent("the operator is dead"))
+            }
+            Fate::AnswerLost => Err(silent("no answer arrived")),
+            _ => result,
+        }
     }
 }
 
@@ -187,90 +266,44 @@ pub(super) fn refused(ip: IpAddr, what: &'static str, why: &str) -> AdminError {
 
 impl Admin for Reached {
     async fn status(&self, node: IpAddr) -> Result<NodeReport, AdminError> {
-        // Others run between the calls of one operator.
-        tokio::task::yield_now().await;
-        self.nodes.report(node)
+        self.call(node, "status", false, |state| state.report(node)).await
     }
 
     async fn ring(&self, node: IpAddr) -> Result<Arc<Placement>, AdminError> {
-        let mut state = self.nodes.0.lock().unwrap();
-        let ring = state.volume(node)?.ring.clone();
-        let ring = ring.ok_or_else(|| refused(node, "Ring", "no ring"))?;
-        let wire = dynamo_operator::ring::write(&ring);
-        dynamo_operator::ring::read(wire).map_err(|e| AdminError::Bad {
-            address: node,
-            why: e.to_string(),
-        })
+        let ring = |state: &mut State| {
+            let ring = state.volume(node)?.ring.clone();
+            ring.ok_or_else(|| refused(node, "Ring", "no ring"))
+        };
+        let ring = self.call(node, "ring", false, ring).await?;
+        rings::read(&ring).map_err(|why| AdminError::Bad { address: node, why })
     }
 
     async fn bootstrap(&self, node: IpAddr, request: pb::BootstrapRequest) -> Result<bool, AdminError> {
-        tokio::task::yield_now().await;
-        self.change(node, "bootstrap", |state| {
-            state.bootstraps += 1;
-            let volume = state.volume(node)?;
-            let cluster = ClusterId(request.cluster_id.as_ref().try_into().unwrap());
-            if let Some((found, ..)) = &volume.identity {
-                return if *found == cluster {
-                    Ok(false)
-                } else {
-                    Err(refused(node, "Bootstrap", "another cluster"))
-                };
-            }
-            let members = request.members.iter().map(|member| Member {
-                id: MemberId::new(member.member_id.clone()).unwrap(),
-                zone: Zone::new(member.zone.clone()).unwrap(),
-                weight: member.weight,
-            });
-            let ring =
-                Ring::bootstrap(cluster, members.collect(), request.partitions, request.factor).unwrap();
-            let own = request
-                .members
-                .iter()
-                .find(|m| m.member_id == request.member_id)
-                .unwrap();
-            volume.identity = Some((cluster, own.member_id.clone(), own.zone.clone()));
-            let minted = (cluster, ring.hash());
-            volume.ring = Some(Arc::new(ring));
-            state.rings_minted.insert(minted);
-            Ok(true)
-        })
+        let bootstrap = |state: &mut State| state.bootstrap(node, &request);
+        self.call(node, "bootstrap", true, bootstrap).await
     }
 
     async fn join(&self, node: IpAddr, request: pb::JoinRequest) -> Result<bool, AdminError> {
-        tokio::task::yield_now().await;
-        self.change(node, "join", |state| {
-            let volume = state.volume(node)?;
-            let cluster = ClusterId(request.cluster_id.as_ref().try_into().unwrap());
-            let identity = (cluster, request.member_id.clone(), request.zone.clone());
-            match &volume.identity {
-                Some(found) if *found == identity => Ok(false),
-                Some(_) => Err(refused(node, "Join", "another identity")),
-                None => {
-                    assert!(
-                        !request.seeds.is_empty(),
-                        "a node without seeds would never learn the ring"
-                    );
-                    volume.identity = Some(identity);
-                    state.gossip();
-                    Ok(true)
-                }
-            }
-        })
+        self.call(node, "join", true, |state| state.join(node, &request))
+            .await
     }
 
     async fn transition(&self, node: IpAddr) -> Result<pb::TransitionResponse, AdminError> {
-        let mut state = self.nodes.0.lock().unwrap();
-        let volume = state.volume(node)?.clone();
-        Ok(state.told(&volume))
+        let told = |state: &mut State| {
+            let volume = state.volume(node)?.clone();
+            Ok(state.told(&volume))
+        };
+        self.call(node, "transition", false, told).await
     }
 
     async fn plan(&self, node: IpAddr, target: pb::RingTarget) -> Result<pb::PlanResponse, AdminError> {
-        let mut state = self.nodes.0.lock().unwrap();
-        let base = state.volume(node)?.ring.clone();
-        let base = base.ok_or_else(|| refused(node, "Plan", "no ring"))?;
-        state
-            .planned(&base, &target)
-            .map_err(|why| refused(node, "Plan", &why))
+        let plan = |state: &mut State| {
+            let base = state.volume(node)?.ring.clone();
+            let base = base.ok_or_else(|| refused(node, "Plan", "no ring"))?;
+            let planned = state.planned(&base, &target);
+            planned.map_err(|why| refused(node, "Plan", &why))
+        };
+        self.call(node, "plan", false, plan).await
     }
 
     async fn commit(
@@ -278,12 +311,11 @@ impl Admin for Reached {
         node: IpAddr,
         request: pb::CommitRequest,
     ) -> Result<pb::CommitResponse, AdminError> {
-        tokio::task::yield_now().await;
-        self.change(node, "commit", |state| {
+        let commit = |state: &mut State| {
             let volume = state.volume(node)?.clone();
-            state
-                .proposed(&volume, &request)
-                .map_err(|why| refused(node, "Commit", &why))
-        })
+            let proposed = state.proposed(&volume, &request);
+            proposed.map_err(|why| refused(node, "Commit", &why))
+        };
+        self.call(node, "commit", true, commit).await
     }
 }

@@ -1,26 +1,31 @@
 //! How the fake nodes change their ring: the same three steps as real ones, each taken when the test lets them.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use dynamo_core::{
-    ring::{Member, Placement, Ring, Target, plan},
-    types::{MemberId, Zone},
+    ring::{Member, Placement, Plan, Ring, Target, plan},
+    types::{ClusterId, MemberId, Zone},
 };
 use dynamo_proto::admin as pb;
 
-use super::nodes::{Nodes, State, Volume};
+use crate::nodes::{Nodes, State, Volume};
 
 const STEPS: [&str; 3] = ["known", "synced", "reading"];
 
 /// A proposal beside the ring that serves.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Proposal {
     base: Arc<Ring>,
     next: Arc<Ring>,
     step: usize,
 }
 
-#[derive(Debug, Default)]
+/// Changes under way, and what the test wants of them.
+#[derive(Clone, Debug, Default)]
 pub struct Changes {
     proposal: Option<Proposal>,
     /// No step is taken.
@@ -37,6 +42,7 @@ impl Nodes {
         self.0.lock().unwrap().changes.held = held;
     }
 
+    /// So many proposals are refused before one is taken.
     pub fn refuse(&self, proposals: u32) {
         self.0.lock().unwrap().changes.refusals = proposals;
     }
@@ -119,8 +125,78 @@ fn ids(ring: &Ring) -> BTreeSet<String> {
         .collect()
 }
 
+/// What is asked for, in the core's words.
+pub fn target_of(base: &Ring, target: &pb::RingTarget) -> Target {
+    let member = |member: &pb::TargetMember| Member {
+        id: MemberId::new(member.member_id.clone()).unwrap(),
+        zone: Zone::new(member.zone.clone()).unwrap(),
+        weight: member.weight,
+    };
+    Target {
+        members: target.members.iter().map(member).collect(),
+        partitions: match target.partitions {
+            0 => base.partitions(),
+            partitions => partitions,
+        },
+        ..Target::default()
+    }
+}
+
+/// The ring as an operator reads it. The same rings are read in thousands of runs.
+pub(super) fn read(ring: &Arc<Ring>) -> Result<Arc<Placement>, String> {
+    let read = || dynamo_operator::ring::read(dynamo_operator::ring::write(ring)).map_err(|e| e.to_string());
+    READ.with_borrow_mut(|known| known.entry(name(ring)).or_insert_with(read).clone())
+}
+
+/// The plan of a change. The same changes are planned in thousands of runs.
+fn worked_out(base: &Arc<Ring>, epoch: u64, target: &Target) -> Result<Arc<Plan>, String> {
+    let plan = || {
+        let plan = plan(&Placement::new(base.clone()), epoch, target);
+        plan.map(Arc::new).map_err(|error| error.to_string())
+    };
+    let change = (name(base), epoch, format!("{target:?}"));
+    PLANNED.with_borrow_mut(|known| known.entry(change).or_insert_with(plan).clone())
+}
+
+type Name = (ClusterId, (u64, u64));
+
+fn name(ring: &Ring) -> Name {
+    (ring.cluster_id(), ring.version())
+}
+
+/// A base, the next epoch, and what is wanted.
+type Wanted = (Name, u64, String);
+type Known<K, V> = RefCell<BTreeMap<K, Result<Arc<V>, String>>>;
+
+thread_local! {
+    static READ: Known<Name, Placement> = const { RefCell::new(BTreeMap::new()) };
+    static PLANNED: Known<Wanted, Plan> = const { RefCell::new(BTreeMap::new()) };
+}
+
+/// What a node answers about a plan, but for what it knows of the newest ring and of bytes.
+pub fn plan_response(plan: &Plan) -> pb::PlanResponse {
+    let members = plan.shares.iter().map(|(id, share)| pb::MemberChange {
+        member_id: id.as_str().into(),
+        weight_before: share.weight.0,
+        weight_after: share.weight.1,
+        tokens_before: share.tokens.0,
+        tokens_after: share.tokens.1,
+        gets: share.gets,
+        ..pb::MemberChange::default()
+    });
+    pb::PlanResponse {
+        ring: dynamo_operator::ring::write(&plan.ring).ring,
+        moves: plan.moves,
+        moves_min: plan.moves_min,
+        zone_violations_before: plan.zone_violations.0,
+        zone_violations_after: plan.zone_violations.1,
+        members: members.collect(),
+        ..pb::PlanResponse::default()
+    }
+}
+
 impl State {
-    pub fn told(&self, volume: &Volume) -> pb::TransitionResponse {
+    pub(super) fn told(&self, volume: &Volume) -> pb::TransitionResponse {
         let Some(base) = &volume.ring else {
             return pb::TransitionResponse::default();
         };
@@ -149,60 +225,29 @@ impl State {
         told
     }
 
-    fn target(base: &Ring, target: &pb::RingTarget) -> Target {
-        let member = |member: &pb::TargetMember| Member {
-            id: MemberId::new(member.member_id.clone()).unwrap(),
-            zone: Zone::new(member.zone.clone()).unwrap(),
-            weight: member.weight,
-        };
-        Target {
-            members: target.members.iter().map(member).collect(),
-            partitions: match target.partitions {
-                0 => base.partitions(),
-                partitions => partitions,
-            },
-            ..Target::default()
-        }
-    }
-
-    pub fn planned(&self, base: &Arc<Ring>, target: &pb::RingTarget) -> Result<pb::PlanResponse, String> {
+    pub(super) fn planned(
+        &self,
+        base: &Arc<Ring>,
+        target: &pb::RingTarget,
+    ) -> Result<pb::PlanResponse, String> {
         let newest = self
             .changes
             .proposal
             .as_ref()
             .map_or(base, |proposal| &proposal.next);
-        let wanted = Self::target(base, target);
-        let placement = Placement::new(base.clone());
-        let plan = plan(&placement, newest.epoch() + 1, &wanted).map_err(|error| error.to_string())?;
+        let wanted = target_of(base, target);
+        let plan = worked_out(base, newest.epoch() + 1, &wanted)?;
         let mut members = wanted.members.clone();
         members.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(pb::PlanResponse {
             expected_epoch: newest.epoch(),
-            ring: dynamo_operator::ring::write(&plan.ring).ring,
-            moves: plan.moves,
-            moves_min: plan.moves_min,
             bytes: u64::from(plan.moves) << 20,
-            zone_violations_before: plan.zone_violations.0,
-            zone_violations_after: plan.zone_violations.1,
             unchanged: members == newest.members() && wanted.partitions == newest.partitions(),
-            members: plan
-                .shares
-                .iter()
-                .map(|(id, share)| pb::MemberChange {
-                    member_id: id.as_str().into(),
-                    weight_before: share.weight.0,
-                    weight_after: share.weight.1,
-                    tokens_before: share.tokens.0,
-                    tokens_after: share.tokens.1,
-                    gets: share.gets,
-                    ..pb::MemberChange::default()
-                })
-                .collect(),
-            ..pb::PlanResponse::default()
+            ..plan_response(&plan)
         })
     }
 
-    pub fn proposed(
+    pub(super) fn proposed(
         &mut self,
         volume: &Volume,
         request: &pb::CommitRequest,
@@ -236,12 +281,11 @@ impl State {
         if plan.unchanged {
             return Ok(answer(false));
         }
-        let wanted = Self::target(&base, &target);
-        let next = dynamo_core::ring::plan(&Placement::new(base.clone()), ring.epoch, &wanted).unwrap();
+        let next = worked_out(&base, ring.epoch, &target_of(&base, &target))?;
         self.changes.proposed.push(ids(&next.ring).into_iter().collect());
         self.changes.proposal = Some(Proposal {
             base,
-            next: next.ring,
+            next: next.ring.clone(),
             step: 0,
         });
         Ok(answer(true))
