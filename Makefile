@@ -52,7 +52,7 @@ test-api: ## the operator against a real kube-apiserver
 test-e2e: ## everything on a Kubernetes in containers (kind), made and taken away
 	@.ci/test e2e
 
-soak: ## random faults under writers on kind, MINUTES=30 of them; the history is judged; SEED=n repeats the choices
+soak: ## random faults under writers on kind, MINUTES=30 of them, then CHANGES=40 of its size; the history is judged; SEED=n repeats the choices
 	@.ci/test soak
 
 sim: ## the simulator on new seeds for MINUTES=10; prints a seed that fails, and how to replay it

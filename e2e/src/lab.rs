@@ -1,16 +1,20 @@
 //! A second DynamoCluster of six members in three zones, whose nodes have fault hooks: it may be hurt without hurting others.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use dynamo_client::Client;
+use dynamo_operator::crd::conditions;
 use dynamo_proto::{
     admin as pb,
     fault::{SetRequest, fault_client::FaultClient},
 };
 use futures::{StreamExt as _, TryStreamExt as _, future::try_join_all, stream};
 use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt as _;
+use kube::{Resource as _, ResourceExt as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::transport::Channel;
 
@@ -23,7 +27,7 @@ use crate::{
 /// Image of its nodes, unless `DYNAMO_FAULTS_IMAGE` names one that the cluster can pull.
 const IMAGE: &str = "dynamo-node:dev-faults";
 /// Its members.
-const MEMBERS: usize = 6;
+pub const MEMBERS: usize = 6;
 /// Keys that are inspected at once.
 const AT_ONCE: usize = 8;
 
@@ -246,6 +250,39 @@ impl Lab {
     pub async fn back(&self, members: &[&str]) -> anyhow::Result<()> {
         self.schedulable(members, "uncordon").await?;
         self.all_serve().await
+    }
+
+    /// Asks for another number of members, as `kubectl scale` does; waits for nothing.
+    ///
+    /// # Errors
+    /// If the API server refuses.
+    pub async fn scale(&self, members: usize) -> anyhow::Result<()> {
+        let Cluster { name, namespace, .. } = self.cluster;
+        let (target, replicas) = (format!("dync/{name}"), format!("--replicas={members}"));
+        let scale = ["-n", namespace, "scale", &target, &replicas];
+        self.cluster.kubectl(&scale).await.map(drop)
+    }
+
+    /// Waits until there are so many members, and the DynamoCluster is Ready with its newest spec.
+    ///
+    /// # Errors
+    /// If that is not so within `limit`.
+    pub async fn has(&self, members: usize, limit: Duration) -> anyhow::Result<()> {
+        let cluster = &self.cluster;
+        wait::until(&format!("the lab has {members} members"), limit, || async {
+            let (pods, now) = (cluster.members().await?.len(), cluster.dynamo_cluster().await?);
+            let generation = now.meta().generation;
+            let status = now.status.unwrap_or_default();
+            let ready = conditions::find(&status.conditions, conditions::READY);
+            let ready = ready.context("no condition Ready")?;
+            let is_ready = ready.status == "True" && ready.observed_generation == generation;
+            Ok(if pods == members && is_ready {
+                Look::Done(())
+            } else {
+                Look::NotYet(format!("{pods} pods; {}: {}", ready.reason, ready.message))
+            })
+        })
+        .await
     }
 
     /// Waits until every member says that it serves.

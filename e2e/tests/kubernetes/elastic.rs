@@ -1,14 +1,7 @@
 //! S: members go and come under load.
 
 use anyhow::{Context as _, ensure};
-use dynamo_e2e::{
-    lab::Lab,
-    loader::Loader,
-    report::Line,
-    wait::{self, Look},
-};
-use dynamo_operator::crd::conditions;
-use kube::Resource as _;
+use dynamo_e2e::{lab::Lab, loader::Loader, report::Line};
 use tokio::time::Instant;
 
 use crate::{Suite, outages, seconds, told};
@@ -44,7 +37,8 @@ pub(crate) async fn s_d24_k25_members_go_and_come_under_load(suite: &Suite) -> a
         .await?;
     for members in [3, 6] {
         let began = Instant::now();
-        scale(&lab, members).await?;
+        lab.scale(members).await?;
+        lab.has(members, seconds(120)).await?;
         told(&format!(
             "{members} members {:.1} s after the edit",
             began.elapsed().as_secs_f64()
@@ -57,30 +51,4 @@ pub(crate) async fn s_d24_k25_members_go_and_come_under_load(suite: &Suite) -> a
     );
     // No moment of which failures are forgiven.
     outages::check(&lines, 0)
-}
-
-async fn scale(lab: &Lab, members: usize) -> anyhow::Result<()> {
-    let cluster = &lab.cluster;
-    let (target, replicas) = (format!("dync/{}", cluster.name), format!("--replicas={members}"));
-    cluster
-        .kubectl(&["-n", cluster.namespace, "scale", &target, &replicas])
-        .await?;
-    wait::until(
-        &format!("the lab has {members} members"),
-        seconds(120),
-        || async {
-            let (pods, now) = (cluster.members().await?.len(), cluster.dynamo_cluster().await?);
-            let generation = now.meta().generation;
-            let status = now.status.unwrap_or_default();
-            let ready = conditions::find(&status.conditions, conditions::READY);
-            let ready = ready.context("no condition Ready")?;
-            let is_ready = ready.status == "True" && ready.observed_generation == generation;
-            Ok(if pods == members && is_ready {
-                Look::Done(())
-            } else {
-                Look::NotYet(format!("{pods} pods; {}: {}", ready.reason, ready.message))
-            })
-        },
-    )
-    .await
 }

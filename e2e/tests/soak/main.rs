@@ -1,7 +1,8 @@
 //! Random faults on a real Kubernetes for minutes, under writers whose history is judged at the end: every acknowledged value
 //! is there or replaced by what has seen it, counters are exact, and all replicas are equal.
 //!
-//! `SOAK_MINUTES` (30) is how long faults go on, `SOAK_SEED` repeats the choices of a run, though not its timing.
+//! First faults, for `SOAK_MINUTES` (30); then `SOAK_CHANGES` (40) changes of the number of members, with pods killed in between.
+//! `SOAK_SEED` repeats the choices of a run, though not its timing.
 
 use std::{
     collections::BTreeMap,
@@ -24,6 +25,8 @@ use dynamo_e2e::{
 };
 use dynamo_proto::admin as pb;
 use futures::TryStreamExt as _;
+
+mod walk;
 
 const NAME: &str = "no_acknowledged_write_is_lost_and_counters_are_exact";
 const RELEASE: &str = "dynamo";
@@ -55,12 +58,13 @@ async fn main() -> ExitCode {
 async fn run() -> anyhow::Result<()> {
     let minutes: u64 = number("SOAK_MINUTES")?.unwrap_or(30);
     let seed = number("SOAK_SEED")?.unwrap_or_else(now_ms);
-    told(&format!("{minutes} minutes, seed {seed}"));
+    let changes = number("SOAK_CHANGES")?.unwrap_or(40);
+    told(&format!("{minutes} minutes, {changes} changes, seed {seed}"));
     let cluster = Cluster::connect().await?;
     let image = Image::build(&cluster, env!("CARGO_BIN_EXE_dynamo-loader"), "").await?;
     install(&cluster).await?;
     let lab = Lab::of(&cluster);
-    let result = soak(&lab, &image, minutes * 60, seed).await;
+    let result = soak(&lab, &image, minutes * 60, changes, seed).await;
     if result.is_err() {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("soak-evidence");
         evidence::keep(&lab.cluster, &folder).await;
@@ -68,7 +72,7 @@ async fn run() -> anyhow::Result<()> {
     result
 }
 
-async fn soak(lab: &Lab, image: &Image, length_s: u64, seed: u64) -> anyhow::Result<()> {
+async fn soak(lab: &Lab, image: &Image, length_s: u64, changes: u64, seed: u64) -> anyhow::Result<()> {
     lab.create(PACE).await?;
     let members = lab.members().await?;
     let asked = members.keys().next().context("no members")?;
@@ -85,6 +89,7 @@ async fn soak(lab: &Lab, image: &Image, length_s: u64, seed: u64) -> anyhow::Res
         })
         .await?;
     let kinds = mischief(lab, &safe_zone, Duration::from_secs(length_s), seed).await?;
+    walk::walk(lab, changes, seed).await?;
     signal(lab, asked, writers::STOP).await?;
     let lines = loader
         .seen("the writers stop", seconds(60), |lines| {
