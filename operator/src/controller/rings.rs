@@ -55,6 +55,9 @@ pub struct Change {
     pub pulls: u64,
     /// Of these, those that are there.
     pub pulled: u64,
+    /// Minutes, rounded up, until the slowest has the rest at its pace so far; `None` if that cannot be told yet, or nothing is
+    /// left.
+    pub minutes_left: Option<u64>,
 }
 
 /// What the members say about rings.
@@ -175,8 +178,20 @@ fn change(told: &BTreeMap<&str, &pb::TransitionResponse>, base: &Listing) -> Opt
         waits_for: waits_for.into_iter().collect(),
         pulls: knows.iter().map(|told| u64::from(told.pulls)).sum(),
         pulled: knows.iter().map(|told| u64::from(told.pulled)).sum(),
+        minutes_left: minutes_left(
+            knows
+                .iter()
+                .filter(|told| told.pulled < told.pulls)
+                .map(|told| told.remaining_ms),
+        ),
         ring,
     })
+}
+
+/// Of those who still pull. One who cannot tell yet may be the slowest.
+fn minutes_left(remaining_ms: impl Iterator<Item = Option<u64>>) -> Option<u64> {
+    let all: Option<Vec<u64>> = remaining_ms.collect();
+    all?.into_iter().max().map(|slowest| slowest.div_ceil(60_000))
 }
 
 #[cfg(test)]
@@ -254,6 +269,7 @@ mod tests {
             waits_for: names(waits),
             pulls,
             pulled,
+            remaining_ms: Some(61_000),
             ..says((1, THREE), Some((2, FOUR)))
         };
         let rings = rings(&[
@@ -267,6 +283,9 @@ mod tests {
             ("synced", names(&["d"]))
         );
         assert_eq!((change.pulls, change.pulled, change.ring.epoch), (10, 7, 2));
+        assert_eq!(change.minutes_left, Some(2));
+        assert_eq!(minutes_left([Some(5), None].into_iter()), None);
+        assert_eq!(minutes_left([].into_iter()), None);
         assert!(!rings.settled);
     }
 }

@@ -224,7 +224,7 @@ impl Planner<'_> {
             other => other,
         };
         let message = format!(
-            "ring {} is proposed; waiting for {} {what}; {} of {} partitions pulled",
+            "ring {} is proposed; waiting for {} {what}; {} of {} partitions pulled{}",
             change.ring.epoch,
             if whom.is_empty() {
                 "its members".to_owned()
@@ -232,7 +232,12 @@ impl Planner<'_> {
                 change::named(whom.iter().map(String::as_str))
             },
             change.pulled,
-            change.pulls
+            change.pulls,
+            match change.minutes_left {
+                None => String::new(),
+                Some(1) => ", less than a minute left".to_owned(),
+                Some(minutes) => format!(", about {minutes} minutes left"),
+            }
         );
         shortened(message, 900)
     }
