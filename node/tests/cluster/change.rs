@@ -569,3 +569,35 @@ async fn d64_a_dead_member_is_replaced_and_only_its_partitions_move() {
     all_there(&cluster, &[0, 1, 2, 4], &expected).await;
     cluster.equal_trees().await;
 }
+
+/// A member whose machine was moved to another zone, and then all members of a zone: the copies are spread over what is left.
+#[tokio::test(flavor = "multi_thread")]
+async fn d30_members_change_their_zones_and_a_zone_is_evacuated_under_load() {
+    let mut cluster = Cluster::start(Shape::quick(6, 3)).await;
+    let clients: Vec<_> = [0, 1, 4].map(|index| cluster.kv(index)).into();
+    let load = Load::start(&clients);
+    let moved = |index: usize, zone: &str| {
+        let mut target = cluster.target(&[0, 1, 2, 3, 4, 5]);
+        target.members[index].zone = zone.to_owned();
+        target
+    };
+    let target = moved(2, &cluster.zone(0));
+    let plan = cluster.plan(1, &target).await;
+    assert!(plan.moves > 0 && plan.zone_violations_after == 0, "{plan:?}");
+    let epoch = cluster.commit(1, &target).await;
+    cluster.changed(epoch, &[0, 1, 2, 3, 4, 5]).await;
+    let zone = cluster.zone(0);
+    let left: Vec<usize> = (0..6)
+        .filter(|index| *index != 2 && cluster.zone(*index) != zone)
+        .collect();
+    let mut target = cluster.target(&left);
+    target.members.retain(|member| member.zone != zone);
+    let plan = cluster.plan(1, &target).await;
+    let ring = plan.ring.as_ref().unwrap();
+    assert!(ring.members.iter().all(|member| member.zone != zone), "{plan:?}");
+    let epoch = cluster.commit(1, &target).await;
+    cluster.changed(epoch, &left).await;
+    let expected = load.end().await;
+    all_there(&cluster, &left, &expected).await;
+    cluster.equal_trees().await;
+}

@@ -99,8 +99,14 @@ pub(crate) struct Differences {
     /// A member's share of the tokens relative to the others, 1..=100; repeatable
     #[arg(long, value_name = "MEMBER=WEIGHT", value_parser = weighed)]
     pub(crate) weight: Vec<Weighed>,
+    /// Another zone for a member that stays, as where its machine was moved; repeatable
+    #[arg(long, value_name = "MEMBER=ZONE", value_parser = moved)]
+    pub(crate) zone: Vec<Moved>,
+    /// All members that the ring which serves has in a zone go; repeatable
+    #[arg(long, value_name = "ZONE", conflicts_with = "members")]
+    pub(crate) evacuate: Vec<String>,
     /// Twice as many partitions; a change of its own, which moves nothing
-    #[arg(long, conflicts_with_all = ["add", "remove", "dead", "replace", "weight", "members"])]
+    #[arg(long, conflicts_with_all = ["add", "remove", "dead", "replace", "weight", "zone", "evacuate", "members"])]
     pub(crate) double_partitions: bool,
     /// All members that the ring shall have; those left out go
     #[arg(long, value_name = "MEMBER,...", value_delimiter = ',', value_parser = member,
@@ -132,6 +138,13 @@ pub(crate) struct Weighed {
     pub(crate) weight: u32,
 }
 
+/// A member that stays, in another zone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Moved {
+    pub(crate) id: String,
+    pub(crate) zone: String,
+}
+
 impl Differences {
     /// The options that say the same.
     pub(crate) fn arguments(&self) -> Vec<String> {
@@ -158,6 +171,12 @@ impl Differences {
         }
         for Weighed { id, weight } in &self.weight {
             say("weight", format!("{id}={weight}"));
+        }
+        for Moved { id, zone } in &self.zone {
+            say("zone", format!("{id}={zone}"));
+        }
+        for zone in &self.evacuate {
+            say("evacuate", zone.clone());
         }
         if !self.members.is_empty() {
             say("members", self.members.join(","));
@@ -199,6 +218,17 @@ fn weighed(text: &str) -> Result<Weighed, String> {
     Ok(Weighed {
         id: member(id)?,
         weight: weight(share)?,
+    })
+}
+
+fn moved(text: &str) -> Result<Moved, String> {
+    let (id, zone) = text
+        .split_once('=')
+        .filter(|(_, zone)| !zone.is_empty())
+        .ok_or("it names a member and its zone, as in n1=b")?;
+    Ok(Moved {
+        id: member(id)?,
+        zone: zone.to_owned(),
     })
 }
 
@@ -257,7 +287,8 @@ mod tests {
     fn what_is_said_can_be_said_again() {
         for line in [
             "--add n4 --add n5:b --add n6:b:2 --add n7::3 --remove n1 --dead n2 --replace n3=n8 --weight n9=100",
-            "--dead n2 --weight n1=2 --members n1,n3",
+            "--dead n2 --weight n1=2 --zone n3=b --members n1,n3",
+            "--zone n1=b --evacuate c --evacuate d",
             "--double-partitions",
         ] {
             assert_eq!(parse(line).unwrap().arguments().join(" "), line);
@@ -279,6 +310,10 @@ mod tests {
             "--weight n1",
             "--weight n1=0",
             "--weight n1=x",
+            "--zone n1",
+            "--zone n1=",
+            "--evacuate",
+            "--evacuate a --members n1,n2",
             "--members n1,,n2",
             "--members n1,n2 --add n3",
             "--members n1,n2 --remove n3",

@@ -7,7 +7,7 @@ use dynamo_proto::{
     v1,
 };
 
-use crate::cli::change::{Added, Differences, Replaced, Weighed};
+use crate::cli::change::{Added, Differences, Moved, Replaced, Weighed};
 
 /// What a target begins from.
 #[derive(Debug, Default)]
@@ -50,9 +50,9 @@ impl Newest {
         }
     }
 
-    /// No target can be told without the ring that serves: its weights or its number of partitions.
+    /// No target can be told without the ring that serves: its weights, its zones or its number of partitions.
     pub(super) fn needs_ring(differences: &Differences) -> bool {
-        differences.double_partitions || !differences.replace.is_empty()
+        differences.double_partitions || !differences.replace.is_empty() || !differences.evacuate.is_empty()
     }
 
     fn has(&self, id: &str) -> bool {
@@ -82,6 +82,10 @@ pub(super) fn target(
     };
     for id in &differences.remove {
         take(&mut members, id).ok_or_else(|| no_member(newest, id))?;
+    }
+    for zone in &differences.evacuate {
+        let gone = evacuated(ring, zone)?;
+        members.retain(|member| !gone.contains(&member.member_id));
     }
     for Replaced { old, new } in &differences.replace {
         take(&mut members, old).ok_or_else(|| no_member(newest, old))?;
@@ -124,6 +128,11 @@ pub(super) fn target(
         let listed = listed.ok_or_else(|| no_member(newest, id))?;
         listed.weight = *weight;
     }
+    for Moved { id, zone } in &differences.zone {
+        let listed = members.iter_mut().find(|member| member.member_id == *id);
+        let listed = listed.ok_or_else(|| no_member(newest, id))?;
+        listed.zone.clone_from(zone);
+    }
     if members.is_empty() {
         return Err("no member would be left".to_owned());
     }
@@ -137,6 +146,22 @@ pub(super) fn target(
         dead,
         partitions,
     })
+}
+
+/// The members of a zone, by the ring that serves.
+fn evacuated(ring: Option<&v1::Ring>, zone: &str) -> Result<BTreeSet<String>, String> {
+    let listed = || ring.into_iter().flat_map(|ring| &ring.members);
+    let members = listed().filter(|member| member.zone == zone);
+    let members: BTreeSet<String> = members.map(|member| member.member_id.clone()).collect();
+    if members.is_empty() {
+        let zones: BTreeSet<&str> = listed().map(|member| member.zone.as_str()).collect();
+        let zones: Vec<&str> = zones.into_iter().collect();
+        return Err(format!(
+            "the ring has no member in zone {zone:?}; its zones: {}",
+            zones.join(", ")
+        ));
+    }
+    Ok(members)
 }
 
 /// Who is gone for good stays so in the change that takes the place of another, unless it is to be a member after all.
@@ -233,6 +258,7 @@ mod tests {
         let member = |id: &str, weight| v1::RingMember {
             member_id: id.to_owned(),
             weight,
+            zone: if id == "n1" { "a" } else { "b" }.to_owned(),
             ..v1::RingMember::default()
         };
         v1::Ring {
@@ -309,6 +335,9 @@ mod tests {
             ("--replace n2=n4 --dead n2", "n1 n3 n4*2<n2 +n2"),
             ("--weight n1=4 --weight n3=2", "n1*4 n2 n3*2"),
             ("--add n4 --remove n1 --weight n2=1", "n2*1 n3 n4"),
+            ("--zone n2=c --weight n2=3", "n1 n2:c*3 n3"),
+            ("--evacuate b", "n1"),
+            ("--evacuate a --add n4:c", "n2 n3 n4:c"),
             ("--members n3,n4,n1", "n3 n4 n1"),
             ("--members n1,n3 --dead n2 --weight n3=2", "n1 n3*2 +n2"),
             ("--double-partitions", "n1 n2 n3 16"),
@@ -357,6 +386,12 @@ mod tests {
             ),
             ("--dead n9", "n9 is no member"),
             ("--weight n9=2", "n9 is no member"),
+            ("--zone n9=a", "n9 is no member"),
+            (
+                "--evacuate c",
+                "the ring has no member in zone \"c\"; its zones: a, b",
+            ),
+            ("--evacuate a --evacuate b", "no member would be left"),
             ("--replace n9=n4", "n9 is no member"),
             (
                 "--replace n1=n2",
