@@ -98,7 +98,7 @@ async fn main() {
     println!("from the commit to the new ring alone {took:.1?}");
 
     let mut pulled = 0;
-    for by in ["run", "exchange"] {
+    for by in ["run", "page", "exchange"] {
         let mut bytes = 0;
         for index in 0..=NODES {
             let label = format!("by=\"{by}\"");

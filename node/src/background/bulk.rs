@@ -211,6 +211,10 @@ impl Source {
     }
 
     async fn merge(&self, states: Vec<StoredState>) -> anyhow::Result<()> {
+        let bytes = states
+            .iter()
+            .map(|state| state.position.len() + state.state.len());
+        self.node.metrics().pulled("page", bytes.sum::<usize>() as u64);
         let merges = states.into_iter().map(|StoredState { position, state }| async {
             let (key, state) = parsed(position, state)?;
             anyhow::Ok(self.node.writer().merge(key, state, true).await?)

@@ -169,7 +169,7 @@ impl Metrics {
             ),
             pulled_bytes: counter(
                 "dynamo_pulled_bytes",
-                "Bytes of records that this node got from its peers: by exchanges, or as runs that were taken in whole",
+                "Bytes of records that this node got from its peers: by exchanges, as a page, or as runs that were taken in whole",
             ),
             reaped: counter("dynamo_reaped", "Tombstones removed and histories shortened"),
             gossip_exchanges: counter("dynamo_gossip_exchanges", "Gossip exchanges begun by this node"),
@@ -283,7 +283,7 @@ impl Metrics {
         }
     }
 
-    /// `by`: exchange, or run.
+    /// `by`: exchange, page (a small partition), or run.
     pub(crate) fn pulled(&self, by: &'static str, bytes: u64) {
         self.pulled_bytes.add(bytes, &[KeyValue::new("by", by)]);
     }
