@@ -10,7 +10,7 @@ use dynamo_core::{
     bucket::{BucketPolicy, Buckets},
     membership::{
         Announcer, Answer, Changes, Delta, Detector, Digest, Gossip, LogEntry, MemberEntry, Policy,
-        SelfHistory, Target, View, Wanted,
+        RingVersion, SelfHistory, Target, View, Wanted,
     },
     ring::{Member, Ring},
     transition::{Local, Mark, ProposeRefused, Transition},
@@ -229,6 +229,18 @@ impl Membership {
         let state = self.state.lock();
         let transition = state.view.as_ref().and_then(View::transition);
         transition.is_none_or(|transition| transition.next().is_none() || transition.remembers())
+    }
+
+    /// See [`Transition::may_be_trusted`].
+    pub(crate) fn may_be_trusted(&self, pulled: Option<RingVersion>) -> bool {
+        let state = self.state.lock();
+        let transition = state.view.as_ref().and_then(View::transition);
+        transition.is_some_and(|transition| transition.may_be_trusted(pulled))
+    }
+
+    /// Whether this node's word counts that another one has lost nothing.
+    pub(crate) fn vouches(&self) -> bool {
+        self.state.lock().view.as_ref().is_some_and(View::vouches)
     }
 
     fn in_transition(&self) -> bool {

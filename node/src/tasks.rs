@@ -131,7 +131,7 @@ async fn gossip_with(node: &Arc<Node>, target: GossipTarget) {
     let (mut sent, mut told) = (0, true);
     let me = node.membership().me().map(|me| me.member);
     let answered_by = response.header.as_ref().map(|header| header.member_id.clone());
-    let peer_is_fresh = response.fresh;
+    let (peer_is_fresh, peer_is_unconfirmed) = (response.fresh, response.unconfirmed);
     let wanted = wanted_from(response);
     if wanted != Wanted::default()
         && let Some(delta) = node.membership().delta_for(&wanted)
@@ -144,9 +144,11 @@ async fn gossip_with(node: &Arc<Node>, target: GossipTarget) {
         };
         told = exchange(node, &target, request).await.is_some() || !of_me;
     }
-    // Its word counts if it knew of this life when it gave it: from then on it counts no marks of an earlier one.
+    // Its word counts if it knew of this life when it gave it: from then on it counts no marks of an earlier one. What an old copy
+    // of its disk has forgotten it cannot tell.
     if let Some(Ok(member)) = answered_by.as_ref().map(MemberId::new)
         && told
+        && !peer_is_unconfirmed
         && node.membership().heard_from(&member)
     {
         tracing::info!("heard from all members since this node lost its memory");

@@ -33,9 +33,10 @@ const SOURCE_BYTES_MIN: usize = 2;
 
 /// What a suspect store has pulled and what it needs before it is believed. Times are monotonic, in milliseconds.
 ///
-/// Exists from the moment that a store is found suspect until it [is whole](Self::is_whole). It is persisted whenever
-/// [`ended`](Self::ended) returns true, after the store is synced, and belongs to this one suspicion: a store that is
-/// found to have lost writes *again* begins anew and does not read what it has persisted.
+/// Exists from the moment that a store is found suspect until it [is whole](Self::is_whole) and
+/// [may be trusted](crate::transition::Transition::may_be_trusted). It is persisted whenever [`ended`](Self::ended) returns
+/// true, after the store is synced, and belongs to this one suspicion: a store that is found to have lost writes *again*
+/// begins anew and does not read what it has persisted.
 #[derive(Debug)]
 pub struct Recovery {
     earliest_ms: u64,
@@ -124,15 +125,14 @@ impl Recovery {
     }
 
     /// Whether this replica of a partition may fill a read's quorum, be a source for others and agree to a reaping.
-    /// Of partitions that it is no primary of: not before everything is whole.
+    /// Of partitions that it is no primary of by the base ring: not before the suspicion is over, for what another ring
+    /// makes it hold it may never have had.
     pub fn answers_reads(&self, partition: PartitionId) -> bool {
-        match self.partitions.get(&partition) {
-            Some(partition) => partition.whole,
-            None => self.is_whole(),
-        }
+        let partition = self.partitions.get(&partition);
+        partition.is_some_and(|partition| partition.whole)
     }
 
-    /// Nothing is suspect any more.
+    /// Nothing is left to get back of what the ring taken over makes this node hold.
     pub fn is_whole(&self) -> bool {
         self.placed && self.partitions.values().all(|partition| partition.whole)
     }

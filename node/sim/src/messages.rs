@@ -157,8 +157,15 @@ pub enum Reply {
     },
     /// A forwarded write has ended.
     Put(Box<PutReply>),
-    /// News and wishes; the flag: the node itself began with nothing and remembers nobody.
-    Gossip(Box<Answer>, bool),
+    /// News and wishes.
+    Gossip {
+        /// Both.
+        answer: Box<Answer>,
+        /// The node itself began with nothing, or lost its memory: it cannot tell whether the receiver's store is whole.
+        forgetful: bool,
+        /// Its own store waits for a peer's word.
+        unconfirmed: bool,
+    },
     /// Done.
     Done,
     /// Of a tree.
@@ -317,7 +324,7 @@ impl Reply {
             }
             Self::Written { durable } => [23, u64::from(*durable)],
             Self::Put(reply) => [24, reply.dot.map_or(0, |dot| dot.counter ^ dot.actor.incarnation)],
-            Self::Gossip(answer, _) => [25, answer.delta.members.len() as u64],
+            Self::Gossip { answer, .. } => [25, answer.delta.members.len() as u64],
             Self::Done => [26, 0],
             Self::Hashes { hashes, .. } => [27, hashes.iter().fold(0, |sum, hash| sum ^ hash)],
             Self::Keys { page, .. } => [28, page.keys.len() as u64],

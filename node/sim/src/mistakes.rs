@@ -63,11 +63,15 @@ pub enum Mistake {
     FreedErasedEarly,
     /// Writes are taken also from one who has forgotten a ring that is written to.
     ForgottenRingNotFenced,
+    /// A suspect store counts as whole where no ring that its node knows of lists it.
+    WholeWhereNotListed,
+    /// Who has lost its memory says of others that they have lost nothing.
+    ForgetfulVouches,
 }
 
 impl Mistake {
     /// All of them.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 31] = [
         Self::MergedContextReply,
         Self::AckBeforeSync,
         Self::HintCountedTwice,
@@ -97,6 +101,8 @@ impl Mistake {
         Self::ProposesAlthoughItReads,
         Self::FreedErasedEarly,
         Self::ForgottenRingNotFenced,
+        Self::WholeWhereNotListed,
+        Self::ForgetfulVouches,
     ];
 
     /// The mistake of that name, as `Debug` writes it.

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+use dynamo_core::coordinator::ReadRepair;
 use dynamo_sim::knobs::{Durability, Mix};
 use dynamo_sim::nemesis::{Fault, plan};
 use dynamo_sim::{Knobs, Mistake, Options, run};
@@ -43,6 +44,8 @@ macro_rules! mistakes {
                 Mistake::WholeTooEarly,
                 Mistake::ForgottenRingNotFenced,
                 Mistake::ProposesAlthoughItReads,
+                Mistake::WholeWhereNotListed,
+                Mistake::ForgetfulVouches,
             ];
             let tested: Vec<Mistake> = [$(Mistake::$mistake,)*].into_iter().chain(scripted).collect();
             for mistake in Mistake::ALL {
@@ -132,6 +135,73 @@ fn writing_without_a_ring_that_was_forgotten() {
         plan.push((4000 * round + 2500, Fault::OldDisk(node, 3000, 100)));
     }
     provoked(Mistake::ForgottenRingNotFenced, 1, bare, &plan);
+}
+
+/// One answer is enough for a read, and nothing is made good by chance.
+fn strict(seed: u64) -> Knobs {
+    Knobs {
+        nodes: 5,
+        zones: 3,
+        n: 3,
+        r: 1,
+        w: 3,
+        strict: true,
+        partitions: 8,
+        durability: Durability::Every,
+        read_repair: ReadRepair::Off,
+        anti_entropy: false,
+        mix: Mix {
+            cart: 0,
+            register: 2,
+            delete: 0,
+            blind: 1,
+            read: 6,
+            expiring: 0,
+        },
+        keys: 12,
+        hot: 0,
+        clients: 8,
+        think_ms: 20,
+        timeout_ms: 1000,
+        call_timeout_ms: 300,
+        hints_max: 10_000,
+        ..Knobs::plain(seed)
+    }
+}
+
+/// A disk is put back to before a ring listed its member, and a peer exposes it before it hears of that ring.
+#[test]
+fn whole_where_it_is_not_listed() {
+    let plan = [
+        (2000, Fault::Members(0, 0b1_1111)),
+        (7000, Fault::OldDisk(4, 6000, 300)),
+    ];
+    let of_seed = |seed| Knobs {
+        outside: 1,
+        safety_ms: 12_000,
+        ..strict(seed)
+    };
+    provoked(Mistake::WholeWhereNotListed, 1, of_seed, &plan);
+}
+
+/// Two disks are put back. All hear of the new life of the first one, which hears nothing; the other one gets its news from them, and
+/// then the two are cut off together.
+#[test]
+fn vouching_without_a_memory() {
+    let mut plan = Vec::new();
+    for round in 0..4 {
+        let at_ms = 4000 + 9000 * round;
+        plan.push((at_ms, Fault::OldDisk(1, 1200, 300)));
+        plan.push((at_ms + 100, Fault::OldDisk(2, 2600, 900)));
+        plan.push((at_ms + 600, Fault::Deafen(1, 1600)));
+        plan.push((at_ms + 2200, Fault::Split(0b00_0110, 2500)));
+    }
+    let of_seed = |seed| Knobs {
+        nodes: 4,
+        safety_ms: 40_000,
+        ..strict(seed)
+    };
+    provoked(Mistake::ForgetfulVouches, 1, of_seed, &plan);
 }
 
 /// Somebody has not heard of the next ring and goes on writing to the base alone.

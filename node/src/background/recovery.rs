@@ -40,12 +40,13 @@ pub(crate) async fn step(node: &Arc<Node>) -> bool {
     counts
 }
 
-/// Nothing is missing any more, and nobody can have retired the base ring by the word of the life before: then this node hears of
-/// it from one of them. What the next ring makes it hold is here, too: it is no source of that before.
+/// Nothing is missing any more, of what the next ring makes this node hold either; and nobody can have retired the base ring by the
+/// word of the life before: then this node hears of it from one of them.
 fn is_whole(node: &Node) -> bool {
-    node.recovery(|recovery| recovery.is_whole()) == Some(true)
-        && node.membership().remembers()
-        && node.with_sync(|sync| sync.is_done()) != Some(false)
+    let pulled = node
+        .with_sync(|sync| sync.is_done().then(|| sync.ring()))
+        .flatten();
+    node.recovery(|recovery| recovery.is_whole()) == Some(true) && node.membership().may_be_trusted(pulled)
 }
 
 /// Persists how far it has come; forgets the suspicion once everything is whole.

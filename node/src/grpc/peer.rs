@@ -193,9 +193,13 @@ impl Peer for PeerService {
             .digest
             .as_ref()
             .is_some_and(|digest| digest.ring.is_none());
+        let unconfirmed = self.node.is_unconfirmed();
         let mut response = GossipResponse {
             header: Some(mine),
-            fresh: self.node.is_fresh() || (asker_is_empty && self.node.is_unconfirmed()),
+            fresh: self.node.is_fresh()
+                || !self.node.membership().vouches()
+                || (asker_is_empty && unconfirmed),
+            unconfirmed,
             ..GossipResponse::default()
         };
         let from = request.header.map(|header| header.member_id).unwrap_or_default();

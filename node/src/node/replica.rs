@@ -275,10 +275,9 @@ impl Node {
         if self.is_unconfirmed() {
             return true;
         }
-        let recovery = self.recovery.lock();
-        recovery
-            .as_ref()
-            .is_some_and(|recovery| !recovery.answers_reads(partition))
+        // Who may have forgotten that the base ring was retired has not pulled from the present owners.
+        self.recovery(|recovery| recovery.answers_reads(partition))
+            .is_some_and(|answers| !answers || !self.membership.remembers())
     }
 
     pub(crate) fn is_suspect_anywhere(&self) -> bool {
@@ -369,8 +368,8 @@ impl Node {
         self.fresh && !self.confirmed_by_peer.load(Ordering::Relaxed)
     }
 
-    /// A peer has told what it remembers of this member. The word of one that is fresh itself counts only after a while:
-    /// then nobody else seems to be there, as when a cluster begins. A node that waits for its ring cannot tell.
+    /// A peer has told what it remembers of this member. The word of one that is fresh itself, or lost its memory, counts only
+    /// after a while: then nobody else seems to be there, as when a cluster begins. A node that waits for its ring cannot tell.
     pub(crate) async fn heard_from_peer(&self, peer_is_fresh: bool) {
         let settled = [&self.confirmed_by_peer, &self.outdated];
         let waits = self.ring_in_use().is_none() || (peer_is_fresh && !self.has_waited());

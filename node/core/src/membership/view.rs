@@ -188,8 +188,8 @@ impl View {
         self.log_base();
     }
 
-    /// A member has answered this life by gossip, and what it knows has been merged. True if this member therefore
-    /// [remembers](Transition::remembers) everything again.
+    /// A member whose own store waits for nobody's word has answered this life, and what it knows has been merged. True if this
+    /// member therefore [remembers](Transition::remembers) everything again.
     pub fn heard_from(&mut self, member: &MemberId) -> bool {
         let Some(transition) = &mut self.transition else {
             return false;
@@ -197,6 +197,11 @@ impl View {
         let before = transition.remembers();
         transition.heard_from(member);
         !before && transition.remembers()
+    }
+
+    /// Whether its word counts that another member has lost nothing: not while it has lost its own memory of what that announced.
+    pub fn vouches(&self) -> bool {
+        self.transition.as_ref().is_some_and(Transition::remembers)
     }
 
     /// The volume is not that of the last life; see [`Transition::forget`].

@@ -338,6 +338,19 @@ impl Transition {
         self.heard.is_none()
     }
 
+    /// Whether a suspect store may be trusted that has got back what the base ring makes it hold. `pulled`: the newest ring of
+    /// which everything that it makes this member hold is here.
+    ///
+    /// The life before may have given marks for a ring that this one has not heard of, so that it serves already. While a ring is to
+    /// follow, this life must therefore have heard from everybody, and pulled; and as long as no ring lists the member, from
+    /// everybody all the same: there is nothing to get back only as far as it knows.
+    pub fn may_be_trusted(&self, pulled: Option<RingVersion>) -> bool {
+        match self.next() {
+            Some(next) => self.remembers() && pulled >= Some(next.version()),
+            None => self.remembers() || self.lists(&self.me),
+        }
+    }
+
     /// True once pulling what the next ring makes this member hold may begin: whatever begins from now on is written to its new
     /// holder.
     pub fn may_sync(&self) -> bool {

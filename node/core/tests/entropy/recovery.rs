@@ -193,7 +193,23 @@ fn partitions_become_whole_one_by_one() {
         "the administrator's word, reported as possible loss"
     );
     assert!(!recovery.accept_loss(two) && !recovery.accept_loss(one));
-    assert!(recovery.is_whole() && recovery.answers_reads(foreign));
+    assert!(recovery.is_whole());
+    assert!(
+        !recovery.answers_reads(foreign),
+        "another ring may make it hold that, and nothing of it was pulled"
+    );
+}
+
+/// A store that no ring lists has nothing to get back, but as soon as one does.
+#[test]
+fn a_ring_that_lists_it_only_later_is_recovered_too() {
+    let mut recovery = Recovery::begin(START_MS, DEADLINE_MS);
+    recovery.set_partitions(BTreeMap::new(), 2);
+    assert!(recovery.is_whole() && !recovery.answers_reads(PARTITION));
+    recovery.set_partitions([(PARTITION, others(3))].into(), 2);
+    assert!(!recovery.is_whole() && !recovery.answers_reads(PARTITION));
+    heal(&mut recovery, 3);
+    assert!(recovery.is_whole());
 }
 
 #[test]

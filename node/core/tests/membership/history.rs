@@ -442,3 +442,35 @@ fn z3_a_copy_that_was_started_twice_is_found_out_by_a_life_that_it_does_not_know
     assert_eq!(told(copied), None, "nothing of it is lost");
     assert_eq!(told(life(1, 9)), None, "before the copy");
 }
+
+/// Two volumes are put back in time. The second one has forgotten what the first had announced, hears of its new life alone, and
+/// would say that nothing is missing.
+#[test]
+fn z3_who_has_lost_its_own_memory_does_not_vouch_for_others() {
+    let first_ring = || Some(Arc::new(ring(3, 1)));
+    let mut knows = View::new(CLUSTER, entry(2), first_ring());
+    knows.merge(delta(vec![of_first_life(100)]));
+    let mut voucher = View::new(CLUSTER, entry(1), first_ring());
+    voucher.merge(delta(vec![of_first_life(99)]));
+    for view in [&mut knows, &mut voucher] {
+        assert!(!view.vouches(), "it began without memory");
+        (0..3).for_each(|other| _ = view.heard_from(&id(other)));
+        assert!(view.vouches());
+    }
+    let mut put_back = restarted(99);
+    exchange(&mut knows, &mut put_back);
+
+    voucher.forget();
+    exchange(&mut voucher, &mut knows);
+    assert_eq!(voucher.get(&id(0)).unwrap().incarnation, SECOND);
+    let answer = |peer: &View| peer.answer(&put_back.digest()).delta.members;
+    assert!(!answer(&voucher).contains(&of_first_life(100)), "it cannot know");
+    assert!(!voucher.vouches());
+    assert!(answer(&knows).contains(&of_first_life(100)) && knows.vouches());
+
+    voucher.heard_from(&id(2));
+    assert!(!voucher.vouches(), "member 0 waits for a word itself");
+    voucher.heard_from(&id(0));
+    assert!(voucher.vouches());
+    assert!(!View::new(CLUSTER, entry(1), None).vouches(), "without a ring");
+}

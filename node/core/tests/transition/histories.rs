@@ -68,7 +68,7 @@ fn a_suspect_source_is_found() {
 
 #[test]
 fn a_recovery_before_the_longest_deadline_is_found() {
-    found(Mistake::RecoversBeforeTheLongestDeadline, 7);
+    found(Mistake::RecoversBeforeTheLongestDeadline, 135);
 }
 
 #[test]

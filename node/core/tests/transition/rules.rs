@@ -294,6 +294,53 @@ fn one_that_lost_its_memory_hears_everybody_before_it_reads_or_proposes() {
     assert_eq!(emptied.due(ready(&emptied)).unwrap().step, Step::Reading);
 }
 
+/// All have marked that they read from the next ring, but only member 0 has heard so, when member 3 loses its disk. As far as it is
+/// told then no ring lists it.
+#[test]
+fn a_store_that_no_ring_lists_is_not_trusted_before_it_has_heard_from_everybody() {
+    let mut cluster = Cluster::proposed();
+    for step in Step::ALL {
+        cluster.all(step);
+    }
+    let (first, told) = (Arc::new(ring(1, &OLD)), cluster.0[0].told());
+    assert_eq!(told.base.epoch(), 2);
+    let mut emptied = Transition::new(name(3), life(2), first, true);
+    (0..3).for_each(|other| emptied.lives(&name(other), life(1)));
+    assert!(
+        !emptied.may_be_trusted(None),
+        "it is not to forget that it is suspect"
+    );
+    let mut told_all_the_same = emptied.clone();
+    told_all_the_same.hear(told);
+    assert_eq!(told_all_the_same.base().epoch(), 2);
+    assert!(told_all_the_same.lists(&name(3)) && !told_all_the_same.remembers());
+    (0..2).for_each(|other| emptied.heard_from(&name(other)));
+    assert!(!emptied.may_be_trusted(None));
+    emptied.heard_from(&name(2));
+    assert!(emptied.may_be_trusted(None), "nobody knows of another ring");
+}
+
+#[test]
+fn a_suspect_store_is_trusted_with_everything_that_the_next_ring_makes_it_hold() {
+    let mut cluster = Cluster::proposed();
+    let mut emptied = Transition::new(name(3), life(2), Arc::clone(cluster.0[0].base()), true);
+    emptied.hear(cluster.0[0].told());
+    let newest = emptied.newest();
+    assert!(
+        !emptied.may_be_trusted(Some(newest)),
+        "it has not heard from everybody"
+    );
+    (0..3).for_each(|other| emptied.heard_from(&name(other)));
+    assert!(emptied.may_be_trusted(Some(newest)));
+    assert!(!emptied.may_be_trusted(None), "nothing was pulled");
+    cluster.propose(0, &NEW).unwrap();
+    emptied.hear(cluster.0[0].told());
+    assert!(!emptied.may_be_trusted(Some(newest)), "there is a newer one");
+    // With no other ring in sight, one that the base lists gets back what that makes it hold, whoever is away.
+    let alone = Transition::new(name(0), life(2), Arc::clone(cluster.0[0].base()), true);
+    assert!(!alone.remembers() && alone.may_be_trusted(None));
+}
+
 #[test]
 fn nobody_waits_for_the_dead() {
     let mut cluster = Cluster::new();

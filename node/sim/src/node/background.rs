@@ -87,17 +87,23 @@ impl Live<'_> {
         self.call(peer, timeout_ms, Request::Digest(digest), move |live, result| {
             live.p.gossip_rounds += 1;
             live.p.catching_up.remove(&peer);
-            let Ok(Reply::Gossip(answer, empty)) = result else {
+            let Ok(Reply::Gossip {
+                answer,
+                forgetful,
+                unconfirmed,
+            }) = result
+            else {
                 return;
             };
             live.take_news(answer.delta, |_| {});
-            // The word of a peer that began with nothing counts only when nobody else seems to be there.
-            if live.serving() && (!empty || live.waited()) {
+            // The word of a peer that began with nothing, or lost its memory, counts only when nobody else seems to be there.
+            if live.serving() && (!forgetful || live.waited()) {
                 live.confirm();
             }
             let wanted = answer.wanted;
             let heard_of_me = told || !wanted.members.contains(&live.sh.members[live.me]);
-            if heard_of_me && live.p.view.me().incarnation == life {
+            // What an old copy of the peer's disk has forgotten it cannot tell.
+            if heard_of_me && !unconfirmed && live.p.view.me().incarnation == life {
                 live.heard_from(peer);
             }
             if wanted.ring || !wanted.members.is_empty() {

@@ -397,15 +397,14 @@ impl Live<'_> {
     /// A suspect store is whole once it has everything that any ring makes it hold; and nobody can have retired the base ring
     /// without its word.
     pub fn settle_recovery(&mut self) {
-        let Some(rings) = &self.p.rings else { return };
-        let pulled = self.p.sync.as_ref().is_none_or(Sync::is_done);
-        let settled = !rings.layouts.in_transition() || (pulled && self.remembers());
-        let whole = self
-            .p
-            .recovery
-            .as_ref()
-            .is_some_and(|recovery| recovery.is_whole() && settled);
-        if whole {
+        let Some(transition) = self.p.view.transition() else {
+            return;
+        };
+        let pulled = self.p.sync.as_ref().filter(|sync| sync.is_done()).map(Sync::ring);
+        let whole = self.p.recovery.as_ref().is_some_and(Recovery::is_whole);
+        let careless =
+            self.sh.knobs.mistake == Some(Mistake::WholeWhereNotListed) && transition.next().is_none();
+        if whole && (careless || transition.may_be_trusted(pulled)) {
             self.p.recovery = None;
             self.p.whole_again = true;
             self.sh.stats.recovered += 1;

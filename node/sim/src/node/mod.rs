@@ -311,12 +311,8 @@ impl Live<'_> {
         let Some(recovery) = &self.p.recovery else {
             return self.unconfirmed();
         };
-        let Some(rings) = &self.p.rings else { return true };
-        let placement = &rings.base().placement;
-        let me = placement.ring().index_of(&self.sh.members[self.me]);
-        let owned = me.is_some_and(|me| placement.holds(partition, me));
         let forgetful = self.in_transition() && !self.remembers();
-        self.unconfirmed() || !owned || forgetful || !recovery.answers_reads(partition)
+        self.unconfirmed() || forgetful || !recovery.answers_reads(partition)
     }
 
     /// As [`suspect`](Self::suspect), for those who would pull from here.

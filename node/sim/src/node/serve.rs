@@ -121,10 +121,18 @@ impl Live<'_> {
                     self.exposed(remembered);
                 }
                 let answer = self.p.view.answer(&digest);
+                let unconfirmed = self.unconfirmed();
+                let remembers =
+                    self.p.view.vouches() || self.sh.knobs.mistake == Some(Mistake::ForgetfulVouches);
                 let fresh = self.p.fresh && !self.p.confirmed;
                 // Who begins with nothing would know this node only by its own word, and vouch for it afterwards.
-                let unheard = self.unconfirmed() && digest.ring.is_none();
-                self.reply(from, call, Reply::Gossip(Box::new(answer), fresh || unheard));
+                let unheard = unconfirmed && digest.ring.is_none();
+                let reply = Reply::Gossip {
+                    answer: Box::new(answer),
+                    forgetful: fresh || unheard || !remembers,
+                    unconfirmed,
+                };
+                self.reply(from, call, reply);
             }
             Request::Delta(delta) => self.take_news(*delta, move |live| live.reply(from, call, Reply::Done)),
             Request::Read { key, fallback: false } if !self.holds(key) => {

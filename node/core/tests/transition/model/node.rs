@@ -123,19 +123,11 @@ impl Node {
     /// ring without its word.
     pub(crate) fn settle(&mut self) {
         let Some(it) = &self.transition else { return };
-        let me = number(&self.id);
-        if !self.suspect || (it.next().is_some() && !it.remembers()) {
-            return;
-        }
-        let base = list(it.base());
-        let whole = if base.contains(&me) {
-            self.pulled
-                .get(&(version(it.base()), true))
-                .is_some_and(|from| from.len() >= N - 1)
-        } else {
-            self.has_pulled_for_next()
-        };
-        self.suspect = !whole;
+        let holds = list(it.base()).contains(&number(&self.id));
+        let pulled = self.pulled.get(&(version(it.base()), true));
+        let whole = !holds || pulled.is_some_and(|from| from.len() >= N - 1);
+        let pulled_for = self.has_pulled_for_next().then(|| it.newest());
+        self.suspect &= !(whole && it.may_be_trusted(pulled_for));
     }
 
     /// The next ring, if everything that it makes this node hold is here.
