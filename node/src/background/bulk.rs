@@ -46,6 +46,7 @@ const RUN_BYTES: usize = 64 << 20;
 const RUN_RECORDS_MIN: usize = 256;
 /// Pages that wait for the disk.
 const PAGES_AHEAD: usize = 2;
+
 /// Gets what a member has of a partition, if there is much of it there and little here.
 pub(super) async fn pull(node: &Arc<Node>, task: Task, partition: PartitionId, member: &MemberId) {
     let Some(to) = node.membership().to(member) else {
