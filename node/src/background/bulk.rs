@@ -31,7 +31,7 @@ use crate::{
     node::Node,
     peers::To,
     storage::{
-        DataKey, Run, ScanLimit, Space, StoreError,
+        DataKey, Run, Space, StoreError,
         follower::may_go,
         keys::{HashRange, hash_of},
         look,
@@ -40,8 +40,8 @@ use crate::{
     },
 };
 
-/// A run has about so many bytes at most; if it fails, the next attempt goes on behind the runs that are here.
-const RUN_BYTES: usize = 64 << 20;
+/// A run has about so many bytes at most; if a later one fails, the exchange gets what the earlier ones have not brought.
+const RUN_BYTES: u64 = 64 << 20;
 /// A single page with fewer records is merged: that costs one sync.
 const RUN_RECORDS_MIN: usize = 256;
 /// Pages that wait for the disk.
@@ -125,11 +125,7 @@ impl Source {
         };
         let range = HashRange::all(&placed.placement().ring().range(self.partition));
         look(self.node.store(), "counting records", move |store| {
-            let limit = ScanLimit {
-                entries: KEPT_MAX,
-                bytes: usize::MAX,
-            };
-            let page = store.scan(Space::Data, range.as_range(), limit)?;
+            let page = store.scan(Space::Data, range.as_range(), KEPT_MAX)?;
             let keys = page.entries.into_iter().map(|(key, _)| key).collect();
             Ok(page.done.then_some(keys))
         })
@@ -146,13 +142,7 @@ impl Source {
         };
         let page = self.node.peers().page(&self.to, request).await;
         let page = page.map_err(|error| anyhow::anyhow!("asking for a page: {}", error.status.message()))?;
-        let bytes = page
-            .states
-            .iter()
-            .map(|state| state.position.len() + state.state.len());
-        background
-            .wait_turn(self.task, 0, bytes.sum::<usize>() as u64)
-            .await;
+        background.wait_turn(self.task, 0, bytes_of(&page.states)).await;
         Ok(page)
     }
 
@@ -162,7 +152,7 @@ impl Source {
         let store = Arc::clone(self.node.store());
         let least = self.node.config().storage.free_bytes_min;
         ensure!(
-            has_room(&*store, least, 2 * RUN_BYTES as u64),
+            has_room(&*store, least, 2 * RUN_BYTES),
             "the disk has no room for it"
         );
         let writing = tokio::task::spawn_blocking(move || {
@@ -176,11 +166,8 @@ impl Source {
         });
         let (mut page, mut bytes, mut last) = (first, 0, Bytes::new());
         let rest = loop {
+            bytes += bytes_of(&page.states);
             let records = self.checked(page.states, &mut last)?;
-            bytes += records
-                .iter()
-                .map(|(key, state)| key.len() + state.len())
-                .sum::<usize>();
             // Why it does not take them, it says below.
             if pages.send(records).await.is_err() || page.next.is_empty() {
                 break None;
@@ -212,10 +199,7 @@ impl Source {
     }
 
     async fn merge(&self, states: Vec<StoredState>) -> anyhow::Result<()> {
-        let bytes = states
-            .iter()
-            .map(|state| state.position.len() + state.state.len());
-        self.node.metrics().pulled("page", bytes.sum::<usize>() as u64);
+        self.node.metrics().pulled("page", bytes_of(&states));
         let merges = states.into_iter().map(|StoredState { position, state }| async {
             let (key, state) = parsed(position, state)?;
             anyhow::Ok(self.node.writer().merge(key, state, true).await?)
@@ -243,6 +227,13 @@ impl Source {
         }
         Ok(taken)
     }
+}
+
+fn bytes_of(states: &[StoredState]) -> u64 {
+    let bytes = states
+        .iter()
+        .map(|state| state.position.len() + state.state.len());
+    bytes.sum::<usize>() as u64
 }
 
 fn parsed(position: Bytes, state: Bytes) -> anyhow::Result<(DataKey, KeyState)> {

@@ -95,7 +95,7 @@ pub trait Store: Send + Sync + 'static {
     }
 
     /// Adds a run's records, all of them or none, durably. Records that the store has between the run's ends stay as they are:
-    /// gives their keys. None, and nothing is done, if they are more than [`run::KEPT_MAX`]. Nobody may write meanwhile.
+    /// gives their keys. None, and nothing is done, if that is more than [`run::KEPT_MAX`]. Nobody may write meanwhile.
     fn take_in(&self, _run: &Run) -> Result<Option<Vec<Bytes>>, StoreError> {
         Ok(None)
     }

@@ -8,8 +8,13 @@ use std::{
 
 use bytes::Bytes;
 
-/// Records that a store may have between a run's ends when it takes it in: it copies them, while all writes wait.
-pub const KEPT_MAX: usize = 1000;
+use super::ScanLimit;
+
+/// What a store may have between a run's ends when it takes it in: it copies it, while all writes wait.
+pub const KEPT_MAX: ScanLimit = ScanLimit {
+    entries: 1000,
+    bytes: 16 << 20,
+};
 
 /// A synced file beside a store, which is no part of it until [`Store::take_in`](super::Store::take_in). Removed with this
 /// value; what a crash leaves, with the next opening of the store.

@@ -12,7 +12,7 @@ use rocksdb::{IngestExternalFileOptions, Options, SstFileWriter};
 
 use super::{RocksStore, store_error};
 use crate::storage::{
-    ScanLimit, Space, Store as _, StoreError,
+    Space, Store as _, StoreError,
     run::{KEPT_MAX, Run},
 };
 
@@ -73,15 +73,8 @@ impl RocksStore {
     /// What is between the run's ends is written to a second run, which is newer than the first: RocksDB takes in both or none.
     pub(super) fn ingest(&self, run: &Run) -> Result<Option<Vec<Bytes>>, StoreError> {
         let (first, last) = run.ends();
-        let limit = ScanLimit {
-            entries: KEPT_MAX,
-            bytes: usize::MAX,
-        };
-        let kept = self.scan(
-            Space::Data,
-            (Bound::Included(first), Bound::Included(last)),
-            limit,
-        )?;
+        let between = (Bound::Included(first.as_ref()), Bound::Included(last.as_ref()));
+        let kept = self.scan(Space::Data, between, KEPT_MAX)?;
         if !kept.done {
             return Ok(None);
         }

@@ -330,17 +330,22 @@ fn a_run_adds_records_and_replaces_none() {
 fn a_run_is_refused_where_the_store_has_much_already() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path());
-    let most = u32::try_from(KEPT_MAX).unwrap();
+    let most = u32::try_from(KEPT_MAX.entries).unwrap();
     let run = run_of(&store, 0..=most + 1);
     for key in 1..=most {
         put(&store, &key.to_be_bytes(), b"kept", false);
     }
     let kept = store.take_in(&run_of(&store, [0, most + 1])).unwrap();
-    assert_eq!(kept.unwrap().len(), KEPT_MAX);
+    assert_eq!(kept.unwrap().len(), KEPT_MAX.entries);
     put(&store, &(most + 1).to_be_bytes(), b"kept", false);
     assert_eq!(store.take_in(&run).unwrap(), None);
     assert_eq!(value(&store, 1).unwrap(), "kept");
     assert!(store.write_run(&mut std::iter::empty()).unwrap().is_none());
+    let large = vec![0; KEPT_MAX.bytes];
+    put(&store, &(most + 10).to_be_bytes(), &large, false);
+    put(&store, &(most + 11).to_be_bytes(), b"kept", false);
+    let run = run_of(&store, [most + 9, most + 12]);
+    assert_eq!(store.take_in(&run).unwrap(), None, "few records, many bytes");
 }
 
 #[test]

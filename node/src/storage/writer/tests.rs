@@ -296,6 +296,28 @@ async fn writes_that_come_during_a_sync_share_the_next_one() {
     assert!(counters.bytes > 0);
 }
 
+/// Also what came with it, in one group.
+#[tokio::test]
+async fn a_look_finds_all_that_was_submitted_before_it_and_nothing_later() {
+    let store = TestStore::default();
+    let (writer, _failure) = start(&store, Durability::Every);
+    store.hold();
+    let first = submit_put(&writer, "first").await;
+    until("the first write syncs", || store.is_waiting()).await;
+    let before = submit_put(&writer, "before").await;
+    let looking = writer.clone();
+    let looks = |store: &dyn Store| {
+        ["before", "after"].map(|name| records::read(store, &key(name)).unwrap().is_some())
+    };
+    let look = submit(async move { looking.look(looks).await }).await;
+    let after = submit_put(&writer, "after").await;
+    store.release();
+    assert_eq!(look.await.unwrap(), Ok([true, false]));
+    for put in [first, before, after] {
+        put.await.unwrap().unwrap();
+    }
+}
+
 /// D34: accepted means synced; but the dot may leave earlier.
 #[tokio::test]
 async fn nothing_is_acknowledged_before_its_sync_returned() {

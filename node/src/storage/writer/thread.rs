@@ -174,19 +174,16 @@ impl Thread {
     fn commit(&mut self, operations: Vec<Operation>) -> Result<(), StoreError> {
         let mut group = Group::default();
         for operation in operations {
-            if let Operation::Look(look) = operation {
-                // It finds all that was submitted before it.
-                self.finish(std::mem::take(&mut group))?;
-                look(&*self.store);
-            } else {
-                self.prepare(operation, &mut group);
-                group.operations += 1;
-            }
+            self.prepare(operation, &mut group)?;
+            group.operations += 1;
         }
         self.finish(group)
     }
 
     fn finish(&mut self, mut group: Group) -> Result<(), StoreError> {
+        if group.operations == 0 {
+            return Ok(());
+        }
         let result = self.write(&mut group);
         if let Err(error) = &result {
             // Before the group's waiters are dropped, who then ask for the reason.
@@ -244,7 +241,7 @@ impl Thread {
         self.shared.synced.store(self.store.sequence(), Relaxed);
     }
 
-    fn prepare(&mut self, operation: Operation, group: &mut Group) {
+    fn prepare(&mut self, operation: Operation, group: &mut Group) -> Result<(), StoreError> {
         let bytes = operation.bytes() as u64;
         match operation {
             Operation::Coordinate {
@@ -301,8 +298,13 @@ impl Thread {
                     self.mint.renew(minter);
                 }
             }
-            Operation::Look(_) => {}
+            Operation::Look(look) => {
+                // It finds all that was submitted before it.
+                self.finish(std::mem::take(group))?;
+                look(&*self.store);
+            }
         }
+        Ok(())
     }
 
     /// Whether there is room for so many bytes more.
