@@ -1,5 +1,5 @@
-//! Scripted worlds in which members come, go and are declared dead while others fail: scenarios 18 to 21 of the reliability
-//! page (c1), rows 14 and 15 of its table, D64. Each ends with the oracle.
+//! Scripted worlds in which members come, go and are declared dead while others fail: scenarios 18 to 21, rows 14 and 15 and D64 of
+//! docs/testing.md. Each ends with the oracle.
 
 mod support;
 
@@ -7,7 +7,7 @@ use dynamo_core::coordinator::ReadRepair;
 use dynamo_sim::knobs::Mix;
 use dynamo_sim::nemesis::{Fault, Plan};
 use dynamo_sim::{Knobs, Mistake, Options, Report, run};
-use support::{cluster, holds};
+use support::{DELETES, cluster, holds};
 
 const FIVE: u32 = 0b1_1111;
 const SIX: u32 = FIVE | 1 << 5;
@@ -164,14 +164,15 @@ fn c1_21_zone_dark_and_a_member_of_another_zone_gone_for_good() {
         assert!(dark.reads > before.reads + 40, "{before:?} {dark:?}");
         assert_eq!(dark.transitions, 0, "the zone is waited for: {dark:?}");
         let report = holds(&knobs, &plan);
-        assert_eq!(
-            (report.stats.dead, report.stats.forfeited),
-            (1, 0),
-            "{:?}",
-            report.stats
-        );
+        nothing_forfeited(&report, 1);
         assert!(!report.members.contains(&1), "{:?}", report.members);
     }
+}
+
+/// So many members died, and nothing that was acknowledged with them.
+fn nothing_forfeited(report: &Report, dead: u64) {
+    let stats = &report.stats;
+    assert_eq!((stats.dead, stats.forfeited), (dead, 0), "{stats:?}");
 }
 
 /// Row 14: a member comes, goes, is replaced, or two changes are asked for at once, while each kind of fault meets those that
@@ -237,12 +238,7 @@ fn row_15_a_zone_is_lost_with_its_disks() {
             (3000, Fault::Bury(3, seed, 30_000)),
         ];
         let report = holds(&strict, &gone);
-        assert_eq!(
-            (report.stats.dead, report.stats.forfeited),
-            (2, 0),
-            "{:?}",
-            report.stats
-        );
+        nothing_forfeited(&report, 2);
         assert!(
             report.members.iter().all(|node| ![0, 3].contains(node)),
             "{:?}",
@@ -260,12 +256,7 @@ fn d64_a_dead_member_is_not_waited_for() {
         let before = at(&knobs, &plan, 15_900);
         assert_eq!(before.stats.transitions, 1, "{:?}", before.stats);
         let report = holds(&knobs, &plan);
-        assert_eq!(
-            (report.stats.dead, report.stats.forfeited),
-            (1, 0),
-            "{:?}",
-            report.stats
-        );
+        nothing_forfeited(&report, 1);
         assert!(!report.members.contains(&1), "{:?}", report.members);
     }
 }
@@ -337,14 +328,7 @@ fn d64_a_dead_member_that_comes_back_has_no_part() {
     let mut noticed = 0;
     for seed in 1..6 {
         let knobs = Knobs {
-            mix: Mix {
-                cart: 0,
-                register: 2,
-                delete: 4,
-                blind: 0,
-                read: 1,
-                expiring: 0,
-            },
+            mix: DELETES,
             keys: 40,
             think_ms: 100,
             strict: false,

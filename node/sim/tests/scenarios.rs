@@ -11,7 +11,7 @@ use dynamo_core::coordinator::ReadRepair;
 use dynamo_sim::knobs::{Durability, Mix};
 use dynamo_sim::nemesis::{Fault, Plan};
 use dynamo_sim::{Knobs, Mistake, Options, run};
-use support::{cluster, holds};
+use support::{DELETES, cluster, holds};
 
 /// Both sides of a split accept writes of the same keys; afterwards both are there.
 #[test]
@@ -101,14 +101,7 @@ fn c1_08_hints_put_back_in_time() {
     let mut shown = 0;
     for seed in 1..50 {
         let knobs = Knobs {
-            mix: Mix {
-                cart: 0,
-                register: 2,
-                delete: 4,
-                blind: 0,
-                read: 1,
-                expiring: 0,
-            },
+            mix: DELETES,
             keys: 30,
             hot: 0,
             think_ms: 100,

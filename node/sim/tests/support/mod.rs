@@ -6,6 +6,16 @@ use dynamo_sim::nemesis::{Class, Plan};
 use dynamo_sim::network::Quality;
 use dynamo_sim::{Knobs, Options, Report, run};
 
+/// Many deletes, so that tombstones come and go.
+pub(crate) const DELETES: Mix = Mix {
+    cart: 0,
+    register: 2,
+    delete: 4,
+    blind: 0,
+    read: 1,
+    expiring: 0,
+};
+
 /// Five nodes in three zones, N = 3, R = W = 2, a quick network, every kind of client.
 pub(crate) fn cluster(seed: u64) -> Knobs {
     Knobs {
