@@ -4,10 +4,12 @@ use std::{path::Path, sync::Arc};
 
 use anyhow::Result;
 use bytes::Bytes;
+use clap::ValueEnum;
 use futures::future::BoxFuture;
+use serde::Serialize;
 
 /// A client that speaks to running servers. One is shared by all tasks of a load.
-pub trait Target: Send + Sync {
+pub(crate) trait Target: Send + Sync {
     /// Writes a value over whatever is there, with the write quorum of the comparison.
     fn put(&self, key: Bytes, value: Bytes) -> BoxFuture<'_, Result<()>>;
 
@@ -21,28 +23,74 @@ pub trait Target: Send + Sync {
             self.put(key, value).await
         })
     }
+
+    /// Reads that found something, and the values that they found; `None` where a key has one value at most.
+    fn siblings(&self) -> Option<Siblings> {
+        None
+    }
+
+    /// Operations in a message, on average since the connection was made; `None` where each is a message of its own.
+    fn mean_batch(&self) -> Option<f64> {
+        None
+    }
+}
+
+/// How many values reads found, since the connection was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Siblings {
+    /// Reads that found any.
+    pub(crate) reads: u64,
+    /// Values in all.
+    pub(crate) values: u64,
 }
 
 /// When a server acknowledges a write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Durability {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Durability {
     /// Once it is in the log of a process; a killed process loses nothing, a machine without power may.
     Written,
     /// Once it is synced to the disk.
     Synced,
 }
 
+/// Which of our nodes coordinates. Paper: §6.4.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Route {
+    /// One of the key's replicas, by the client's ring.
+    Owner,
+    /// The client itself reads the replicas; writes as with owner.
+    Client,
+    /// Any node, which forwards: what a load balancer does.
+    Random,
+}
+
+/// What our nodes do with causally unrelated values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Conflict {
+    /// The last write wins, as it does in every peer but Garage.
+    Lww,
+    /// All are kept; a put passes the context of the last operation on its key.
+    Siblings,
+}
+
 /// How many servers, and how they work.
-#[derive(Debug, Clone, Copy)]
-pub struct Shape {
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Shape {
     /// Server processes, each with a whole copy if there are three.
-    pub nodes: u16,
+    pub(crate) nodes: u16,
     /// When a write counts.
-    pub durability: Durability,
+    pub(crate) durability: Durability,
+    /// Of ours only.
+    pub(crate) route: Route,
+    /// Of ours only.
+    pub(crate) conflict: Conflict,
 }
 
 /// Running servers. Dropped, it kills them.
-pub trait Servers: Send {
+pub(crate) trait Servers: Send {
     /// All server processes, whose processor time and memory count.
     fn pids(&self) -> Vec<u32>;
 
@@ -57,4 +105,4 @@ pub trait Servers: Send {
 }
 
 /// Starts servers with their files below `dir` and waits until they serve.
-pub type Start = for<'a> fn(dir: &'a Path, shape: Shape) -> BoxFuture<'a, Result<Box<dyn Servers>>>;
+pub(crate) type Start = for<'a> fn(dir: &'a Path, shape: Shape) -> BoxFuture<'a, Result<Box<dyn Servers>>>;
