@@ -25,7 +25,7 @@ use crate::{
         process::{Memory, memory, pause},
     },
     servers::Kind,
-    system::{Servers, Shape, Siblings, Target},
+    system::{Servers, Shape, Tally, Target},
 };
 
 /// Reads that must succeed in a row after a pause.
@@ -83,6 +83,8 @@ pub(crate) struct Figures {
     pub(crate) memory: Vec<Memory>,
     /// Values that a read found, on average; 1 without siblings.
     pub(crate) siblings_per_read: Option<f64>,
+    /// Where several operations travel in one.
+    pub(crate) operations_per_message: Option<f64>,
 }
 
 impl Bed {
@@ -138,35 +140,37 @@ impl Bed {
         Ok(())
     }
 
-    /// Runs a load; `bystanders` are processes of other systems that do nothing.
+    /// Runs its load; `bystanders` are processes of other systems that do nothing.
     pub(crate) async fn measure(&self, pace: Pace, elapsed: Duration, bystanders: &[u32]) -> Result<Figures> {
-        let siblings = self.target.siblings();
+        self.measure_load(&self.load, pace, elapsed, bystanders).await
+    }
+
+    /// The same with another load on its records.
+    pub(crate) async fn measure_load(
+        &self,
+        load: &Arc<Load>,
+        pace: Pace,
+        elapsed: Duration,
+        bystanders: &[u32],
+    ) -> Result<Figures> {
+        let tallies = || [self.target.siblings(), self.target.batches()];
+        let earlier = tallies();
         let before = Clocks::read(&self.pids, bystanders)?;
-        let recorder = drive(&self.target, &self.load, pace, Until::Elapsed(elapsed)).await?;
-        let after = Clocks::read(&self.pids, bystanders)?;
-        let cores = before.until(&after);
+        let recorder = drive(&self.target, load, pace, Until::Elapsed(elapsed)).await?;
+        let cores = before.until(&Clocks::read(&self.pids, bystanders)?);
+        let later = tallies();
+        let mean = |which: usize| -> Option<f64> { Tally::mean_until(earlier[which]?, later[which]?) };
         Ok(Figures {
             load_average: load_average()?,
             memory: memory(&self.pids)?,
-            siblings_per_read: siblings
-                .zip(self.target.siblings())
-                .and_then(|(before, after)| siblings_per_read(before, after)),
+            siblings_per_read: mean(0),
+            operations_per_message: mean(1),
             ..Figures::of(&recorder, pace, cores, self.idle)
         })
     }
 
-    /// What is asked of it.
-    pub(crate) fn load(&self) -> Arc<Load> {
-        Arc::clone(&self.load)
-    }
-
     pub(crate) fn guarantee(&self) -> &str {
         self.servers.guarantee()
-    }
-
-    /// Operations in a message, if several travel in one.
-    pub(crate) fn mean_batch(&self) -> Option<f64> {
-        self.target.mean_batch()
     }
 
     pub(crate) fn pause(&self) -> Result<()> {
@@ -228,6 +232,7 @@ impl Figures {
             load_average: 0.0,
             memory: Vec::new(),
             siblings_per_read: None,
+            operations_per_message: None,
         }
     }
 }
@@ -256,24 +261,7 @@ impl Files {
     }
 }
 
-fn siblings_per_read(before: Siblings, after: Siblings) -> Option<f64> {
-    let reads = after.reads - before.reads;
-    (reads > 0).then(|| (after.values - before.values) as f64 / reads as f64)
-}
-
 /// What is going on; figures go to standard output.
 pub(crate) fn say(text: &str) {
     eprintln!("{text}");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn siblings_are_those_of_the_run() {
-        let counts = |reads, values| Siblings { reads, values };
-        assert_eq!(siblings_per_read(counts(10, 90), counts(30, 120)), Some(1.5));
-        assert_eq!(siblings_per_read(counts(10, 90), counts(10, 90)), None);
-    }
 }

@@ -24,24 +24,32 @@ pub(crate) trait Target: Send + Sync {
         })
     }
 
-    /// Reads that found something, and the values that they found; `None` where a key has one value at most.
-    fn siblings(&self) -> Option<Siblings> {
+    /// Values in reads that found any; `None` where a key has one value at most.
+    fn siblings(&self) -> Option<Tally> {
         None
     }
 
-    /// Operations in a message, on average since the connection was made; `None` where each is a message of its own.
-    fn mean_batch(&self) -> Option<f64> {
+    /// Operations in messages; `None` where each is a message of its own.
+    fn batches(&self) -> Option<Tally> {
         None
     }
 }
 
-/// How many values reads found, since the connection was made.
+/// How many of one thing were in another, since the connection was made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Siblings {
-    /// Reads that found any.
-    pub(crate) reads: u64,
-    /// Values in all.
-    pub(crate) values: u64,
+pub(crate) struct Tally {
+    /// Values, operations.
+    pub(crate) parts: u64,
+    /// Reads, messages.
+    pub(crate) wholes: u64,
+}
+
+impl Tally {
+    /// Parts of a whole, on average, from `self` to `later`; none without wholes.
+    pub(crate) fn mean_until(self, later: Self) -> Option<f64> {
+        let wholes = later.wholes - self.wholes;
+        (wholes > 0).then(|| (later.parts - self.parts) as f64 / wholes as f64)
+    }
 }
 
 /// When a server acknowledges a write.
@@ -106,3 +114,15 @@ pub(crate) trait Servers: Send {
 
 /// Starts servers with their files below `dir` and waits until they serve.
 pub(crate) type Start = for<'a> fn(dir: &'a Path, shape: Shape) -> BoxFuture<'a, Result<Box<dyn Servers>>>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mean_is_that_of_the_time_between() {
+        let tally = |parts, wholes| Tally { parts, wholes };
+        assert_eq!(tally(90, 10).mean_until(tally(120, 30)), Some(1.5));
+        assert_eq!(tally(90, 10).mean_until(tally(90, 10)), None);
+    }
+}

@@ -275,6 +275,7 @@ mod tests {
             bystanders: 0.0,
             client: 0.1,
             foreign,
+            interrupts: 0.0,
             steal: 0.0,
         };
         Figures::of(&recorder, Pace::Closed(1), cores, 0.1)

@@ -1,6 +1,6 @@
 //! `kvbench parts`: what gRPC and RocksDB alone cost, and how much more ours do than these parts make up.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
@@ -9,7 +9,10 @@ use serde_json::json;
 use crate::{
     bed::{Bed, Figures, say},
     cli,
-    load::{drive::Pace, workload::Workload},
+    load::{
+        drive::Pace,
+        workload::{Load, Workload},
+    },
     measure::FOREIGN_CORES_MAX,
     report,
     rocks::{Job, load_us},
@@ -109,18 +112,20 @@ const BARS: [Bar; 5] = [
     },
 ];
 
-/// The systems, each with a workload of its own; all run all the time.
-struct Beds {
-    beds: Vec<(&'static str, Vec<u32>, Bed)>,
+/// A system, and what is asked of it.
+struct Part {
+    bed: Bed,
+    loads: Vec<Arc<Load>>,
+    in_flight: Vec<u32>,
 }
+
+/// All of them run all the time.
+struct Beds(Vec<Part>);
 
 pub(crate) async fn run(options: &cli::Parts) -> Result<()> {
     let mut beds = Beds::prepare(options).await?;
-    Bed::rest(
-        &mut beds.beds.iter_mut().map(|(_, _, bed)| bed).collect::<Vec<_>>(),
-        &options.bench,
-    )
-    .await?;
+    let mut all: Vec<&mut Bed> = beds.0.iter_mut().map(|part| &mut part.bed).collect();
+    Bed::rest(&mut all, &options.bench).await?;
     let mut rounds = Vec::new();
     for number in 1..=options.rounds {
         say(&format!("round {number} of {}", options.rounds));
@@ -154,36 +159,43 @@ impl Beds {
         let shape = bench.shape(Workload::Put);
         // One server: what a message costs does not depend on how many others there are.
         let one = Shape { nodes: 1, ..shape };
-        let all = IN_FLIGHT.to_vec();
+        let both = [Workload::Put, Workload::Get].as_slice();
         let wanted = [
-            ("echo", Kind::Echo, one, Workload::Put, all.clone()),
-            ("echo", Kind::Echo, one, Workload::Get, all.clone()),
-            ("echo-stream", Kind::EchoStream, one, Workload::Put, all),
-            ("ours", Kind::Ours, shape, Workload::Put, vec![1, 64]),
-            ("ours", Kind::Ours, shape, Workload::Get, vec![1, 64]),
+            (Kind::Echo, one, both, IN_FLIGHT.as_slice()),
+            (Kind::EchoStream, one, &both[..1], IN_FLIGHT.as_slice()),
+            (Kind::Ours, shape, both, &[1, 64]),
         ];
-        let mut beds = Vec::new();
-        for (name, kind, shape, workload, in_flight) in wanted {
-            beds.push((name, in_flight, Bed::prepare(kind, shape, workload, bench).await?));
+        let mut parts = Vec::new();
+        for (kind, shape, workloads, in_flight) in wanted {
+            parts.push(Part {
+                bed: Bed::prepare(kind, shape, Workload::Put, bench).await?,
+                loads: workloads
+                    .iter()
+                    .map(|&workload| Load::new(bench.plan(workload)))
+                    .collect(),
+                in_flight: in_flight.to_vec(),
+            });
         }
-        Ok(Self { beds })
+        Ok(Self(parts))
     }
 
-    async fn round(&mut self, options: &cli::Parts) -> Result<Round> {
+    async fn round(&self, options: &cli::Parts) -> Result<Round> {
         let mut round = Round::default();
         let elapsed = Duration::from_secs_f64(options.secs);
-        for (index, (name, in_flight, bed)) in self.beds.iter().enumerate() {
-            let others = self.beds.iter().enumerate().filter(|(other, _)| *other != index);
-            let others: Vec<u32> = others.flat_map(|(_, (_, _, bed))| bed.pids.clone()).collect();
-            for &tasks in in_flight {
-                let load_us = load_us(&bed.load(), Pace::Closed(tasks)).await?;
-                let figures = bed.measure(Pace::Closed(tasks), elapsed, &others).await?;
-                let workload = report::name(bed.load().plan.workload);
-                round.take(&format!("{name} {workload} {tasks}"), &figures, load_us);
-                if let Some(batch) = bed.mean_batch() {
-                    round
-                        .figures
-                        .insert(format!("{name} {workload} {tasks} batch"), batch);
+        for part in &self.0 {
+            let others = self.0.iter().filter(|other| other.bed.kind != part.bed.kind);
+            let others: Vec<u32> = others.flat_map(|other| other.bed.pids.clone()).collect();
+            for load in &part.loads {
+                for &tasks in &part.in_flight {
+                    let pace = Pace::Closed(tasks);
+                    let load_us = load_us(load, pace).await?;
+                    let figures = part.bed.measure_load(load, pace, elapsed, &others).await?;
+                    let workload = report::name(load.plan.workload);
+                    round.take(
+                        &format!("{} {workload} {tasks}", part.bed.kind),
+                        &figures,
+                        load_us,
+                    );
                 }
             }
         }
@@ -197,8 +209,8 @@ impl Beds {
     }
 
     async fn stop(self) -> Result<()> {
-        for (_, _, bed) in self.beds {
-            bed.stop().await?;
+        for part in self.0 {
+            part.bed.stop().await?;
         }
         Ok(())
     }
@@ -235,7 +247,8 @@ impl Round {
             ("client", client),
             ("p50", p50),
         ];
-        for (what, value) in named {
+        let batch = figures.operations_per_message.map(|batch| ("batch", batch));
+        for (what, value) in named.into_iter().chain(batch) {
             self.figures.insert(format!("{name} {what}"), value);
         }
     }

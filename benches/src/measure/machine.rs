@@ -9,16 +9,19 @@ const TICKS_PER_S: f64 = 100.0;
 /// Time of all processors since the start, in ticks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ticks {
-    /// User, nice, system, interrupts.
+    /// User, nice, system.
     pub(crate) busy: u64,
+    /// Those of the network among them: no process's clock counts what the kernel does there for it.
+    pub(crate) interrupts: u64,
     pub(crate) steal: u64,
 }
 
-/// The same between two moments.
+/// The same between two moments, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Spent {
-    pub(crate) busy_s: f64,
-    pub(crate) steal_s: f64,
+    pub(crate) busy: f64,
+    pub(crate) interrupts: f64,
+    pub(crate) steal: f64,
 }
 
 /// What figures were measured on.
@@ -39,8 +42,9 @@ impl Ticks {
     pub(crate) fn until(self, later: Self) -> Spent {
         let seconds = |from: u64, to: u64| to.saturating_sub(from) as f64 / TICKS_PER_S;
         Spent {
-            busy_s: seconds(self.busy, later.busy),
-            steal_s: seconds(self.steal, later.steal),
+            busy: seconds(self.busy, later.busy),
+            interrupts: seconds(self.interrupts, later.interrupts),
+            steal: seconds(self.steal, later.steal),
         }
     }
 }
@@ -86,7 +90,8 @@ fn parse_stat(text: &str) -> Option<Ticks> {
         return None;
     };
     Some(Ticks {
-        busy: user + nice + system + irq + softirq,
+        busy: user + nice + system,
+        interrupts: irq + softirq,
         steal: *steal,
     })
 }
@@ -95,24 +100,30 @@ fn parse_stat(text: &str) -> Option<Ticks> {
 mod tests {
     use super::*;
 
+    fn ticks(busy: u64, interrupts: u64, steal: u64) -> Ticks {
+        Ticks {
+            busy,
+            interrupts,
+            steal,
+        }
+    }
+
     #[test]
     fn ticks_of_all_processors_are_read() {
         let text = "cpu  100 20 30 4000 500 6 7 8 90 10\ncpu0 50 10 15 2000 250 3 3 4 45 5\n";
-        assert_eq!(parse_stat(text), Some(Ticks { busy: 163, steal: 8 }));
+        assert_eq!(parse_stat(text), Some(ticks(150, 13, 8)));
         assert_eq!(parse_stat("intr 5\n"), None);
         assert!(Ticks::read().unwrap().busy > 0);
     }
 
     #[test]
     fn ticks_become_seconds() {
-        let spent = Ticks { busy: 100, steal: 5 }.until(Ticks { busy: 350, steal: 10 });
-        assert_eq!(
-            spent,
-            Spent {
-                busy_s: 2.5,
-                steal_s: 0.05
-            }
-        );
+        let expected = Spent {
+            busy: 2.5,
+            interrupts: 0.1,
+            steal: 0.05,
+        };
+        assert_eq!(ticks(100, 0, 5).until(ticks(350, 10, 10)), expected);
     }
 
     #[test]

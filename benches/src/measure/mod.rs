@@ -38,6 +38,8 @@ pub(crate) struct Cores {
     pub(crate) client: f64,
     /// Everything else.
     pub(crate) foreign: f64,
+    /// What the kernel did on interrupts, packets of loopback among it.
+    pub(crate) interrupts: f64,
     /// What the hypervisor gave to other machines.
     pub(crate) steal: f64,
 }
@@ -69,8 +71,9 @@ impl Clocks {
             bystanders,
             client,
             // Ticks are coarser than clocks, so that the difference may be a little below nothing.
-            foreign: (machine.busy_s / seconds - servers - bystanders - client).max(0.0),
-            steal: machine.steal_s / seconds,
+            foreign: (machine.busy / seconds - servers - bystanders - client).max(0.0),
+            interrupts: machine.interrupts / seconds,
+            steal: machine.steal / seconds,
         }
     }
 }
@@ -93,7 +96,11 @@ mod tests {
             servers: Duration::from_millis(servers_ms),
             bystanders: Duration::ZERO,
             own: Duration::from_millis(own_ms),
-            machine: Ticks { busy, steal: 0 },
+            machine: Ticks {
+                busy,
+                interrupts: 0,
+                steal: 0,
+            },
         }
     }
 

@@ -55,12 +55,14 @@ pub(crate) fn run_table(target: Kind, guarantee: &str, figures: &Value) -> Strin
         (p999_label(figures), number("/latency/p999_us", 0)),
         ("latency, max, us", number("/latency/max_us", 0)),
         ("sent late, p99, us", number("/slip/p99_us", 0)),
+        ("operations per message", number("/operations_per_message", 1)),
         ("values per read", number("/siblings_per_read", 4)),
         (
             "memory of all servers, PSS, MiB",
             Some(format!("{:.0}", mebibytes(figures))),
         ),
         ("others' CPU, processors", number("/cores/foreign", 2)),
+        ("interrupts, processors", number("/cores/interrupts", 2)),
         ("stolen by the hypervisor, processors", number("/cores/steal", 2)),
         ("load average", number("/load_average", 2)),
     ];

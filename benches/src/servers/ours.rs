@@ -23,12 +23,9 @@ struct Ours {
 
 pub(crate) fn start(dir: &Path, shape: Shape) -> BoxFuture<'_, Result<Box<dyn Servers>>> {
     async move {
-        let (durability, guarantee) = match shape.durability {
-            Durability::Written => (
-                "interval",
-                "in the logs of W=2 of 3, synced every second; survives kill -9",
-            ),
-            Durability::Synced => ("every", "synced to the disks of W=2 of 3, many writes per sync"),
+        let durability = match shape.durability {
+            Durability::Written => "interval",
+            Durability::Synced => "every",
         };
         let settings = Settings {
             wanted: Wanted {
@@ -43,10 +40,7 @@ pub(crate) fn start(dir: &Path, shape: Shape) -> BoxFuture<'_, Result<Box<dyn Se
             .await
             .context("cannot start our nodes")?;
         set_bucket(&ring, shape.conflict).await?;
-        let guarantee = match shape.conflict {
-            Conflict::Lww => format!("{guarantee}; last write wins"),
-            Conflict::Siblings => format!("{guarantee}; siblings are kept"),
-        };
+        let guarantee = guarantee(&ring, shape);
         let ours: Box<dyn Servers> = Box::new(Ours {
             ring,
             shape,
@@ -55,6 +49,19 @@ pub(crate) fn start(dir: &Path, shape: Shape) -> BoxFuture<'_, Result<Box<dyn Se
         Ok(ours)
     }
     .boxed()
+}
+
+fn guarantee(ring: &LocalRing, shape: Shape) -> String {
+    let (factor, (r, w)) = (ring.layout().factor, ring.quorums());
+    let durability = match shape.durability {
+        Durability::Written => "in the logs, synced every second; survives kill -9",
+        Durability::Synced => "synced, many writes per sync",
+    };
+    let conflict = match shape.conflict {
+        Conflict::Lww => "the last write wins",
+        Conflict::Siblings => "siblings are kept",
+    };
+    format!("N={factor} R={r} W={w}; {durability}; {conflict}")
 }
 
 /// Every node is told, so that none has to hear of it first.

@@ -14,7 +14,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::{
     proto::{Answer, Ask, Asks, echo_client::EchoClient},
-    system::Target,
+    system::{Tally, Target},
 };
 
 /// What a get brings back.
@@ -151,10 +151,11 @@ impl Target for Batches {
         async move { self.call(ask_get(key)).await.map(Some) }.boxed()
     }
 
-    fn mean_batch(&self) -> Option<f64> {
-        let operations = self.counts.operations.load(Ordering::Relaxed);
-        let messages = self.counts.messages.load(Ordering::Relaxed).max(1);
-        Some(operations as f64 / messages as f64)
+    fn batches(&self) -> Option<Tally> {
+        Some(Tally {
+            parts: self.counts.operations.load(Ordering::Relaxed),
+            wholes: self.counts.messages.load(Ordering::Relaxed),
+        })
     }
 }
 

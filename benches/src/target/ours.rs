@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 
 use crate::{
     servers::ours::BUCKET,
-    system::{Conflict, Route, Shape, Siblings, Target},
+    system::{Conflict, Route, Shape, Tally, Target},
 };
 
 /// So many tasks can look up contexts at once.
@@ -98,10 +98,10 @@ impl Target for Ours {
         .boxed()
     }
 
-    fn siblings(&self) -> Option<Siblings> {
-        Some(Siblings {
-            reads: self.reads.load(Ordering::Relaxed),
-            values: self.values.load(Ordering::Relaxed),
+    fn siblings(&self) -> Option<Tally> {
+        Some(Tally {
+            parts: self.values.load(Ordering::Relaxed),
+            wholes: self.reads.load(Ordering::Relaxed),
         })
     }
 }
