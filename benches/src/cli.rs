@@ -99,6 +99,9 @@ pub(crate) struct Bench {
     /// Seconds during which the servers' idle processor time is measured; 0 takes it for none
     #[arg(long, default_value_t = 10.0, value_name = "S", value_parser = seconds)]
     pub(crate) idle_secs: f64,
+    /// Processors that others may use during a pair or a round that counts
+    #[arg(long, default_value_t = 0.3, value_name = "CORES", value_parser = cores)]
+    pub(crate) foreign_max: f64,
     /// Where the servers' files are meanwhile [default: a temporary directory, removed at the end]
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
@@ -340,6 +343,10 @@ impl Pair {
 
 fn seconds(text: &str) -> Result<f64, String> {
     number(text, 0.0..=86_400.0)
+}
+
+fn cores(text: &str) -> Result<f64, String> {
+    number(text, 0.0..=1024.0)
 }
 
 fn rate(text: &str) -> Result<f64, String> {

@@ -11,7 +11,6 @@ use crate::{
     bed::{Bed, Figures, say},
     cli::{self, Concurrency, Metric},
     load::drive::Pace,
-    measure::FOREIGN_CORES_MAX,
     report::{self, svg},
     stats::{Interval, Verdict, bootstrap},
     system::Shape,
@@ -68,6 +67,7 @@ pub(crate) async fn run(options: &cli::Pair) -> Result<()> {
         "unit": options.metric.unit(),
         "better": options.metric.better(),
         "bars": options.bars(),
+        "foreign_max": options.bench.foreign_max,
         "a": { "target": a.kind, "shape": a.shape, "guarantee": guarantees[0] },
         "b": { "target": b.kind, "shape": b.shape, "guarantee": guarantees[1] },
         "plan": options.bench.plan(workload),
@@ -181,18 +181,18 @@ async fn closed(options: &cli::Pair, wanted: Option<Concurrency>, bed: &Bed, oth
 async fn pair(options: &cli::Pair, a: &Bed, b: &Bed, paces: [Pace; 2]) -> Result<Pair> {
     let of_a = measure(options, a, b, paces[0]).await?;
     let of_b = measure(options, b, a, paces[1]).await?;
-    Ok(Pair::of(of_a, of_b, options.metric))
+    Ok(Pair::of(of_a, of_b, options.metric, options.bench.foreign_max))
 }
 
 impl Pair {
-    fn of(a: Figures, b: Figures, metric: Metric) -> Self {
+    fn of(a: Figures, b: Figures, metric: Metric, foreign_max: f64) -> Self {
         let (value_a, value_b) = (value(&a, metric), value(&b, metric));
         let ratio = value_a / value_b;
         let void = a.void.as_ref().map(|reason| format!("a is void: {reason}"));
         let void = void.or_else(|| b.void.as_ref().map(|reason| format!("b is void: {reason}")));
         let foreign = a.cores.foreign.max(b.cores.foreign);
         let dropped = void
-            .or_else(|| (foreign > FOREIGN_CORES_MAX).then(|| format!("others used {foreign:.2} processors")))
+            .or_else(|| (foreign > foreign_max).then(|| format!("others used {foreign:.2} processors")))
             .or_else(|| (!ratio.is_finite()).then(|| "there is no ratio".to_owned()));
         Self {
             a,
@@ -283,25 +283,25 @@ mod tests {
 
     #[test]
     fn the_ratio_is_that_of_work_for_processor_time() {
-        let pair = Pair::of(figures(0.2, 0.0), figures(0.5, 0.1), Metric::PutPerCpu);
+        let pair = Pair::of(figures(0.2, 0.0), figures(0.5, 0.1), Metric::PutPerCpu, 0.3);
         // 0.1 against 0.4 processors above idle, for as many operations.
         assert!(
             (pair.ratio - 4.0).abs() < 1e-9 && pair.dropped.is_none(),
             "{pair:?}"
         );
-        let pair = Pair::of(figures(0.2, 0.0), figures(0.5, 0.1), Metric::CpuPerPut);
+        let pair = Pair::of(figures(0.2, 0.0), figures(0.5, 0.1), Metric::CpuPerPut, 0.3);
         assert!((pair.ratio - 0.25).abs() < 1e-9);
     }
 
     #[test]
     fn pairs_that_were_disturbed_do_not_count() {
-        let disturbed = Pair::of(figures(0.2, 0.0), figures(0.5, 0.31), Metric::PutPerCpu);
+        let disturbed = Pair::of(figures(0.2, 0.0), figures(0.5, 0.31), Metric::PutPerCpu, 0.3);
         assert_eq!(disturbed.dropped.as_deref(), Some("others used 0.31 processors"));
         let mut void = figures(0.2, 0.0);
         void.void = Some("late".to_owned());
-        let void = Pair::of(void, figures(0.5, 0.0), Metric::P999);
+        let void = Pair::of(void, figures(0.5, 0.0), Metric::P999, 0.3);
         assert_eq!(void.dropped.as_deref(), Some("a is void: late"));
-        let nothing = Pair::of(figures(0.1, 0.0), figures(0.1, 0.0), Metric::PutPerCpu);
+        let nothing = Pair::of(figures(0.1, 0.0), figures(0.1, 0.0), Metric::PutPerCpu, 0.3);
         assert!(
             nothing.dropped.is_some(),
             "no processor time was measured: {}",

@@ -13,7 +13,6 @@ use crate::{
         drive::Pace,
         workload::{Load, Workload},
     },
-    measure::FOREIGN_CORES_MAX,
     report,
     rocks::{Job, load_us},
     servers::Kind,
@@ -134,7 +133,7 @@ pub(crate) async fn run(options: &cli::Parts) -> Result<()> {
     beds.stop().await?;
     let counting: Vec<&Round> = rounds
         .iter()
-        .filter(|round| round.foreign <= FOREIGN_CORES_MAX)
+        .filter(|round| round.foreign <= options.bench.foreign_max)
         .collect();
     let dropped = rounds.len() - counting.len();
     let judged: Vec<Judged> = BARS.iter().map(|bar| bar.judge(&counting)).collect();
@@ -144,12 +143,16 @@ pub(crate) async fn run(options: &cli::Parts) -> Result<()> {
         "plan": options.bench.plan(Workload::Put),
         "shape": options.bench.shape(Workload::Put),
         "rounds": rounds,
+        "foreign_max": options.bench.foreign_max,
         "medians": medians,
         "bars": judged,
     });
     report::write_json(options.bench.json.as_deref(), "parts", report)?;
     (!counting.is_empty()).then_some(()).with_context(|| {
-        format!("no round counts: in each, others used more than {FOREIGN_CORES_MAX} processors")
+        format!(
+            "no round counts: in each, others used more than {} processors",
+            options.bench.foreign_max
+        )
     })
 }
 

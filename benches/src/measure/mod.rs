@@ -12,9 +12,6 @@ use serde::Serialize;
 use machine::Ticks;
 use process::{own_cpu, servers_cpu};
 
-/// Pairs during which others had more than so many processors do not count.
-pub(crate) const FOREIGN_CORES_MAX: f64 = 0.3;
-
 /// All clocks at one moment.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Clocks {

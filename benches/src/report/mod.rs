@@ -130,7 +130,6 @@ pub(crate) fn pair_table(
         "others' CPU".to_owned(),
         "stolen".to_owned(),
         "load".to_owned(),
-        String::new(),
     ];
     let mut table = table(heads);
     for (number, pair) in outcome.pairs.iter().enumerate() {
@@ -143,17 +142,17 @@ pub(crate) fn pair_table(
             right(both(|figures| figures.cores.foreign)),
             right(both(|figures| figures.cores.steal)),
             right(both(|figures| figures.load_average)),
-            Cell::new(
-                pair.dropped
-                    .as_ref()
-                    .map_or(String::new(), |reason| format!("dropped: {reason}")),
-            ),
         ]);
     }
     let mut text = format!(
         "{}: {}\n{}: {}\n{table}\n",
         names[0], guarantees[0], names[1], guarantees[1]
     );
+    for (number, pair) in outcome.pairs.iter().enumerate() {
+        if let Some(reason) = &pair.dropped {
+            let _ = writeln!(text, "pair {} is dropped: {reason}", number + 1);
+        }
+    }
     if let Some(pair) = outcome.pairs.first() {
         let _ = writeln!(
             text,
