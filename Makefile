@@ -11,7 +11,7 @@ FLAGS = $(if $(NODES),--nodes $(NODES)) $(if $(ZONES),--zones $(ZONES)) $(if $(N
 	$(if $(DURABILITY),--durability $(DURABILITY)) $(if $(PORT),--port-base $(PORT))
 
 .DEFAULT_GOAL := help
-.PHONY: help build run tour bench bench-lite bench-elastic test test-unit test-processes test-api test-e2e soak sim lint images kube-up kube-down crds clean
+.PHONY: help build run tour bench bench-lite bench-elastic profile test test-unit test-processes test-api test-e2e soak sim lint images kube-up kube-down crds clean
 # One recipe at a time: they use all processors themselves.
 .NOTPARALLEL:
 
@@ -39,6 +39,9 @@ bench-lite: build ## put and get per second and latencies, on a ring of its own 
 
 bench-elastic: ## what a change of the ring costs: MB/s, bytes against the least, what clients notice; MIB=256 VALUE=1024 RATE=200 THROTTLED=
 	@cargo bench -p dynamo-node --bench elastic
+
+profile: ## a flame graph of one node under load, by perf; PUTS=100 (percent) TASKS=64 DURATION=20 (seconds)
+	@PUTS=$(PUTS) TASKS=$(TASKS) DURATION=$(DURATION) .ci/profile $(if $(NODES),,--nodes 3) $(FLAGS)
 
 test: ## every test: lint, unit, processes, api, e2e on a real Kubernetes; prints the totals, cleans up after itself
 	@.ci/test
