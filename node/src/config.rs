@@ -212,7 +212,7 @@ pub struct Limits {
     pub request_timeout_ms: u64,
     /// Milliseconds that one call to a peer may take, 1..=30000.
     pub peer_timeout_ms: u64,
-    /// Bytes of RocksDB's block cache, 1 MiB..=1 TiB.
+    /// Bytes of RocksDB's block cache, 1 MiB..=1 TiB; never more than a quarter of the memory that the process may use.
     pub block_cache_bytes: usize,
 }
 
@@ -296,7 +296,7 @@ impl Default for Limits {
             request_bytes_in_flight_max: 32 << 20,
             request_timeout_ms: 2000,
             peer_timeout_ms: 500,
-            block_cache_bytes: 32 << 20,
+            block_cache_bytes: 128 << 20,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Gets: coordinated by whoever receives them, with read repair behind the answer. Paper: §4.5, §4.6, §5.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, pin::pin, sync::Arc};
 
 use dynamo_core::{
     coordinator::{GetCoordinator, GetEffect, GetEvent, GetOutcome, ReadRepair},
@@ -90,6 +90,7 @@ struct Read {
 
 impl Read {
     async fn until_reply(&mut self, deadline: Deadline) -> GetOutcome {
+        let mut late = pin!(deadline.reached());
         let mut effects = Vec::new();
         self.machine.step(GetEvent::Start, &mut effects);
         loop {
@@ -100,7 +101,7 @@ impl Read {
             }
             let event = tokio::select! {
                 Some(event) = self.running.next() => event,
-                () = deadline.reached() => GetEvent::DeadlineReached,
+                () = &mut late => GetEvent::DeadlineReached,
             };
             self.note(&event);
             self.machine.step(event, &mut effects);
@@ -125,11 +126,12 @@ impl Read {
     /// After the reply: who lacks something of what was found gets it.
     async fn follow_up(mut self) {
         let deadline = Deadline::after(self.node.peers().call_timeout() * FOLLOW_UP_CALLS);
+        let mut late = pin!(deadline.reached());
         let mut effects = Vec::new();
         while !self.machine.finished() {
             let event = tokio::select! {
                 Some(event) = self.running.next() => event,
-                () = deadline.reached() => GetEvent::DeadlineReached,
+                () = &mut late => GetEvent::DeadlineReached,
             };
             let last = matches!(event, GetEvent::DeadlineReached);
             self.note(&event);

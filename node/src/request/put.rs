@@ -1,7 +1,7 @@
 //! Puts and deletes: run by one of the key's first N reachable nodes, forwarded to one by everybody
 //! else. Paper: §4.5, §4.6, §5, §6.4.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use bytes::Bytes;
 use dynamo_core::{
@@ -156,6 +156,7 @@ impl Write {
         mut effects: Vec<PutEffect>,
         deadline: Deadline,
     ) -> Result<WriteOutcome, Failure> {
+        let mut late = pin!(deadline.reached());
         loop {
             while !effects.is_empty() {
                 if let Some(outcome) = self.perform(&mut effects) {
@@ -164,7 +165,7 @@ impl Write {
             }
             let event = tokio::select! {
                 Some(arrival) = self.running.next() => self.arrived(arrival)?,
-                () = deadline.reached() => PutEvent::DeadlineReached,
+                () = &mut late => PutEvent::DeadlineReached,
             };
             self.machine.step(event, &mut effects);
         }
@@ -174,6 +175,7 @@ impl Write {
     /// primaries that fail now. Bounded by the time of a few calls.
     async fn follow_up(mut self) {
         let deadline = Deadline::after(self.node.peers().call_timeout() * FOLLOW_UP_CALLS);
+        let mut late = pin!(deadline.reached());
         let mut effects = Vec::new();
         loop {
             // The last answer may have been a failure, whose stand-in is still to be asked.
@@ -182,7 +184,7 @@ impl Write {
             }
             let arrival = tokio::select! {
                 arrival = self.running.next() => arrival,
-                () = deadline.reached() => None,
+                () = &mut late => None,
             };
             let Some(arrival) = arrival else { return };
             // Who refuses has told the client, if that still listens.
