@@ -107,11 +107,6 @@ impl Child {
         Ok(())
     }
 
-    /// Whether its log has a line with this text.
-    pub(crate) fn logged(log: &Path, text: &str) -> bool {
-        fs::read_to_string(log).is_ok_and(|log| log.contains(text))
-    }
-
     /// Asks it to end, and makes it end.
     async fn stop(mut self) -> Result<()> {
         // Fails only if it has ended already.
