@@ -54,6 +54,8 @@ struct State {
     sent: HashMap<u64, Sender>,
     /// A task carries the stream.
     carried: bool,
+    /// Streams that are gone: what is left of one sends nothing any more.
+    broken: u64,
     /// No more requests will come.
     closed: bool,
     /// Of whoever sends what waits.
@@ -204,7 +206,8 @@ impl State {
     /// The stream is gone: what was sent may have been done.
     fn broke(&mut self, status: &Status) {
         self.carried = false;
-        self.waker = None;
+        self.broken += 1;
+        self.wake();
         self.waiting_bytes = 0;
         for waiting in std::mem::take(&mut self.waiting) {
             let _ = waiting.answer.send(Err(broken(false, status)));
@@ -249,13 +252,17 @@ fn broken(sent: bool, status: &Status) -> CallError {
 /// What leaves: pulled by the connection whenever it can write.
 struct Leaving {
     shared: Arc<Shared>,
+    /// Streams that had broken before this one.
+    stream: u64,
     /// Others that are ready to run have had their turn, and added what they want to send.
     yielded: bool,
 }
 
 impl Leaving {
     fn new(shared: Arc<Shared>) -> Self {
+        let stream = shared.0.lock().broken;
         Self {
+            stream,
             shared,
             yielded: false,
         }
@@ -268,10 +275,10 @@ impl Stream for Leaving {
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<ReplicaRequests>> {
         let yielded = std::mem::replace(&mut self.yielded, false);
         let mut state = self.shared.0.lock();
+        if state.closed || state.broken != self.stream {
+            return Poll::Ready(None);
+        }
         if state.waiting.is_empty() {
-            if state.closed {
-                return Poll::Ready(None);
-            }
             state.waker = Some(context.waker().clone());
             return Poll::Pending;
         }
@@ -285,3 +292,6 @@ impl Stream for Leaving {
         Poll::Ready(message)
     }
 }
+
+#[cfg(test)]
+mod tests;
