@@ -278,6 +278,28 @@ fn d64_a_suspect_store_does_not_wait_for_the_dead() {
     }
 }
 
+/// Records are damaged while a member is gone for good: they are fetched anew from the primaries that are left, or the new holders
+/// would wait for ever for what cannot be read.
+#[test]
+fn d64_a_damaged_record_does_not_wait_for_the_dead() {
+    let mut refetched = 0;
+    for seed in 1..11 {
+        let knobs = six(seed);
+        let mut plan = vec![(3000, Fault::Bury(1, seed, 60_000))];
+        plan.extend((0..40).map(|nth| {
+            (
+                3001 + nth,
+                Fault::Corrupt([0, 2, 3, 4][nth as usize % 4], 3 * nth),
+            )
+        }));
+        let before = at(&knobs, &plan, 15_900).stats;
+        assert_eq!((before.dead, before.transitions), (1, 1), "{before:?}");
+        refetched += before.refetched;
+        holds(&knobs, &plan);
+    }
+    assert!(refetched > 10, "{refetched}");
+}
+
 /// Two primaries take a write that the third one misses, and one of the two dies. Whoever takes its place pulls from both of the
 /// others: from either alone it may not get what was acknowledged.
 #[test]

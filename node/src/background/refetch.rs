@@ -1,7 +1,7 @@
 //! Records whose bytes fail their checksum: never served, and fetched anew from the other primaries. Paper: §4.7.
 //!
 //! What comes back must not be less than what was acknowledged here, so all other primaries have to answer, and none of
-//! them from a suspect store.
+//! them from a suspect store. Nobody waits for those that an administrator has declared dead.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -69,9 +69,10 @@ async fn run(node: &Arc<Node>, key: &DataKey) -> Result<(), String> {
     if !placed.is_primary(key) {
         return Err("this node is no primary of the key".to_owned());
     }
+    let dead = placed.layouts().dead();
     let others = placed
         .primaries_of(placed.partition_of(key))
-        .filter(|member| *member != placed.me());
+        .filter(|member| *member != placed.me() && !dead.contains(*member));
     let states = try_join_all(others.map(|member| async move {
         let to = node
             .membership()

@@ -1,7 +1,7 @@
 //! Records whose checksum is wrong: never served, and fetched anew from the other primaries.
 //!
 //! What comes back must not be less than what was acknowledged here, so as many primaries must answer as a suspect store
-//! needs for one partition: one of them is among any W that acknowledged a write.
+//! needs for one partition: one of them is among any W that acknowledged a write. The dead are not among them.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -46,10 +46,11 @@ impl Live<'_> {
     fn fetch(&mut self, key: KeyIx) {
         let Some(rings) = &self.p.rings else { return };
         let primaries = &rings.base().of(self.sh.keys.get(key).hash).0;
+        let dead = rings.layouts.dead();
         let others: Vec<NodeIx> = primaries
             .iter()
             .copied()
-            .filter(|node| *node != self.me)
+            .filter(|node| *node != self.me && !dead.contains(&self.sh.members[*node]))
             .collect();
         let n = primaries.len();
         // One that the base ring does not list has no say in W acknowledgements.
@@ -106,8 +107,11 @@ impl Live<'_> {
             move |live, group| {
                 // An operation before it in the group may have replaced the record already.
                 if live.state_in_group(group, Place::Data(key)).is_err() {
-                    let value = (state != KeyState::new()).then(|| Value::State(Rc::new(state)));
-                    group.set(Place::Data(key), value);
+                    let state = (state != KeyState::new()).then(|| Rc::new(state));
+                    if let Some(state) = &state {
+                        group.brings(key, Rc::clone(state));
+                    }
+                    group.set(Place::Data(key), state.map(Value::State));
                     live.sh.stats.refetched += 1;
                 }
                 Ok(())

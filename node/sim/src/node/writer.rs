@@ -104,6 +104,11 @@ impl Group {
         self.changes.insert(place, value);
     }
 
+    /// The group stores that state of a key, for the ledger.
+    pub fn brings(&mut self, key: KeyIx, state: Rc<KeyState>) {
+        self.brought.push((key, state));
+    }
+
     /// Something to do as soon as the group is on its way.
     pub fn announce(&mut self, what: impl FnOnce(&mut Live<'_>) + 'static) {
         self.announcements.push(Box::new(what));
@@ -290,7 +295,7 @@ impl Live<'_> {
             (Intent::Typed(_), None) => return Err(refused),
         };
         self.touch(key);
-        group.brought.push((key, Rc::new(coordinated.delta.clone())));
+        group.brings(key, Rc::new(coordinated.delta.clone()));
         if let Some(entry) = coordinated.entry {
             self.store_entry(group, key, entry, hint_for.is_some());
             group.set(place, Some(Value::State(Rc::new(coordinated.state.clone()))));
@@ -326,7 +331,7 @@ impl Live<'_> {
             .map_err(|error| self.unreadable(key, error))?;
         self.touch(key);
         self.clear_mark(group, key);
-        group.brought.push((key, Rc::clone(state)));
+        group.brings(key, Rc::clone(state));
         if self.sh.knobs.mistake == Some(Mistake::IgnoreSeenInMerge) {
             let both = stored.iter().chain([state]).flat_map(|state| state.siblings());
             let mut union = KeyState::new();
@@ -361,7 +366,7 @@ impl Live<'_> {
         let stored = self
             .state_in_group(group, place)
             .map_err(|error| self.unreadable(key, error))?;
-        group.brought.push((key, Rc::clone(state)));
+        group.brings(key, Rc::clone(state));
         let merged = replica::merge(stored.as_deref().cloned(), state);
         if merged.changed {
             self.sh.stats.hints_kept += 1;
