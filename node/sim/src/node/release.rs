@@ -40,9 +40,11 @@ impl Live<'_> {
         !listed && !joining && !lives_on && (records() || self.hints.iter().next().is_some())
     }
 
-    /// Partitions with records that no ring gives to this node; not before those that were found last have been erased.
+    /// Partitions with records that no ring gives to this node; not before those that were found last have been erased, and what is
+    /// about to be erased by the ring before is none of them.
     pub fn look_for_strays(&mut self) {
-        let Some(rings) = self.p.rings.as_ref().filter(|_| self.p.strays.count() == 0) else {
+        let idle = self.p.strays.count() == 0 && !self.p.erasing;
+        let Some(rings) = self.p.rings.as_ref().filter(|_| idle) else {
             return;
         };
         let mut strays: BTreeMap<PartitionId, Found> = BTreeMap::new();
