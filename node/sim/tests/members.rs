@@ -317,6 +317,35 @@ fn d64_new_holders_pull_from_all_that_are_left() {
     }
 }
 
+/// A member dies that was the only one of a partition's primaries, but a new holder has the partition already. Another ring takes the
+/// place of the one that lists the new holder: whoever is to hold the partition now gets it from there.
+#[test]
+fn d64_what_a_holder_by_a_superseded_ring_has_is_not_lost() {
+    let mut superseded = 0;
+    for seed in 1..6 {
+        let knobs = Knobs {
+            n: 1,
+            r: 1,
+            w: 1,
+            // The new one gets some of each of the others.
+            partitions: 64,
+            ..six(seed)
+        };
+        let mut plan: Plan = vec![(2000, Fault::Members(0, SIX))];
+        let all = holds(&knobs, &plan).stats.pulled;
+        let pulled_ms = (2000..8000)
+            .step_by(10)
+            .find(|ms| at(&knobs, &plan, *ms).stats.pulled == all);
+        let dies_ms = pulled_ms.unwrap();
+        plan.extend([
+            (dies_ms, Fault::Bury(1, seed, 60_000)),
+            (dies_ms, Fault::Members(0, FIVE & !(1 << 1))),
+        ]);
+        superseded += holds(&knobs, &plan).stats.changes_of_mind;
+    }
+    assert!(superseded > 2, "{superseded}");
+}
+
 /// One that takes writes alone, and dies: these are lost by the administrator's word, and everything else is there.
 #[test]
 fn d64_what_only_the_dead_held_is_lost_and_nothing_else() {

@@ -375,11 +375,11 @@ impl Node {
         records::any(self.store.as_ref(), &HashRange::all(&(0..=u64::MAX))).unwrap_or(false)
     }
 
-    /// Keeps the trees of what this node holds by any ring, and of what it hands over.
+    /// Keeps the trees of what this node holds by any ring, and of what it may have to give.
     fn keep_trees(&self, layouts: &Layouts, me: &MemberId) {
         let q = layouts.base().ring().partitions();
         let held = |partition: &PartitionId| {
-            layouts.holds_partition(*partition, me) || self.with_strays(|strays| strays.has(*partition))
+            layouts.may_give_partition(*partition, me) || self.with_strays(|strays| strays.has(*partition))
         };
         self.trees
             .keep(q, &(0..q).map(PartitionId).filter(held).collect());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{Slot, Transition, slots};
 use crate::membership::RingVersion;
-use crate::ring::Placement;
+use crate::ring::{Placement, Ring};
 use crate::types::{KeyHash, MemberId, PartitionId};
 
 /// What a [`Transition`] says about where keys are. Cheap to make again: placements of rings that stay are taken over.
@@ -15,6 +15,9 @@ pub struct Layouts {
     base: Arc<Placement>,
     /// Of the rings beside the base that writes go to, ascending by version: the last one is of the newest ring.
     followers: Vec<Arc<Placement>>,
+    /// Of those that are to follow the base no more, ascending: nothing is written to them, but their holders may have what died with
+    /// a member of the base.
+    superseded: Vec<Arc<Placement>>,
     reading: Option<RingVersion>,
     /// Members of the base and of all rings that anybody was told of: the next one waits for them, also where it superseded
     /// the only ring that lists them, and they may have hints to deliver before they can go.
@@ -39,20 +42,22 @@ impl Layouts {
     /// As `transition` stands.
     pub fn of(transition: &Transition, before: Option<&Self>) -> Self {
         let known = |version: RingVersion| {
-            let all = before.into_iter().flat_map(Self::written_shared);
+            let all = before.into_iter().flat_map(Self::shared);
             all.into_iter()
                 .find(|known| RingVersion::from(known.ring().as_ref()) == version)
         };
-        let mut written = transition.written().map(|ring| {
+        let place = |ring: &Arc<Ring>| {
             let version = RingVersion::from(ring.as_ref());
             known(version).map_or_else(|| Arc::new(Placement::new(Arc::clone(ring))), Arc::clone)
-        });
+        };
+        let mut written = transition.written().map(place);
         let base = written
             .next()
             .unwrap_or_else(|| Arc::new(Placement::new(Arc::clone(transition.base()))));
         Self {
             base,
             followers: written.collect(),
+            superseded: transition.superseded().map(place).collect(),
             reading: transition.read().map(|ring| RingVersion::from(ring.as_ref())),
             listed: transition.members().cloned().collect(),
             dead: transition
@@ -81,6 +86,13 @@ impl Layouts {
     /// The base, and the rings beside it that are written to.
     pub fn written(&self) -> impl Iterator<Item = &Placement> {
         std::iter::once(self.base()).chain(self.followers())
+    }
+
+    /// The rings that were to follow the base before the newest one was proposed, written to or not.
+    pub(super) fn superseded(&self) -> impl Iterator<Item = &Placement> {
+        let newest = self.followers.len().saturating_sub(1);
+        let all = self.superseded.iter().chain(&self.followers[..newest]);
+        all.map(AsRef::as_ref)
     }
 
     /// The ring that reads go to; `None` as long as this node must not coordinate any, see [`Transition::read`].
@@ -116,6 +128,17 @@ impl Layouts {
     /// The same of a partition of the base ring: all of its keys have one list in each ring.
     pub fn holds_partition(&self, partition: PartitionId, member: &MemberId) -> bool {
         self.holds(KeyHash(*self.base.ring().range(partition).start()), member)
+    }
+
+    /// Whether others may have to [pull](super::Sync) a partition of the base ring from a member: it holds it, or a ring that was
+    /// superseded has made it hold it.
+    pub fn may_give_partition(&self, partition: PartitionId, member: &MemberId) -> bool {
+        let hash = KeyHash(*self.base.ring().range(partition).start());
+        let mut superseded = self.superseded.iter();
+        let gives = |placement: &Arc<Placement>| {
+            primaries(placement, hash, placement.ring().factor()).any(|primary| primary == member)
+        };
+        self.holds(hash, member) || superseded.any(gives)
     }
 
     /// The first `n` primaries of a key in every ring, [paired](slots).
@@ -175,8 +198,10 @@ impl Layouts {
         alive.cloned()
     }
 
-    fn written_shared(&self) -> impl Iterator<Item = &Arc<Placement>> {
-        std::iter::once(&self.base).chain(&self.followers)
+    fn shared(&self) -> impl Iterator<Item = &Arc<Placement>> {
+        std::iter::once(&self.base)
+            .chain(&self.followers)
+            .chain(&self.superseded)
     }
 }
 

@@ -320,6 +320,15 @@ impl Transition {
         std::iter::once(&self.base).chain(rings.map(|proposal| &proposal.ring))
     }
 
+    /// The rings that were to follow the base and are written to no more: everybody knows the one that took their place.
+    pub(super) fn superseded(&self) -> impl Iterator<Item = &Arc<Ring>> {
+        let next = self.newest();
+        let superseded_by_all = self.all(next, Step::Known);
+        let proposals = self.followers.proposals.iter();
+        let rings = proposals.filter(move |proposal| superseded_by_all && proposal.version() != next);
+        rings.map(|proposal| &proposal.ring)
+    }
+
     /// The ring that a read goes to. `None`: this member must not coordinate reads, for it may have forgotten that it reads
     /// from another one; or it is declared dead, so that the others retire the base without its word.
     pub fn read(&self) -> Option<&Arc<Ring>> {

@@ -2,7 +2,8 @@
 //!
 //! A new holder of a partition pulls it from its *predecessor*, the member that it is [paired](super::slots) with: whatever
 //! was acknowledged is at W slots, and what its slot had, the predecessor has. Where the administrator has declared the
-//! predecessor dead, it pulls from all other old holders that are left; what only the dead held is lost.
+//! predecessor dead, it pulls from all others that are left: from the old holders, and from those whom a superseded ring had made new
+//! ones, who may have got what has died since. What only the dead held is lost.
 //!
 //! Buckets may have fewer replicas than the ring, and these are the first ones of the same preference list. So a member that
 //! moves up in the list is a new holder too, of the buckets with that few replicas.
@@ -54,7 +55,7 @@ impl Sync {
         let base = layouts.base();
         let partitions = (0..base.ring().partitions().min(PARTITIONS_MAX)).map(PartitionId);
         let left: BTreeMap<_, _> = partitions
-            .map(|partition| (partition, sources(base, next, partition, me, layouts.dead())))
+            .map(|partition| (partition, sources(layouts, base, next, partition, me)))
             .filter(|(_, sources)| !sources.is_empty())
             .collect();
         Some(Self {
@@ -109,12 +110,13 @@ impl Sync {
 }
 
 fn sources(
+    layouts: &Layouts,
     base: &Placement,
     next: &Placement,
     partition: PartitionId,
     me: &MemberId,
-    dead: &BTreeSet<MemberId>,
 ) -> BTreeSet<MemberId> {
+    let dead = layouts.dead();
     let hash = KeyHash(*base.ring().range(partition).start());
     let lists = |n| {
         let of = |placement| primaries(placement, hash, n).cloned().collect::<Vec<_>>();
@@ -135,7 +137,15 @@ fn sources(
             Some(predecessor) => {
                 sources.insert(predecessor);
             }
-            None => sources.extend(old.into_iter().filter(|member| !dead.contains(member))),
+            None => {
+                let superseded = layouts.superseded();
+                let others = superseded.flat_map(|placement| primaries(placement, hash, n));
+                let left = old.iter().chain(others);
+                sources.extend(
+                    left.filter(|member| *member != me && !dead.contains(*member))
+                        .cloned(),
+                );
+            }
         }
     }
     sources

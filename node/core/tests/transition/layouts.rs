@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use dynamo_core::membership::RingVersion;
 use dynamo_core::ring::{Member, Placement, PlanError, Ring, Target, plan};
-use dynamo_core::transition::{Fenced, Layouts, Local, Step, Strays, Sync, Transition};
+use dynamo_core::transition::{Fenced, Layouts, Local, Mark, Step, Strays, Sync, Transition};
 use dynamo_core::types::{ClusterId, Incarnation, KeyHash, MemberId, PartitionId, Zone};
 
 use super::model::name;
@@ -138,6 +138,50 @@ fn without_its_predecessor_a_new_holder_pulls_from_all_who_are_left() {
         if old.remove(&name(3)) {
             assert_eq!(sources, old, "{partition:?}");
         }
+    }
+}
+
+#[test]
+fn what_a_dead_predecessor_had_is_pulled_also_from_holders_by_superseded_rings() {
+    let base = first(4);
+    let placement = Placement::new(Arc::new(base.clone()));
+    let mut told = Transition::new(name(0), LIFE, Arc::new(base.clone()), false);
+    let with_four = plan(&placement, 2, &target(&[0, 1, 2, 3, 4])).unwrap();
+    told.propose(with_four.ring, BTreeSet::new()).unwrap();
+    let superseded = Layouts::of(&told, None);
+    let with_five = plan(&placement, 3, &target(&[0, 1, 2, 5])).unwrap();
+    told.propose(with_five.ring, [name(3)].into()).unwrap();
+    for known_to_all in [false, true] {
+        let mut mine = Transition::new(name(5), LIFE, Arc::new(base.clone()), false);
+        mine.hear(told.told());
+        let ring = mine.newest();
+        for member in (0..6).filter(|_| known_to_all).map(name) {
+            mine.lives(&member, LIFE);
+            let incarnation = LIFE;
+            let step = Step::Known;
+            mine.give(Mark {
+                ring,
+                member,
+                incarnation,
+                step,
+            });
+        }
+        let layouts = Layouts::of(&mine, None);
+        assert_eq!(layouts.written().count(), if known_to_all { 2 } else { 3 });
+        let mut sync = Sync::new(&layouts, &name(5)).unwrap();
+        let mut asked_four = 0;
+        while let Some((partition, source)) = sync.next(&|_| true, 7) {
+            let hash = hash(&base, partition.0);
+            let had = holders(superseded.next().unwrap(), hash).contains(&source);
+            assert!(holders(layouts.base(), hash).contains(&source) || had, "{source}");
+            if source == name(4) {
+                asked_four += 1;
+                assert!(holders(layouts.base(), hash).contains(&name(3)), "{partition:?}");
+                assert!(layouts.may_give_partition(partition, &source));
+            }
+            sync.ended(partition, &source, true);
+        }
+        assert!(asked_four > 0 && sync.is_done());
     }
 }
 

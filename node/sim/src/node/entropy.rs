@@ -413,16 +413,18 @@ impl Live<'_> {
         }
     }
 
-    /// Keeps the trees of the partitions that the node holds by any ring, or has yet to give away.
+    /// Keeps the trees of the partitions that the node holds by any ring, or may have to give.
     pub fn keep_trees(&mut self) {
         let Some(rings) = &self.p.rings else { return };
+        let layouts = Rc::clone(&rings.layouts);
         let partitions = rings.base().placement.ring().partitions();
         if self.p.trees_for != partitions {
             self.p.trees = Trees::new(partitions);
             self.p.trees_for = partitions;
         }
         for partition in (0..partitions).map(PartitionId) {
-            let wanted = self.holds_partition(partition) || self.p.strays.has(partition);
+            let me = &self.sh.members[self.me];
+            let wanted = layouts.may_give_partition(partition, me) || self.p.strays.has(partition);
             let known = self.p.trees.state(partition) != TreeState::Unknown;
             if wanted && !known {
                 self.p.trees.rebuild(partition);
