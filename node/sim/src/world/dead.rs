@@ -56,7 +56,8 @@ impl World {
         };
         if !self.is_waited_for(node) {
             if self.phase != Phase::Safety {
-                // The others did without it; now it is back after all.
+                // The others did without it; now it is back after all, whatever has stopped it since it died.
+                self.nodes[node].down_by = self.nodes[node].down_by.map(|_| index);
                 self.undo_fault(index);
             }
             return;
