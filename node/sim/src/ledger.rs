@@ -146,18 +146,7 @@ impl Ledger {
 
     /// A node has synced a state of a key.
     pub fn synced(&mut self, key: KeyIx, state: &KeyState, node: NodeIx) {
-        let KeyLedger {
-            dots,
-            built,
-            forfeited,
-            ..
-        } = &mut self.keys[key as usize];
-        let lives = self.gone >> node & 1 == 0;
-        for dot in state.siblings().keys().filter(|_| lives) {
-            if let Some((owner, _)) = dots.get(dot) {
-                forfeited.remove(owner);
-            }
-        }
+        let KeyLedger { dots, built, .. } = &mut self.keys[key as usize];
         if !built.is_empty() {
             // A value holds all that it was built upon.
             for (_, (_, nodes)) in dots.iter_mut().filter(|(dot, _)| state.seen().contains(dot)) {
@@ -189,6 +178,20 @@ impl Ledger {
         }
     }
 
+    /// A write is acknowledged, as accepted by `w` nodes. What only members have that are gone for good, and have not heard, goes with
+    /// them; what others have is owed, also if it had been forfeited and was tried again. True if it is not owed.
+    pub fn acknowledged(&mut self, number: u32, w: u32) -> bool {
+        let copies = self.living_copies(number);
+        let gone = self.gone != 0 && copies < w;
+        if gone {
+            self.forfeit(number, copies == 0);
+        } else {
+            let key = self.write(number).key;
+            self.keys[key as usize].forfeited.remove(&number);
+        }
+        gone
+    }
+
     /// A client was told that the write of that name is accepted by `w` nodes: any read of R primaries must know it.
     pub fn promise(&mut self, key: KeyIx, dot: Dot, w: u32) {
         let key = &mut self.keys[key as usize];
@@ -202,7 +205,7 @@ impl Ledger {
     }
 
     /// How many nodes that are not gone for good have synced one of a write's names.
-    pub fn living_copies(&self, number: u32) -> u32 {
+    fn living_copies(&self, number: u32) -> u32 {
         let write = self.write(number);
         let key = &self.keys[write.key as usize];
         let copies = write.dots.iter().map(|dot| living(key, dot, self.gone));
