@@ -74,6 +74,8 @@ pub struct KeyLedger {
     pub forfeited: BTreeSet<u32>,
     /// Names that no primary but these had when they went.
     pub unpromised: Seen,
+    /// Who these were, as bits: whatever becomes of them, what they had then is gone.
+    gone_with: BTreeMap<Dot, u32>,
     /// What was removed for good, with everything that it truly superseded.
     pub reaped: Seen,
     /// Writes that were blind, or of which an attempt may still be under way after their end: their client's next one
@@ -173,6 +175,8 @@ impl Ledger {
         let gone: Seen = write.dots.iter().copied().collect();
         key.promised = key.promised.without(&gone);
         key.unpromised.union(&gone);
+        key.gone_with
+            .extend(write.dots.iter().map(|dot| (*dot, self.gone)));
         if everywhere {
             key.forfeited.insert(number);
         }
@@ -296,6 +300,7 @@ impl Ledger {
 }
 
 fn living(key: &KeyLedger, dot: &Dot, gone: u32) -> u32 {
+    let gone = gone | key.gone_with.get(dot).copied().unwrap_or_default();
     key.dots
         .get(dot)
         .map_or(0, |(_, nodes)| (nodes & !gone).count_ones())
