@@ -133,19 +133,14 @@ fn sources(
             .find(|slot| slot.members.contains(me));
         let predecessor =
             paired.and_then(|slot| slot.members.into_iter().find(|member| old.contains(member)));
-        match predecessor.filter(|member| !dead.contains(member)) {
-            Some(predecessor) => {
-                sources.insert(predecessor);
-            }
-            None => {
-                let superseded = layouts.superseded();
-                let others = superseded.flat_map(|placement| primaries(placement, hash, n));
-                let left = old.iter().chain(others);
-                sources.extend(
-                    left.filter(|member| *member != me && !dead.contains(*member))
-                        .cloned(),
-                );
-            }
+        if let Some(predecessor) = predecessor.filter(|member| !dead.contains(member)) {
+            sources.insert(predecessor);
+        } else {
+            let superseded = layouts.superseded();
+            let others = superseded.flat_map(|placement| primaries(placement, hash, n));
+            let left = old.iter().chain(others);
+            let others = left.filter(|member| *member != me && !dead.contains(*member));
+            sources.extend(others.cloned());
         }
     }
     sources
