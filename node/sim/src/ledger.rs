@@ -182,14 +182,14 @@ impl Ledger {
         }
     }
 
-    /// A write is acknowledged, as accepted by `w` nodes. What only members have that are gone for good, and have not heard, goes with
+    /// A node acknowledges a write, as accepted by `w` nodes. What only members have that are gone for good, and have not heard, goes with
     /// them; what others have is owed, also if it had been forfeited and was tried again. True if it is not owed.
-    pub fn acknowledged(&mut self, number: u32, w: u32) -> bool {
+    pub fn acknowledged(&mut self, number: u32, w: u32, by: NodeIx) -> bool {
         let copies = self.living_copies(number);
-        let gone = self.gone != 0 && copies < w;
+        let gone = self.gone >> by & 1 == 1 && copies < w;
         if gone {
             self.forfeit(number, copies == 0);
-        } else {
+        } else if copies >= w {
             let key = self.write(number).key;
             self.keys[key as usize].forfeited.remove(&number);
         }

@@ -407,7 +407,8 @@ impl Live<'_> {
         let applied = outcome.state == WriteState::Applied;
         self.sh.ledger.write_mut(put.command.write).applied |= applied;
         if applied {
-            let gone = self.sh.ledger.acknowledged(put.command.write, self.sh.knobs.w);
+            let (write, w) = (put.command.write, self.sh.knobs.w);
+            let gone = self.sh.ledger.acknowledged(write, w, self.me);
             self.sh.stats.dead_acks += u64::from(gone);
         }
         let dot = put.prepared.as_ref().map(|(dot, _)| *dot).filter(|_| applied);
