@@ -1,5 +1,56 @@
-//! `kvbench`: what an operation costs here, and what it costs elsewhere.
+//! `kvbench`: what an operation costs here, and what it costs elsewhere. `docs/performance.md` says how figures come about.
+//!
+//! Modules in reading order: [`system`] is what can be measured, with its implementations in `servers` and `target`, and
+//! `rocks`, which has no servers; `load` what is asked of it; `measure` and `stats` what is made of that; [`bed`] is a
+//! system with its records; `commands` and `report` put all together.
+
+mod bed;
+
+mod chance;
+
+mod cli;
+
+mod commands;
+
+mod load;
+
+mod measure;
+
+mod report;
+
+mod rocks;
+
+mod servers;
+
+mod stats;
 
 mod system;
 
-fn main() {}
+mod target;
+
+/// The echo's messages and service.
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::pedantic,
+    reason = "generated"
+)]
+mod proto {
+    tonic::include_proto!("kvbench");
+}
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match commands::run(cli::Cli::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -4,10 +4,12 @@ use std::{path::Path, sync::Arc};
 
 use anyhow::Result;
 use bytes::Bytes;
+use clap::ValueEnum;
 use futures::future::BoxFuture;
+use serde::Serialize;
 
 /// A client that speaks to running servers. One is shared by all tasks of a load.
-pub trait Target: Send + Sync {
+pub(crate) trait Target: Send + Sync {
     /// Writes a value over whatever is there, with the write quorum of the comparison.
     fn put(&self, key: Bytes, value: Bytes) -> BoxFuture<'_, Result<()>>;
 
@@ -21,28 +23,82 @@ pub trait Target: Send + Sync {
             self.put(key, value).await
         })
     }
+
+    /// Values in reads that found any; `None` where a key has one value at most.
+    fn siblings(&self) -> Option<Tally> {
+        None
+    }
+
+    /// Operations in messages; `None` where each is a message of its own.
+    fn batches(&self) -> Option<Tally> {
+        None
+    }
+}
+
+/// How many of one thing were in another, since the connection was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// Values, operations.
+    pub(crate) parts: u64,
+    /// Reads, messages.
+    pub(crate) wholes: u64,
+}
+
+impl Tally {
+    /// Parts of a whole, on average, from `self` to `later`; none without wholes.
+    pub(crate) fn mean_until(self, later: Self) -> Option<f64> {
+        let wholes = later.wholes - self.wholes;
+        (wholes > 0).then(|| (later.parts - self.parts) as f64 / wholes as f64)
+    }
 }
 
 /// When a server acknowledges a write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Durability {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Durability {
     /// Once it is in the log of a process; a killed process loses nothing, a machine without power may.
     Written,
     /// Once it is synced to the disk.
     Synced,
 }
 
+/// Which of our nodes coordinates. Paper: §6.4.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Route {
+    /// One of the key's replicas, by the client's ring.
+    Owner,
+    /// The client itself reads the replicas; writes as with owner.
+    Client,
+    /// Any node, which forwards: what a load balancer does.
+    Random,
+}
+
+/// What our nodes do with causally unrelated values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Conflict {
+    /// The last write wins, as it does in every peer but Garage.
+    Lww,
+    /// All are kept; a put passes the context of the last operation on its key.
+    Siblings,
+}
+
 /// How many servers, and how they work.
-#[derive(Debug, Clone, Copy)]
-pub struct Shape {
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Shape {
     /// Server processes, each with a whole copy if there are three.
-    pub nodes: u16,
+    pub(crate) nodes: u16,
     /// When a write counts.
-    pub durability: Durability,
+    pub(crate) durability: Durability,
+    /// Of ours only.
+    pub(crate) route: Route,
+    /// Of ours only.
+    pub(crate) conflict: Conflict,
 }
 
 /// Running servers. Dropped, it kills them.
-pub trait Servers: Send {
+pub(crate) trait Servers: Send {
     /// All server processes, whose processor time and memory count.
     fn pids(&self) -> Vec<u32>;
 
@@ -57,4 +113,16 @@ pub trait Servers: Send {
 }
 
 /// Starts servers with their files below `dir` and waits until they serve.
-pub type Start = for<'a> fn(dir: &'a Path, shape: Shape) -> BoxFuture<'a, Result<Box<dyn Servers>>>;
+pub(crate) type Start = for<'a> fn(dir: &'a Path, shape: Shape) -> BoxFuture<'a, Result<Box<dyn Servers>>>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mean_is_that_of_the_time_between() {
+        let tally = |parts, wholes| Tally { parts, wholes };
+        assert_eq!(tally(90, 10).mean_until(tally(120, 30)), Some(1.5));
+        assert_eq!(tally(90, 10).mean_until(tally(90, 10)), None);
+    }
+}

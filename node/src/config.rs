@@ -57,6 +57,9 @@ pub struct Flags {
     /// Time between syncs with every `--durability` but `every`, in milliseconds, 1..=60000 [default: 1000].
     #[arg(long, env = "DYNAMO_DURABILITY_INTERVAL_MS", value_name = "MS")]
     pub durability_interval_ms: Option<u64>,
+    /// Threads that serve requests, 1..=1024 [default: one for each processor that the process may use].
+    #[arg(long, env = "DYNAMO_THREADS", value_name = "COUNT")]
+    pub threads: Option<usize>,
     /// Form of the log on standard error [default: json].
     #[arg(long, env = "DYNAMO_LOG_FORMAT")]
     pub log_format: Option<LogFormat>,
@@ -212,7 +215,9 @@ pub struct Limits {
     pub request_timeout_ms: u64,
     /// Milliseconds that one call to a peer may take, 1..=30000.
     pub peer_timeout_ms: u64,
-    /// Bytes of RocksDB's block cache, 1 MiB..=1 TiB.
+    /// Threads that serve requests, 1..=1024; the disk has its own. Left out: one for each processor that the process may use.
+    pub threads: Option<usize>,
+    /// Bytes of RocksDB's block cache, 1 MiB..=1 TiB; never more than a quarter of the memory that the process may use.
     pub block_cache_bytes: usize,
 }
 
@@ -296,7 +301,8 @@ impl Default for Limits {
             request_bytes_in_flight_max: 32 << 20,
             request_timeout_ms: 2000,
             peer_timeout_ms: 500,
-            block_cache_bytes: 32 << 20,
+            threads: None,
+            block_cache_bytes: 128 << 20,
         }
     }
 }
@@ -378,6 +384,7 @@ impl Config {
         set(&mut self.log.format, flags.log_format.as_ref());
         set(&mut self.log.level, flags.log_level.as_ref());
         set(&mut self.shutdown_grace_s, flags.shutdown_grace_s.as_ref());
+        self.limits.threads = flags.threads.or(self.limits.threads);
         self.replication.read_quorum = flags.read_quorum.or(self.replication.read_quorum);
         self.replication.write_quorum = flags.write_quorum.or(self.replication.write_quorum);
         if !flags.seeds.is_empty() {
@@ -447,6 +454,7 @@ impl Config {
             1 << 20,
             1 << 40,
         );
+        range("limits.threads", self.limits.threads.unwrap_or(1) as u64, 1, 1024);
         range("shutdownGraceS", self.shutdown_grace_s, 0, 600);
         range("seeds (their number)", self.seeds.len() as u64, 0, 100);
         for (name, quorum) in [

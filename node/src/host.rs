@@ -19,6 +19,8 @@ use crate::{
 
 /// RocksDB's block cache for hints, which are mostly read once, in order.
 const HINT_CACHE_BYTES: usize = 4 << 20;
+/// The least that any cache or buffer of the data gets, however small the memory is.
+const CACHE_BYTES_MIN: usize = 8 << 20;
 /// RocksDB's write buffers for hints.
 const HINT_BUFFER_BYTES: usize = 8 << 20;
 
@@ -73,6 +75,24 @@ fn without_delay(stream: &mut TcpStream) {
     }
 }
 
+/// So many bytes, but never more than that part of the memory that the process may use.
+fn within_memory(bytes: usize, max: Option<u64>, part: u64) -> usize {
+    let share = max.map_or(usize::MAX, |max| {
+        usize::try_from(max / part).unwrap_or(usize::MAX)
+    });
+    bytes.min(share.max(CACHE_BYTES_MIN))
+}
+
+/// What the process's control group may use, as a container's limit; none without one.
+fn memory_max() -> Option<u64> {
+    let files = [
+        "/sys/fs/cgroup/memory.max",
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+    ];
+    let text = files.iter().find_map(|file| std::fs::read_to_string(file).ok())?;
+    text.trim().parse().ok()
+}
+
 fn open(config: &Config) -> anyhow::Result<Stores> {
     std::fs::create_dir_all(&config.data_dir)
         .with_context(|| format!("cannot create the data directory {}", config.data_dir.display()))?;
@@ -85,7 +105,8 @@ fn open(config: &Config) -> anyhow::Result<Stores> {
 fn open_part(config: &Config, part: Part) -> anyhow::Result<Arc<dyn Store>> {
     let options = match part {
         Part::Data => RocksOptions {
-            block_cache_bytes: config.limits.block_cache_bytes,
+            block_cache_bytes: within_memory(config.limits.block_cache_bytes, memory_max(), 4),
+            write_buffer_bytes: within_memory(RocksOptions::default().write_buffer_bytes, memory_max(), 8),
             ..RocksOptions::default()
         },
         Part::Hints => RocksOptions {
@@ -111,5 +132,19 @@ fn buffered(store: RocksStore, config: &Config) -> Arc<dyn Store> {
     match config.durability.mode {
         DurabilityMode::Buffered => Arc::new(BufferedStore::new(store, config.durability.buffer_bytes_max)),
         _ => Arc::new(store),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn caches_leave_room_in_a_small_memory() {
+        let (mib, wanted) = (1 << 20, 128 << 20);
+        assert_eq!(within_memory(wanted, None, 4), wanted);
+        assert_eq!(within_memory(wanted, Some(1 << 30), 4), wanted);
+        assert_eq!(within_memory(wanted, Some(256 << 20), 4), 64 * mib);
+        assert_eq!(within_memory(wanted, Some(16 << 20), 4), 8 * mib);
     }
 }

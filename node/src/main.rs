@@ -1,10 +1,13 @@
 //! `dynamo-node`: parse, log, run, say how it ended.
 
-use std::process::ExitCode;
+use std::{num::NonZero, process::ExitCode};
 
 use clap::Parser as _;
 use dynamo_node::{Config, End, Flags, init_logging, run};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    runtime::{Builder, Runtime},
+    signal::unix::{SignalKind, signal},
+};
 
 /// RocksDB holds its data; a supervisor starts the process again, and recovery reads what was synced.
 const EXIT_STORAGE: u8 = 75;
@@ -25,7 +28,7 @@ fn main() -> ExitCode {
         eprintln!("dynamo-node: {error:#}");
         return ExitCode::FAILURE;
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match runtime(config.limits.threads) {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!(%error, "cannot start the runtime");
@@ -46,6 +49,18 @@ fn main() -> ExitCode {
             tracing::error!(error = format!("{error:#}"), "cannot start");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// One thread alone needs no locks between those that serve, and no waking up of others.
+fn runtime(threads: Option<usize>) -> std::io::Result<Runtime> {
+    let processors = || std::thread::available_parallelism().map_or(1, NonZero::get);
+    match threads.unwrap_or_else(processors) {
+        1 => Builder::new_current_thread().enable_all().build(),
+        threads => Builder::new_multi_thread()
+            .worker_threads(threads)
+            .enable_all()
+            .build(),
     }
 }
 

@@ -22,7 +22,8 @@ use dynamo_core::{
 };
 use dynamo_proto::peer::{
     self, CoordinateRequest, CoordinateResponse, GossipRequest, GossipResponse, HandshakeRequest, Header,
-    ReadRequest, ScanRequest, ScanResponse, WriteRequest, peer_client::PeerClient,
+    ReadRequest, Refusal, ScanRequest, ScanResponse, WriteRequest, peer_client::PeerClient,
+    replica_request::Request as Asked, replica_response::Response as Answer,
 };
 use parking_lot::Mutex;
 use tonic::{Code, Response, Status, transport::Channel, transport::Endpoint};
@@ -32,8 +33,13 @@ use crate::{
     config::{Config, KEEPALIVE},
     faults::Faults,
     grpc::status,
+    node::Digest,
     storage::DataKey,
 };
+
+pub(crate) mod lane;
+
+use lane::Lane;
 
 /// The oldest and newest peer protocol that this release speaks.
 pub(crate) const PROTOCOL_VERSIONS: (u32, u32) = (1, 1);
@@ -51,6 +57,13 @@ pub(crate) struct Replication {
     pub(crate) sync: bool,
     /// Keep it as a hint for this member.
     pub(crate) hint_for: Option<MemberId>,
+}
+
+/// A record that a peer need not send if it holds the same.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub(crate) digest: Digest,
+    pub(crate) state: KeyState,
 }
 
 /// How a call to a peer failed.
@@ -77,6 +90,7 @@ pub(crate) struct Peers {
 struct Peer {
     address: String,
     client: PeerClient<Channel>,
+    lane: Lane,
     greeted: AtomicBool,
 }
 
@@ -122,20 +136,6 @@ impl Peers {
         self.call_timeout
     }
 
-    /// A read of one record, which waits as long as is usual for the peer, and shows how long that is.
-    async fn timed_call<T, F: Future<Output = Result<Response<T>, Status>>>(
-        &self,
-        to: &To,
-        request: impl FnOnce(PeerClient<Channel>) -> F,
-    ) -> Result<T, CallError> {
-        let timeout = Duration::from_millis(self.detector.lock().timeout_ms(&to.member));
-        let started = tokio::time::Instant::now();
-        let response = self.call(to, timeout, request).await?;
-        let trip_us = started.elapsed().as_micros() as u64;
-        self.detector.lock().round_trip(&to.member, trip_us);
-        Ok(response)
-    }
-
     /// A call that moves, or passes, many records.
     async fn bulk_call<T, F: Future<Output = Result<Response<T>, Status>>>(
         &self,
@@ -150,16 +150,27 @@ impl Peers {
         to: &To,
         key: &DataKey,
         fallback: bool,
+        known: Option<&Known>,
     ) -> Result<ReplicaRead, ReplicaFailure> {
         let request = ReadRequest {
-            header: Some(to.header.clone()),
             bucket: key.bucket().to_owned(),
             key: key.key(),
             fallback,
+            known: known.map(|known| known.digest.0),
         };
-        let response = self
-            .timed_call(to, |mut client| async move { client.read(request).await })
-            .await?;
+        // It waits as long as is usual for the peer, and shows how long that is.
+        let timeout = Duration::from_millis(self.detector.lock().timeout_ms(&to.member));
+        let started = tokio::time::Instant::now();
+        let Answer::Read(response) = self.replica(to, timeout, Asked::Read(request)).await? else {
+            return Err(unfitting(to).into());
+        };
+        let trip_us = started.elapsed().as_micros() as u64;
+        self.detector.lock().round_trip(&to.member, trip_us);
+        if response.same {
+            let state = known.map(|known| known.state.clone());
+            let suspect = response.suspect;
+            return Ok(ReplicaRead { state, suspect });
+        }
         let state = response.state.map(KeyState::decode).transpose().map_err(|error| {
             tracing::warn!(peer = %to.member, key_hash = %key.hash(), %error, "a peer sent a state that cannot be decoded");
             ReplicaFailure { sent: true, kind: FailureKind::Storage }
@@ -178,7 +189,6 @@ impl Peers {
         replication: Replication,
     ) -> Result<Ack, ReplicaFailure> {
         let request = WriteRequest {
-            header: Some(to.header.clone()),
             bucket: key.bucket().to_owned(),
             key: key.key(),
             state,
@@ -188,14 +198,12 @@ impl Peers {
                 .map(|owner| owner.to_string())
                 .unwrap_or_default(),
         };
-        let response = self
-            .call(to, self.call_timeout, |mut client| async move {
-                client.write(request).await
-            })
-            .await?;
-        Ok(Ack {
-            durable: response.durable,
-        })
+        match self.replica(to, self.call_timeout, Asked::Write(request)).await? {
+            Answer::Write(response) => Ok(Ack {
+                durable: response.durable,
+            }),
+            _ => Err(unfitting(to).into()),
+        }
     }
 
     pub(crate) async fn scan(&self, to: &To, request: ScanRequest) -> Result<ScanResponse, ReplicaFailure> {
@@ -328,6 +336,32 @@ impl Peers {
         timeout: Duration,
         request: impl FnOnce(PeerClient<Channel>) -> F,
     ) -> Result<T, CallError> {
+        self.attempt(to, timeout, |peer| {
+            let answer = request(peer.client.clone());
+            async {
+                let answer = answer.await.map_err(|status| classify(status, true))?;
+                Ok(answer.into_inner())
+            }
+        })
+        .await
+    }
+
+    /// Asks a replica, together with whatever else is asked of that peer now.
+    async fn replica(&self, to: &To, timeout: Duration, request: Asked) -> Result<Answer, CallError> {
+        let header = to.header.clone();
+        self.attempt(to, timeout, |peer| async move {
+            peer.lane.request(&peer.client, header, request).await
+        })
+        .await
+    }
+
+    /// Greets a peer if that is still to be done, asks it, and tells the failure detector how it went.
+    async fn attempt<T, F: Future<Output = Result<T, CallError>>>(
+        &self,
+        to: &To,
+        timeout: Duration,
+        request: impl FnOnce(Arc<Peer>) -> F,
+    ) -> Result<T, CallError> {
         let started_ms = clock::monotonic_ms();
         let peer = self.peer(to).map_err(|status| classify(status, false))?;
         let attempt = async {
@@ -338,12 +372,10 @@ impl Peers {
                 peer.greeted.store(true, Ordering::Relaxed);
             }
             self.faults.before_request(&to.member).await;
-            request(peer.client.clone())
-                .await
-                .map_err(|status| classify(status, true))
+            request(Arc::clone(&peer)).await
         };
         let outcome = match tokio::time::timeout(timeout, attempt).await {
-            Ok(outcome) => outcome.map(Response::into_inner),
+            Ok(outcome) => outcome,
             Err(_) => Err(CallError {
                 sent: true,
                 kind: FailureKind::TimedOut,
@@ -359,6 +391,12 @@ impl Peers {
     fn note(&self, member: &MemberId, peer: &Peer, started_ms: u64, error: Option<&CallError>) {
         let now_ms = clock::monotonic_ms();
         match error {
+            // It was not asked.
+            Some(CallError {
+                answered: false,
+                kind: FailureKind::Overloaded,
+                ..
+            }) => {}
             Some(CallError {
                 answered: false,
                 status,
@@ -392,6 +430,7 @@ impl Peers {
         let peer = Arc::new(Peer {
             address: to.address.clone(),
             client: self.connect(&to.address)?,
+            lane: Lane::new(),
             greeted: AtomicBool::new(false),
         });
         channels.insert(to.member.clone(), Arc::clone(&peer));
@@ -448,22 +487,34 @@ async fn greet(peer: &Peer, header: &Header) -> Result<(), Status> {
 }
 
 fn classify(status: Status, past_handshake: bool) -> CallError {
-    let reason = status::reason_name(&status);
-    let (sent, kind, answered) = match reason.as_deref() {
+    match status::reason_name(&status) {
+        Some(reason) => answered(&reason, past_handshake, status),
+        None if status.code() == Code::DeadlineExceeded => CallError {
+            sent: past_handshake,
+            kind: FailureKind::TimedOut,
+            answered: false,
+            status,
+        },
+        None => CallError {
+            sent: past_handshake && !never_connected(&status),
+            kind: FailureKind::Unreachable,
+            answered: false,
+            status,
+        },
+    }
+}
+
+/// The peer says why it does not do it.
+fn answered(reason: &str, past_handshake: bool, status: Status) -> CallError {
+    let (sent, kind, answered) = match reason {
         // Refusals before anything was done.
-        Some(
-            "NOT_READY" | "FOREIGN_CLUSTER" | "WRONG_RECIPIENT" | "NOT_A_MEMBER" | "UNSUPPORTED_PROTOCOL",
-        ) => (false, FailureKind::Unreachable, false),
-        Some("OVERLOADED" | "DISK_FULL") => (false, FailureKind::Overloaded, true),
-        Some("STALE_RING") => (false, FailureKind::StaleEpoch, true),
-        Some("HINT_DECLINED") => (false, FailureKind::Declined, true),
-        Some(_) => (past_handshake, FailureKind::Storage, true),
-        None if status.code() == Code::DeadlineExceeded => (past_handshake, FailureKind::TimedOut, false),
-        None => (
-            past_handshake && !never_connected(&status),
-            FailureKind::Unreachable,
-            false,
-        ),
+        "NOT_READY" | "FOREIGN_CLUSTER" | "WRONG_RECIPIENT" | "NOT_A_MEMBER" | "UNSUPPORTED_PROTOCOL" => {
+            (false, FailureKind::Unreachable, false)
+        }
+        "OVERLOADED" | "DISK_FULL" => (false, FailureKind::Overloaded, true),
+        "STALE_RING" => (false, FailureKind::StaleEpoch, true),
+        "HINT_DECLINED" => (false, FailureKind::Declined, true),
+        _ => (past_handshake, FailureKind::Storage, true),
     };
     CallError {
         sent,
@@ -471,6 +522,17 @@ fn classify(status: Status, past_handshake: bool) -> CallError {
         answered,
         status,
     }
+}
+
+/// A replica's refusal.
+fn refused(refusal: &Refusal) -> CallError {
+    answered(&refusal.reason, true, Status::unknown(refusal.message.clone()))
+}
+
+/// An answer to another question than the one that was asked.
+fn unfitting(to: &To) -> CallError {
+    let message = format!("{} answered another question", to.member);
+    answered("", true, Status::internal(message))
 }
 
 /// No connection could be made, so nothing left this node.

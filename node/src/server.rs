@@ -51,6 +51,8 @@ use crate::{
 const STREAMS_MAX: u32 = 1024;
 /// Bytes of one request that wait unread at most.
 const STREAM_WINDOW_BYTES: u32 = 64 << 10;
+/// The same of a peer's stream, on which all its requests to this replica come.
+const PEER_STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// The same of all requests of one connection: what large ones that wait for room leave unread must not stop the others.
 const CONNECTION_WINDOW_BYTES: u32 = STREAMS_MAX * STREAM_WINDOW_BYTES;
 /// Bytes of the headers of one request.
@@ -305,7 +307,7 @@ impl Running {
             .max_encoding_message_size(peer_bytes_max);
         let kv = InterceptedService::new(kv, MeantHere(Arc::clone(node)));
         let inflow_bytes_max = config.limits.request_bytes_in_flight_max;
-        let kv = Inflow::new(kv, inflow_bytes_max, client_bytes_max, None);
+        let kv = Inflow::new(kv, inflow_bytes_max, client_bytes_max, &[]);
         let peer = PeerServer::new(PeerService::new(Arc::clone(node)))
             .max_decoding_message_size(peer_bytes_max)
             .max_encoding_message_size(peer_bytes_max);
@@ -313,7 +315,7 @@ impl Running {
             peer,
             inflow_bytes_max,
             peer_bytes_max,
-            Some("/dynamo.peer.v1.Peer/Coordinate"),
+            &["/dynamo.peer.v1.Peer/Coordinate", "/dynamo.peer.v1.Peer/Serve"],
         );
         let admin =
             AdminServer::new(AdminService::new(Arc::clone(node))).max_encoding_message_size(peer_bytes_max);
@@ -340,7 +342,8 @@ impl Running {
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?);
         self.spawn("clients", clients, listeners.client);
-        self.spawn("peers", server().add_service(peer), listeners.peer);
+        let mut peers = server().initial_stream_window_size(PEER_STREAM_WINDOW_BYTES);
+        self.spawn("peers", peers.add_service(peer), listeners.peer);
         self.spawn("administrators", admins, listeners.admin);
 
         let http = self.bounded("probes and metrics", listeners.http);

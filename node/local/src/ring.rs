@@ -2,7 +2,7 @@
 
 mod admit;
 
-use std::{path::Path, process::ExitStatus, time::Duration};
+use std::{num::NonZero, path::Path, process::ExitStatus, time::Duration};
 
 use dynamo_proto::admin::StatusResponse;
 use rustix::process::Signal;
@@ -322,7 +322,11 @@ impl LocalRing {
             log_level,
             ..
         } = &self.settings;
+        // They share this machine's processors.
+        let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let threads = (processors / self.nodes.len().max(1)).max(1);
         let pairs = [
+            ("--threads", Some(threads.to_string())),
             ("--read-quorum", read_quorum.map(|quorum| quorum.to_string())),
             ("--write-quorum", write_quorum.map(|quorum| quorum.to_string())),
             ("--durability", durability.clone()),

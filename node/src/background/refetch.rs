@@ -78,7 +78,7 @@ async fn run(node: &Arc<Node>, key: &DataKey) -> Result<(), String> {
             .membership()
             .to(member)
             .ok_or_else(|| format!("the address of {member} is not known"))?;
-        let read = node.peers().read(&to, key, false).await;
+        let read = node.peers().read(&to, key, false, None).await;
         let read = read.map_err(|failure| format!("{member}: {}", failure.kind.as_str()))?;
         if read.suspect {
             return Err(format!("{member} does not trust its own store"));

@@ -72,18 +72,24 @@ impl Faults {
         }
     }
 
+    /// Whether a request of a peer is lost on arrival.
+    pub(crate) fn loses_arrival(&self, from: &str) -> bool {
+        self.towards(from).iter().any(|fault| fault.drop_arrivals)
+    }
+
+    /// Whether an answer to a peer is lost.
+    pub(crate) fn loses_reply(&self, to: &str) -> bool {
+        self.towards(to).iter().any(|fault| fault.drop_replies)
+    }
+
     /// When a request of a peer arrives.
     pub(crate) async fn on_arrival(&self, from: &str) {
-        for fault in self.towards(from) {
-            lost_if(fault.drop_arrivals).await;
-        }
+        lost_if(self.loses_arrival(from)).await;
     }
 
     /// Before an answer leaves for a peer.
     pub(crate) async fn before_reply(&self, to: &str) {
-        for fault in self.towards(to) {
-            lost_if(fault.drop_replies).await;
-        }
+        lost_if(self.loses_reply(to)).await;
     }
 
     /// A store that fails as it is told to; its files are in `path`.

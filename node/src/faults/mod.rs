@@ -55,6 +55,16 @@ mod inactive {
         /// Before an answer leaves for a peer.
         pub(crate) async fn before_reply(&self, _to: &str) {}
 
+        /// Whether a request of a peer is lost on arrival.
+        pub(crate) fn loses_arrival(&self, _from: &str) -> bool {
+            false
+        }
+
+        /// Whether an answer to a peer is lost.
+        pub(crate) fn loses_reply(&self, _to: &str) -> bool {
+            false
+        }
+
         /// The store as it is.
         pub(crate) fn wrap(&self, store: Arc<dyn Store>, _path: PathBuf) -> Arc<dyn Store> {
             store

@@ -450,7 +450,7 @@ async fn inspect(node: &Arc<Node>, placed: &Arc<Placed>, key: &DataKey, member: 
         match node.membership().to(&member) {
             Some(to) => node
                 .peers()
-                .read(&to, key, false)
+                .read(&to, key, false, None)
                 .await
                 .map_err(|failure| failure.kind.as_str().to_owned()),
             None => Err("its address is not known yet".to_owned()),

@@ -47,8 +47,8 @@ struct Room {
     most: u32,
     /// Longer messages are refused as soon as their head is read.
     message_bytes_max: u64,
-    /// Requests to this method do not count: they end only when others were served.
-    exempt: Option<&'static str>,
+    /// Requests to these methods do not count: they end only when others were served, or bound what they hold themselves.
+    exempt: &'static [&'static str],
 }
 
 /// What a request holds until it is answered.
@@ -61,7 +61,7 @@ impl<S> Inflow<S> {
         service: S,
         bytes_max: usize,
         message_bytes_max: usize,
-        exempt: Option<&'static str>,
+        exempt: &'static [&'static str],
     ) -> Self {
         let most = u32::try_from(bytes_max as u64 / UNIT).unwrap_or(u32::MAX);
         let room = Room {
@@ -92,7 +92,7 @@ impl<S: Service<http::Request<Body>>> Service<http::Request<Body>> for Inflow<S>
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let held = Held::default();
-        let exempt = self.room.exempt.is_some_and(|path| request.uri().path() == path);
+        let exempt = self.room.exempt.contains(&request.uri().path());
         let request = if exempt {
             request
         } else {

@@ -9,6 +9,8 @@ pub(crate) mod convert;
 
 mod data_types;
 
+mod gate;
+
 pub(crate) mod gossip;
 
 pub(crate) mod inflow;
@@ -20,6 +22,8 @@ pub(crate) mod locate;
 pub(crate) mod peer;
 
 pub(crate) mod reap;
+
+mod replica;
 
 pub(crate) mod status;
 

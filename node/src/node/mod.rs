@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64},
     },
     time::Duration,
 };
@@ -23,6 +23,7 @@ use dynamo_core::{
 use dynamo_proto::peer;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     background::{Background, refetch::Refetches, transition},
@@ -53,6 +54,7 @@ use change::Change;
 pub(crate) use operations::Begun;
 pub(crate) use place::Place;
 pub(crate) use placed::{List, Placed};
+pub(crate) use replica::{Digest, Unless};
 
 /// Bytes of records that one page of a scan reads.
 const SCAN_BYTES_MAX: usize = 4 << 20;
@@ -97,7 +99,8 @@ pub(crate) struct Node {
     metrics: Metrics,
     hlc: Mutex<Hlc>,
     in_flight: Arc<Mutex<Overload>>,
-    draining: AtomicBool,
+    /// Cancelled once the node stops.
+    stops: CancellationToken,
     started_ms: u64,
 }
 
@@ -166,7 +169,7 @@ impl Node {
                 config.limits.peer_timeout_ms / PATIENCE_PARTS,
                 clock::monotonic_ms(),
             ))),
-            draining: AtomicBool::new(false),
+            stops: CancellationToken::new(),
             placed: ArcSwapOption::empty(),
             started_ms: clock::monotonic_ms(),
             config,
@@ -392,11 +395,16 @@ impl Node {
 
     /// Refuses new requests from now on.
     pub(crate) fn drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+        self.stops.cancel();
+    }
+
+    /// Cancelled once the node refuses new requests.
+    pub(crate) fn stops(&self) -> CancellationToken {
+        self.stops.clone()
     }
 
     pub(crate) fn draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        self.stops.is_cancelled()
     }
 
     /// Why the node does not serve its ranges; none if it does.

@@ -5,10 +5,11 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
+use bytes::Bytes;
 use dynamo_core::{
     bucket::BucketPolicy,
     coordinator::{Ack, FailureKind, ReplicaFailure, ReplicaRead},
-    entropy::{KeyPage, KeySummary, Tree, exchange::KEYS_PER_MESSAGE},
+    entropy::{KeyPage, KeySummary, Tree, exchange::KEYS_PER_MESSAGE, record_hash},
     listing::Position,
     reap::{self, Holdings, Mark, ReapParties, Standing},
     recovery::Recovery,
@@ -21,11 +22,11 @@ use crate::{
     background::{self, exchange::TRANSFER_BYTES_MAX},
     clock, durable,
     storage::{
-        DataKey, HintStore, ScanLimit, StoreError,
+        Cached, DataKey, HintStore, ScanLimit, Space, StoreError,
         hints::HintError,
         keys::HashRange,
         look,
-        records::{self, CachedState, Records, Stored},
+        records::{self, Records, Stored},
         set_aside,
         trees::{PartitionTrees, leaf_keys},
         writer::{Committed, WriteError},
@@ -36,6 +37,26 @@ use crate::{
 const CONFIRM_MS_MAX: u64 = 3000;
 /// once it has asked so often: a process that stood still has not waited.
 const CONFIRM_ROUNDS_MIN: u64 = 3;
+
+/// Equal ones mean equal records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Digest(pub(crate) u64);
+
+/// What a replica holds.
+pub(crate) enum Unless {
+    /// What the asker knows.
+    Same {
+        suspect: bool,
+    },
+    Other(ReplicaRead),
+}
+
+impl Digest {
+    /// Of a record as it is stored, which is its one encoding.
+    fn of(stored: &Bytes) -> Self {
+        Self(record_hash(&[], stored))
+    }
+}
 
 impl Node {
     pub(crate) fn hints(&self) -> &HintStore {
@@ -67,15 +88,34 @@ impl Node {
     /// # Errors
     /// If either store cannot be read.
     pub(crate) async fn read_replica(&self, key: &DataKey) -> Result<ReplicaRead, StoreError> {
+        match self.read_unless(key, None).await? {
+            Unless::Other(read) => Ok(read),
+            Unless::Same { suspect } => Ok(ReplicaRead { state: None, suspect }),
+        }
+    }
+
+    /// As [`read_replica`](Self::read_replica), for one who holds what has the digest `known`.
+    ///
+    /// # Errors
+    /// If either store cannot be read.
+    pub(crate) async fn read_unless(
+        &self,
+        key: &DataKey,
+        known: Option<Digest>,
+    ) -> Result<Unless, StoreError> {
         let partition = self.ring_in_use().map(|placed| placed.partition_of(key));
         let suspect = partition.is_some_and(|partition| self.is_suspect(partition));
-        let stored = self.load(key).await?;
+        let stored = self.stored_record(key).await?;
         if self.is_unconfirmed() {
             // What an old copy holds may have been removed everywhere since.
             let state = None;
-            return Ok(ReplicaRead { state, suspect });
+            return Ok(Unless::Other(ReplicaRead { state, suspect }));
         }
         let hinted = self.hints.read(key).await?;
+        if hinted.is_none() && known.is_some() && stored.as_ref().map(Digest::of) == known {
+            return Ok(Unless::Same { suspect });
+        }
+        let stored = stored.map(|stored| self.decoded(key, stored)).transpose()?;
         let state = match (stored, hinted) {
             (Some(mut stored), Some(hinted)) => {
                 stored.merge(&hinted);
@@ -83,7 +123,25 @@ impl Node {
             }
             (stored, hinted) => stored.or(hinted),
         };
-        Ok(ReplicaRead { state, suspect })
+        Ok(Unless::Other(ReplicaRead { state, suspect }))
+    }
+
+    /// This node's copy and its digest, if there is no need to wait for the disk, and nothing to be said but what is stored.
+    pub(crate) fn read_now(&self, key: &DataKey) -> Option<(ReplicaRead, Option<Digest>)> {
+        let placed = self.ring_in_use()?;
+        let suspect = self.is_suspect(placed.partition_of(key));
+        let Ok(Cached::Known(stored)) = self.store.get_cached(Space::Data, key.as_bytes()) else {
+            return None;
+        };
+        if self.is_unconfirmed() || !self.hints.is_empty() {
+            return None;
+        }
+        let digest = stored.as_ref().map(Digest::of);
+        let state = stored
+            .map(|stored| records::decode(&key.into(), stored))
+            .transpose()
+            .ok()?;
+        Some((ReplicaRead { state, suspect }, digest))
     }
 
     /// The record of a key in this node's own data. What the block cache holds is read in place; the disk only by a
@@ -92,24 +150,36 @@ impl Node {
     /// # Errors
     /// If the store cannot be read.
     pub(crate) async fn load(&self, key: &DataKey) -> Result<Option<KeyState>, StoreError> {
-        let read = self.read(key).await;
-        if matches!(read, Err(StoreError::Damaged { .. })) {
-            self.refetches.want(key);
-        }
-        read
+        let stored = self.stored_record(key).await?;
+        stored.map(|stored| self.decoded(key, stored)).transpose()
     }
 
-    async fn read(&self, key: &DataKey) -> Result<Option<KeyState>, StoreError> {
-        match records::read_cached(self.store.as_ref(), key)? {
-            CachedState::Known(state) => Ok(state),
-            CachedState::OnDisk => {
+    /// A damaged record is to be got from other members.
+    fn decoded(&self, key: &DataKey, stored: Bytes) -> Result<KeyState, StoreError> {
+        let decoded = records::decode(&key.into(), stored);
+        if matches!(decoded, Err(StoreError::Damaged { .. })) {
+            self.refetches.want(key);
+        }
+        decoded
+    }
+
+    async fn stored_record(&self, key: &DataKey) -> Result<Option<Bytes>, StoreError> {
+        let stored = match self.store.get_cached(Space::Data, key.as_bytes()) {
+            Ok(Cached::OnDisk) => {
                 let key = key.clone();
-                look(&self.store, "reading a record", move |store| {
-                    records::read(store, &key)
+                let reading = "reading a record";
+                look(&self.store, reading, move |store| {
+                    store.get(Space::Data, key.as_bytes())
                 })
                 .await
             }
+            Ok(Cached::Known(stored)) => Ok(stored),
+            Err(error) => Err(error),
+        };
+        if matches!(stored, Err(StoreError::Damaged { .. })) {
+            self.refetches.want(key);
         }
+        stored
     }
 
     /// The record as exchanges see it: one that is marked to be removed is not there.

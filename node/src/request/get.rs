@@ -1,6 +1,6 @@
 //! Gets: coordinated by whoever receives them, with read repair behind the answer. Paper: §4.5, §4.6, §5.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, pin::pin, sync::Arc};
 
 use dynamo_core::{
     coordinator::{GetCoordinator, GetEffect, GetEvent, GetOutcome, ReadRepair},
@@ -8,14 +8,14 @@ use dynamo_core::{
     types::MemberId,
     version::KeyState,
 };
-use tokio::sync::mpsc;
+use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 
-use super::{ARRIVALS_MAX, Deadline, Served, UNKNOWN_ADDRESS};
+use super::{Deadline, Served, UNKNOWN_ADDRESS};
 use crate::{
     clock,
     grpc::status::Failure,
     node::{Node, Placed},
-    peers::Replication,
+    peers::{Known, Replication},
     storage::DataKey,
 };
 
@@ -42,7 +42,6 @@ pub(crate) async fn coordinate(
     deadline: Deadline,
 ) -> Result<(GetOutcome, Served), Failure> {
     let candidates = node.get_candidates(placed, &query.key)?;
-    let (events_in, events) = mpsc::channel(ARRIVALS_MAX);
     let quorum = query.quorum;
     let mut read = Read {
         primaries: candidates
@@ -57,8 +56,8 @@ pub(crate) async fn coordinate(
         me: placed.me().clone(),
         placed: Arc::clone(placed),
         key: query.key,
-        events_in,
-        events,
+        known: None,
+        running: FuturesUnordered::new(),
     };
     let outcome = read.until_reply(deadline).await;
     let served = Served {
@@ -83,23 +82,26 @@ struct Read {
     /// Those that hold no record at all.
     absent: BTreeSet<MemberId>,
     machine: GetCoordinator,
-    events_in: mpsc::Sender<GetEvent>,
-    events: mpsc::Receiver<GetEvent>,
+    /// What this node holds.
+    known: Option<Arc<Known>>,
+    /// Reads and repairs under way.
+    running: FuturesUnordered<BoxFuture<'static, GetEvent>>,
 }
 
 impl Read {
     async fn until_reply(&mut self, deadline: Deadline) -> GetOutcome {
+        let mut late = pin!(deadline.reached());
         let mut effects = Vec::new();
         self.machine.step(GetEvent::Start, &mut effects);
         loop {
             while !effects.is_empty() {
-                if let Some(outcome) = self.perform(&mut effects).await {
+                if let Some(outcome) = self.perform(&mut effects) {
                     return outcome;
                 }
             }
             let event = tokio::select! {
-                event = self.events.recv() => event.unwrap_or(GetEvent::DeadlineReached),
-                () = deadline.reached() => GetEvent::DeadlineReached,
+                Some(event) = self.running.next() => event,
+                () = &mut late => GetEvent::DeadlineReached,
             };
             self.note(&event);
             self.machine.step(event, &mut effects);
@@ -124,17 +126,18 @@ impl Read {
     /// After the reply: who lacks something of what was found gets it.
     async fn follow_up(mut self) {
         let deadline = Deadline::after(self.node.peers().call_timeout() * FOLLOW_UP_CALLS);
+        let mut late = pin!(deadline.reached());
         let mut effects = Vec::new();
         while !self.machine.finished() {
             let event = tokio::select! {
-                event = self.events.recv() => event.unwrap_or(GetEvent::DeadlineReached),
-                () = deadline.reached() => GetEvent::DeadlineReached,
+                Some(event) = self.running.next() => event,
+                () = &mut late => GetEvent::DeadlineReached,
             };
             let last = matches!(event, GetEvent::DeadlineReached);
             self.note(&event);
             self.machine.step(event, &mut effects);
             while !effects.is_empty() {
-                self.perform(&mut effects).await;
+                self.perform(&mut effects);
             }
             if last {
                 return;
@@ -143,13 +146,17 @@ impl Read {
     }
 
     /// Carries out all effects, which may cause new ones; gives the outcome if one of them is the reply.
-    async fn perform(&mut self, effects: &mut Vec<GetEffect>) -> Option<GetOutcome> {
-        // The local read comes after the requests to peers have left, since it may have to wait for the disk.
-        let (mut local, mut outcome) = (false, None);
-        for effect in std::mem::take(effects) {
+    fn perform(&mut self, effects: &mut Vec<GetEffect>) -> Option<GetOutcome> {
+        let asked = std::mem::take(effects);
+        let me = |effect: &GetEffect| matches!(effect, GetEffect::Read { member, .. } if *member == self.me);
+        if asked.iter().any(me) {
+            self.read_here(effects);
+        }
+        let mut outcome = None;
+        for effect in asked {
             match effect {
-                GetEffect::Read { member, .. } if member == self.me => local = true,
-                GetEffect::Read { member, fallback } => self.spawn_read(member, fallback),
+                GetEffect::Read { member, .. } if member == self.me => {}
+                GetEffect::Read { member, fallback } => self.read_from(member, fallback),
                 // No record reads like a tombstone. It may be that the tombstone is being removed: not to be brought back.
                 GetEffect::Repair { member, state }
                     if self.absent.contains(&member) && state.is_reapable(clock::wall_ms()) =>
@@ -158,43 +165,56 @@ impl Read {
                     self.machine
                         .step(GetEvent::RepairDone { member, result }, effects);
                 }
-                GetEffect::Repair { member, state } => self.spawn_repair(member, &state),
+                GetEffect::Repair { member, state } => self.repair(member, &state),
                 GetEffect::Reply(reply) => outcome = Some(reply),
             }
-        }
-        if local && outcome.is_none() {
-            let (member, result) = (self.me.clone(), self.node.read_local(&self.key).await);
-            let event = GetEvent::ReplicaDone { member, result };
-            self.note(&event);
-            self.machine.step(event, effects);
         }
         outcome
     }
 
-    fn spawn_read(&self, member: MemberId, fallback: bool) {
+    /// Reads the own copy: before the others are asked, so that they need not send the same, unless it is on the disk.
+    fn read_here(&mut self, effects: &mut Vec<GetEffect>) {
+        let member = self.me.clone();
+        let Some((read, digest)) = self.node.read_now(&self.key) else {
+            let (node, key) = (Arc::clone(&self.node), self.key.clone());
+            self.running.push(Box::pin(async move {
+                let result = node.read_local(&key).await;
+                GetEvent::ReplicaDone { member, result }
+            }));
+            return;
+        };
+        self.known = digest
+            .zip(read.state.clone())
+            .map(|(digest, state)| Arc::new(Known { digest, state }));
+        let result = Ok(read);
+        let event = GetEvent::ReplicaDone { member, result };
+        self.note(&event);
+        self.machine.step(event, effects);
+    }
+
+    fn read_from(&self, member: MemberId, fallback: bool) {
         // By the rings that the get began with.
         let to = self
             .node
             .membership()
             .to(&member)
             .map(|to| self.placed.stamped(to));
-        let (node, key, events) = (Arc::clone(&self.node), self.key.clone(), self.events_in.clone());
-        tokio::spawn(async move {
+        let (node, key, known) = (Arc::clone(&self.node), self.key.clone(), self.known.clone());
+        self.running.push(Box::pin(async move {
             let result = match to {
-                Some(to) => node.peers().read(&to, &key, fallback).await,
+                Some(to) => node.peers().read(&to, &key, fallback, known.as_deref()).await,
                 None => Err(UNKNOWN_ADDRESS),
             };
             node.behind(&result);
-            // A request that is answered already no longer listens.
-            let _ = events.send(GetEvent::ReplicaDone { member, result }).await;
-        });
+            GetEvent::ReplicaDone { member, result }
+        }));
     }
 
-    fn spawn_repair(&self, member: MemberId, state: &KeyState) {
+    fn repair(&self, member: MemberId, state: &KeyState) {
         let to = self.node.membership().to(&member);
-        let (node, key, events) = (Arc::clone(&self.node), self.key.clone(), self.events_in.clone());
+        let (node, key) = (Arc::clone(&self.node), self.key.clone());
         let (local, state) = (member == self.me, state.clone());
-        tokio::spawn(async move {
+        self.running.push(Box::pin(async move {
             let result = if local {
                 node.merge_local(key, state, false).await
             } else if let Some(to) = to {
@@ -209,7 +229,7 @@ impl Read {
             if result.is_ok() {
                 node.metrics().read_repair();
             }
-            let _ = events.send(GetEvent::RepairDone { member, result }).await;
-        });
+            GetEvent::RepairDone { member, result }
+        }));
     }
 }

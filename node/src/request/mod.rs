@@ -26,9 +26,6 @@ const UNKNOWN_ADDRESS: ReplicaFailure = ReplicaFailure {
     kind: FailureKind::Unreachable,
 };
 
-/// Answers of peers that wait to be looked at: at most one a member, and a few from the local store.
-const ARRIVALS_MAX: usize = 32;
-
 /// When a request must be answered.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Deadline(Instant);

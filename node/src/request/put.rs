@@ -1,7 +1,7 @@
 //! Puts and deletes: run by one of the key's first N reachable nodes, forwarded to one by everybody
 //! else. Paper: §4.5, §4.6, §5, §6.4.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use bytes::Bytes;
 use dynamo_core::{
@@ -16,9 +16,9 @@ use dynamo_core::{
     version::{Content, Context, Seen},
 };
 use dynamo_proto::v1;
-use tokio::sync::mpsc;
+use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 
-use super::{ARRIVALS_MAX, Deadline, Served, UNKNOWN_ADDRESS, who_failed};
+use super::{Deadline, Served, UNKNOWN_ADDRESS, who_failed};
 use crate::{
     clock,
     grpc::status::{Failure, Reason},
@@ -67,17 +67,20 @@ pub(crate) struct Written {
 /// How many calls' time a write goes on after its reply: a failing primary, its stand-in, and the next one.
 const FOLLOW_UP_CALLS: u32 = 3;
 
-/// What arrives while a write runs.
+/// What happens while a write runs.
 enum Arrival {
     /// The local writer has minted the dot; what others must merge may leave.
     Prepared {
         context: Seen,
         delta: Bytes,
+        committed: Running,
     },
     /// The local writer refuses the write, for a reason of the client's.
     Refused(Failure),
     Event(PutEvent),
 }
+
+type Running = BoxFuture<'static, Arrival>;
 
 /// Coordinates a write as one of the key's first N reachable nodes. What is still under way after the reply goes on by
 /// itself: slow primaries may yet need a stand-in that keeps a hint for them.
@@ -92,16 +95,17 @@ pub(crate) async fn coordinate(
 ) -> Result<Written, Failure> {
     let (operation, placed) = &node.begin(placed);
     let candidates = node.put_candidates(placed, &command.key);
-    let (arrivals_in, arrivals) = mpsc::channel(ARRIVALS_MAX);
-    let mut write = Write {
+    let mut write = Unfinished(Some(Write {
         machine: PutCoordinator::new(command.quorum, placed.me().clone(), candidates),
         node: Arc::clone(node),
-        operation: Arc::clone(operation),
+        _operation: Arc::clone(operation),
         placed: Arc::clone(placed),
         command,
         prepared: None,
-        arrivals_in,
-        arrivals,
+        running: FuturesUnordered::new(),
+    }));
+    let Some(write) = &mut write.0 else {
+        return Err(Failure::new(Reason::NotReady, "the write has ended early").not_applied());
     };
     let mut effects = Vec::new();
     write.machine.step(PutEvent::Start, &mut effects);
@@ -112,11 +116,20 @@ pub(crate) async fn coordinate(
     };
     let context = write.prepared.as_ref().map(|(context, _)| context.clone());
     node.metrics().fallbacks_counted(outcome.fallbacks_counted);
-    let written = finish(&write.command, context, outcome, served);
-    if write.machine.waiting() {
-        tokio::spawn(write.follow_up());
+    finish(&write.command, context, outcome, served)
+}
+
+/// A write whose request may go, with its answer or without: the write goes on.
+struct Unfinished(Option<Write>);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(write) = self.0.take()
+            && write.goes_on()
+        {
+            tokio::spawn(write.follow_up());
+        }
     }
-    written
 }
 
 /// One write while it runs.
@@ -125,61 +138,75 @@ struct Write {
     command: Command,
     machine: PutCoordinator,
     /// A change of the ring waits for its end.
-    operation: Arc<Begun>,
+    _operation: Arc<Begun>,
     placed: Arc<Placed>,
     /// The reply's context and the encoded delta, once the local replica has given the dot.
     prepared: Option<(Seen, Bytes)>,
-    arrivals_in: mpsc::Sender<Arrival>,
-    arrivals: mpsc::Receiver<Arrival>,
+    /// The local write, and those under way to peers.
+    running: FuturesUnordered<Running>,
 }
 
 impl Write {
+    fn goes_on(&self) -> bool {
+        self.machine.waiting() || !self.running.is_empty()
+    }
+
     async fn until_reply(
         &mut self,
         mut effects: Vec<PutEffect>,
         deadline: Deadline,
     ) -> Result<WriteOutcome, Failure> {
+        let mut late = pin!(deadline.reached());
         loop {
             while !effects.is_empty() {
                 if let Some(outcome) = self.perform(&mut effects) {
                     return Ok(outcome);
                 }
             }
-            tokio::select! {
-                arrival = self.arrivals.recv() => match arrival {
-                    Some(Arrival::Prepared { context, delta }) => {
-                        self.prepared = Some((context, delta));
-                        self.machine.step(PutEvent::LocalPrepared, &mut effects);
-                    }
-                    Some(Arrival::Refused(failure)) => return Err(failure.not_applied()),
-                    Some(Arrival::Event(event)) => self.machine.step(event, &mut effects),
-                    None => self.machine.step(PutEvent::DeadlineReached, &mut effects),
-                },
-                () = deadline.reached() => self.machine.step(PutEvent::DeadlineReached, &mut effects),
-            }
+            let event = tokio::select! {
+                Some(arrival) = self.running.next() => self.arrived(arrival)?,
+                () = &mut late => PutEvent::DeadlineReached,
+            };
+            self.machine.step(event, &mut effects);
         }
     }
 
-    /// After the reply: stand-ins for primaries that fail now. Bounded by the time of a few calls.
+    /// After the reply, or without one if the request is gone: what is under way comes to its end, and finds stand-ins for
+    /// primaries that fail now. Bounded by the time of a few calls.
     async fn follow_up(mut self) {
         let deadline = Deadline::after(self.node.peers().call_timeout() * FOLLOW_UP_CALLS);
+        let mut late = pin!(deadline.reached());
         let mut effects = Vec::new();
-        while self.machine.waiting() {
+        loop {
+            // The last answer may have been a failure, whose stand-in is still to be asked.
             while !effects.is_empty() {
                 self.perform(&mut effects);
             }
-            tokio::select! {
-                arrival = self.arrivals.recv() => match arrival {
-                    Some(Arrival::Event(event)) => self.machine.step(event, &mut effects),
-                    Some(_) => {}
-                    None => return,
-                },
-                () = deadline.reached() => return,
-            }
+            let arrival = tokio::select! {
+                arrival = self.running.next() => arrival,
+                () = &mut late => None,
+            };
+            let Some(arrival) = arrival else { return };
+            // Who refuses has told the client, if that still listens.
+            let Ok(event) = self.arrived(arrival) else { return };
+            self.machine.step(event, &mut effects);
         }
-        // The last answer may have been a failure, whose stand-in is still to be asked.
-        while !effects.is_empty() {
-            self.perform(&mut effects);
+    }
+
+    /// What that means to the machine; the reason, if it ends the write.
+    fn arrived(&mut self, arrival: Arrival) -> Result<PutEvent, Failure> {
+        match arrival {
+            Arrival::Prepared {
+                context,
+                delta,
+                committed,
+            } => {
+                self.prepared = Some((context, delta));
+                self.running.push(committed);
+                Ok(PutEvent::LocalPrepared)
+            }
+            Arrival::Refused(failure) => Err(failure.not_applied()),
+            Arrival::Event(event) => Ok(event),
         }
     }
 
@@ -188,7 +215,7 @@ impl Write {
         let mut outcome = None;
         for effect in std::mem::take(effects) {
             match effect {
-                PutEffect::WriteLocal { hint_for } => self.spawn_local(hint_for),
+                PutEffect::WriteLocal { hint_for } => self.write_local(hint_for),
                 PutEffect::Send { member, hint_for } => self.send(member, hint_for, effects),
                 PutEffect::Reply(reply) => outcome = Some(reply),
             }
@@ -200,7 +227,7 @@ impl Write {
         if let (Some(to), Some((_, delta))) = (self.node.membership().to(&member), &self.prepared) {
             let delta = delta.clone();
             // By the rings that the write began with: who pulls by a newer one has to know that it is not written to.
-            self.spawn_send(self.placed.stamped(to), delta, hint_for);
+            self.write_to(self.placed.stamped(to), delta, hint_for);
             return;
         }
         let result = Err(UNKNOWN_ADDRESS);
@@ -208,15 +235,15 @@ impl Write {
     }
 
     /// The local half: the writer mints the dot, which may leave at once (a node that loses it to a crash comes back as
-    /// another incarnation), then commits. It runs on when the request is gone.
-    fn spawn_local(&self, hint_for: Option<MemberId>) {
+    /// another incarnation), then commits.
+    fn write_local(&self, hint_for: Option<MemberId>) {
         let hint_for = hint_for.map(|owner| self.node.hint_owner(owner));
         let intent = self.command.intent(&self.node);
         let typed = matches!(self.command.change, Change::Typed(..));
         let covered = self.command.context.clone().unwrap_or_default();
         let (key, sync) = (self.command.key.clone(), self.command.quorum.dw > 0);
-        let (node, arrivals) = (Arc::clone(&self.node), self.arrivals_in.clone());
-        tokio::spawn(async move {
+        let node = Arc::clone(&self.node);
+        self.running.push(Box::pin(async move {
             let prepared = match &hint_for {
                 None => node.writer().coordinate(&key, intent, sync).await,
                 Some(owner) => {
@@ -224,48 +251,46 @@ impl Write {
                     kept.map_err(HintError::into_write)
                 }
             };
-            let result = match prepared {
-                Ok(prepared) => {
-                    let context = if typed {
-                        crdt::reply_context(&covered, prepared.dot, &prepared.delta)
-                    } else {
-                        Context::of_reply(&covered, prepared.dot).seen
-                    };
-                    let delta = prepared.delta.encode();
-                    let doubtful = (hint_for.is_none() && node.is_doubtful()).then(|| prepared.delta.clone());
-                    // A request that is gone no longer listens; the write goes on.
-                    let _ = arrivals.send(Arrival::Prepared { context, delta }).await;
-                    let committed = match (prepared.committed().await, doubtful) {
-                        (Ok(committed), Some(delta)) => node.keep_for_itself(&key, delta, committed).await,
-                        (committed, _) => committed,
-                    };
-                    committed.map(|committed| Ack {
-                        durable: committed.durable,
-                    })
-                }
-                Err(error) => Err(error),
+            let prepared = match prepared {
+                Ok(prepared) => prepared,
+                Err(error) => return local_done(&key, Err(error)),
             };
-            let _ = arrivals.send(local_done(&key, result)).await;
-        });
+            let context = if typed {
+                crdt::reply_context(&covered, prepared.dot, &prepared.delta)
+            } else {
+                Context::of_reply(&covered, prepared.dot).seen
+            };
+            let delta = prepared.delta.encode();
+            let doubtful = (hint_for.is_none() && node.is_doubtful()).then(|| prepared.delta.clone());
+            let committed = Box::pin(async move {
+                let committed = match (prepared.committed().await, doubtful) {
+                    (Ok(committed), Some(delta)) => node.keep_for_itself(&key, delta, committed).await,
+                    (committed, _) => committed,
+                };
+                let ack = committed.map(|committed| Ack {
+                    durable: committed.durable,
+                });
+                local_done(&key, ack)
+            });
+            Arrival::Prepared {
+                context,
+                delta,
+                committed,
+            }
+        }));
     }
 
-    /// Sends the delta to a peer, on and beyond the request's life: a replica more than W is wanted, too.
-    fn spawn_send(&self, to: To, delta: Bytes, hint_for: Option<MemberId>) {
+    /// Sends the delta to a peer.
+    fn write_to(&self, to: To, delta: Bytes, hint_for: Option<MemberId>) {
         let (key, sync) = (self.command.key.clone(), self.command.quorum.dw > 0);
-        let (node, arrivals) = (Arc::clone(&self.node), self.arrivals_in.clone());
-        let operation = Arc::clone(&self.operation);
-        tokio::spawn(async move {
-            let _operation = operation;
-            let result = node
-                .peers()
-                .write(&to, &key, delta, Replication { sync, hint_for })
-                .await;
+        let node = Arc::clone(&self.node);
+        self.running.push(Box::pin(async move {
+            let replication = Replication { sync, hint_for };
+            let result = node.peers().write(&to, &key, delta, replication).await;
             node.behind(&result);
             let member = to.member;
-            let _ = arrivals
-                .send(Arrival::Event(PutEvent::PeerDone { member, result }))
-                .await;
-        });
+            Arrival::Event(PutEvent::PeerDone { member, result })
+        }));
     }
 }
 

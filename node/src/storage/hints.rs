@@ -191,6 +191,11 @@ impl HintStore {
         value.map(|value| records::decode(&place, value)).transpose()
     }
 
+    /// True while none is kept for anybody.
+    pub fn is_empty(&self) -> bool {
+        self.ledger.counts.lock().is_empty()
+    }
+
     /// For whom hints are kept, and how many.
     pub fn owners(&self) -> BTreeMap<MemberId, HintCount> {
         self.ledger.counts.lock().clone()

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use dynamo_core::{replica::EpochEntry, version::KeyState, wire::DecodeError};
 
 use super::{
-    Cached, ScanLimit, Space, Store, StoreError,
+    ScanLimit, Space, Store, StoreError,
     keys::{DataKey, HashRange, KeyError, Place},
 };
 
@@ -19,15 +19,6 @@ pub struct Records {
     pub entries: Vec<(DataKey, KeyState)>,
     /// The range holds nothing after the last entry.
     pub done: bool,
-}
-
-/// What a look without the disk found.
-#[derive(Debug, Clone)]
-pub enum CachedState {
-    /// The state, or for certain none.
-    Known(Option<KeyState>),
-    /// Only [`read`] can tell, on a thread that may block.
-    OnDisk,
 }
 
 /// The state of a key, or none if this node holds nothing for it. May block on the disk.
@@ -56,19 +47,6 @@ pub fn any(store: &dyn Store, range: &HashRange) -> Result<bool, StoreError> {
 /// `Damaged` if they are not what was written.
 pub fn decode(place: &Place, value: Bytes) -> Result<KeyState, StoreError> {
     KeyState::decode(value).map_err(|error| damaged("record", place, &error))
-}
-
-/// Like [`read`] without the disk.
-///
-/// # Errors
-/// As [`read`].
-pub fn read_cached(store: &dyn Store, key: &DataKey) -> Result<CachedState, StoreError> {
-    Ok(match store.get_cached(Space::Data, key.as_bytes())? {
-        Cached::Known(value) => {
-            CachedState::Known(value.map(|value| decode(&key.into(), value)).transpose()?)
-        }
-        Cached::OnDisk => CachedState::OnDisk,
-    })
 }
 
 /// The epoch entry of a record, if this node ever coordinated it.

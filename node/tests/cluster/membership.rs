@@ -1,7 +1,10 @@
 //! Bootstrap, join, gossip (§4.8). The gossip machine itself is tested over 32 members in the core.
 
 use bytes::Bytes;
-use dynamo_proto::admin::{BootstrapRequest, JoinRequest, MembershipLogRequest, RingRequest};
+use dynamo_proto::{
+    admin::{BootstrapRequest, JoinRequest, MembershipLogRequest, RingRequest},
+    peer::replica_response::Response as Answer,
+};
 use tonic::Code;
 
 use crate::harness::{CLUSTER, Cluster, Shape, get, put, until, values, why};
@@ -197,6 +200,21 @@ async fn bad_bootstraps_are_refused_with_the_reason() {
     );
 }
 
+fn read_under(header: Option<dynamo_proto::peer::Header>) -> dynamo_proto::peer::ReplicaRequests {
+    let read = dynamo_proto::peer::ReadRequest {
+        key: "key".into(),
+        ..dynamo_proto::peer::ReadRequest::default()
+    };
+    let request = dynamo_proto::peer::ReplicaRequest {
+        id: 1,
+        request: Some(dynamo_proto::peer::replica_request::Request::Read(read)),
+    };
+    dynamo_proto::peer::ReplicaRequests {
+        header,
+        requests: vec![request],
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn m_a_node_of_another_cluster_is_refused() {
     let mut shape = Shape::new(1, 0).with_factor(1);
@@ -221,23 +239,39 @@ async fn m_a_node_of_another_cluster_is_refused() {
         })
     };
     let header = |cluster: &[u8], recipient: &str| header_of("node-0", cluster, recipient);
-    let read = |header| dynamo_proto::peer::ReadRequest {
-        fallback: false,
-        header,
-        bucket: String::new(),
-        key: "key".into(),
-    };
-    let status = peer.read(read(header(&[3; 16], "node-0"))).await.unwrap_err();
-    assert_eq!(why(&status), (Code::FailedPrecondition, "FOREIGN_CLUSTER".into()));
-    let status = peer.read(read(header(&CLUSTER, "node-5"))).await.unwrap_err();
-    assert_eq!(why(&status), (Code::FailedPrecondition, "WRONG_RECIPIENT".into()));
-    peer.read(read(header(&CLUSTER, "node-0"))).await.unwrap();
-    // A former member, or one that was never admitted.
-    let status = peer
-        .read(read(header_of("node-7", &CLUSTER, "node-0")))
+    let messages = [
+        header(&[3; 16], "node-0"),
+        header(&CLUSTER, "node-5"),
+        header(&CLUSTER, "node-0"),
+        // A former member, or one that was never admitted.
+        header_of("node-7", &CLUSTER, "node-0"),
+    ]
+    .map(read_under);
+    let mut answers = peer
+        .serve(futures::stream::iter(messages))
         .await
-        .unwrap_err();
-    assert_eq!(why(&status), (Code::FailedPrecondition, "NOT_A_MEMBER".into()));
+        .unwrap()
+        .into_inner();
+    let mut answered = Vec::new();
+    while let Some(message) = answers.message().await.unwrap() {
+        answered.extend(
+            message
+                .responses
+                .into_iter()
+                .map(|response| match response.response {
+                    Some(Answer::Refusal(refusal)) => refusal.reason,
+                    answer => format!("{answer:?}"),
+                }),
+        );
+    }
+    let absent = Answer::Read(dynamo_proto::peer::ReadResponse::default());
+    let expected = [
+        "FOREIGN_CLUSTER",
+        "WRONG_RECIPIENT",
+        &format!("{:?}", Some(absent)),
+        "NOT_A_MEMBER",
+    ];
+    assert_eq!(answered, expected);
     // It has gossiped with its only seed by now, or does so within a second; it learns nothing from it.
     until("the foreign node has tried its seed", || async {
         second

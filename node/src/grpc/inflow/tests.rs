@@ -43,7 +43,7 @@ async fn read_at_once(bytes_max: usize, requests: Vec<http::Request<Body>>) -> u
             }
         })
     };
-    let mut inflow = Inflow::new(service, bytes_max, 4 * MIB, Some("/exempt"));
+    let mut inflow = Inflow::new(service, bytes_max, 4 * MIB, &["/exempt"]);
     let mut answers: FuturesUnordered<_> = requests.into_iter().map(|one| inflow.call(one)).collect();
     assert!(futures::poll!(answers.next()).is_pending());
     let at_once = read.load(SeqCst);
@@ -90,7 +90,7 @@ async fn who_sends_a_head_and_no_more_gives_its_room_back() {
         let body = request.into_body().collect().await;
         Ok::<_, Infallible>(body.map(drop).map_err(|status| status.code()))
     });
-    let mut inflow = Inflow::new(service, MIB, 4 * MIB, None);
+    let mut inflow = Inflow::new(service, MIB, 4 * MIB, &[]);
     let (stuck, whole) = (
         inflow.call(request("/", stuck)),
         inflow.call(request("/", message(MIB, 5))),

@@ -23,7 +23,7 @@ impl Default for RocksOptions {
     fn default() -> Self {
         Self {
             block_cache_bytes: 32 << 20,
-            write_buffer_bytes: 32 << 20,
+            write_buffer_bytes: 64 << 20,
             background_jobs: 2,
         }
     }
@@ -42,7 +42,7 @@ pub(super) fn family_name(space: Space) -> &'static str {
 /// Files that RocksDB keeps open at most; below the usual limit of 1,024 per process, sockets included.
 const OPEN_FILES_MAX: i32 = 384;
 /// Log files together: beyond it the oldest buffers are flushed, which bounds the replay at a start.
-const LOG_BYTES_MAX: u64 = 128 << 20;
+const LOG_BYTES_MAX: u64 = 256 << 20;
 
 pub(super) fn database_options(options: RocksOptions) -> Options {
     let mut database = Options::default();

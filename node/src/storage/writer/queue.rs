@@ -59,10 +59,12 @@ impl Queue {
     /// closed and empty.
     pub(super) fn take(&self, wait: Option<Duration>) -> Taken {
         let mut state = self.state.lock();
+        let mut slept = false;
         while state.operations.is_empty() {
             if state.closed {
                 return Taken::Closed;
             }
+            slept = true;
             match wait {
                 None => self.arrived.wait(&mut state),
                 Some(wait) => {
@@ -71,6 +73,12 @@ impl Queue {
                     }
                 }
             }
+        }
+        if slept {
+            // Who woke this thread may have more to submit, if it is let: one commit for all is cheaper than one for each.
+            drop(state);
+            std::thread::yield_now();
+            state = self.state.lock();
         }
         Taken::Group(state.take_group())
     }
