@@ -77,7 +77,7 @@ mistakes! {
     merging_without_seen: IgnoreSeenInMerge, of_seed 2, ["I5"];
     addresses_taken_for_identities: AddressIsIdentity, of_seed 9, ["I2", "I6", "I1"];
     unclean_stop_keeps_the_incarnation: UncleanStopKeepsIncarnation, of_seed 4, ["I3", "I13"];
-    known_with_old_writes_in_flight: KnownWithOldWritesInFlight, walk_of_seed 677, ["I15", "I1"];
+    known_with_old_writes_in_flight: KnownWithOldWritesInFlight, walk_of_seed 1003, ["I15", "I1"];
     base_left_before_all_read_from_the_next_ring: BaseLeftTooEarly, walk_of_seed 13, ["I15", "I1"];
     suspect_stores_as_sources: SuspectsAreSources, walk_of_seed 13, ["I15", "I1"];
     emptied_member_counted_while_rings_change: EmptiedCountsInReads, walk_of_seed 1, ["I15"];
