@@ -136,7 +136,9 @@ fn records_elsewhere(
     counts: impl Fn(NodeIx) -> bool,
 ) -> Vec<KeyState> {
     let others = living(sh, nodes, victim).filter(|node| counts(node.me));
-    let records = others.filter_map(|node| node.disk.snapshot().peek(Place::Data(key)).cloned());
+    // What an old store holds is set aside with it.
+    let kept = others.filter(|node| sh.old[node.me].is_none());
+    let records = kept.filter_map(|node| node.disk.snapshot().peek(Place::Data(key)).cloned());
     records.map(|state| (*state).clone()).collect()
 }
 
@@ -149,9 +151,13 @@ fn hints_elsewhere(sh: &Shared, nodes: &[Node], victim: usize, key: KeyIx) -> Ve
                 process.delivering.contains(&(owner, key)) || !process.writers[1].idle()
             })
         };
+        // So are its hints, but for those under its own name.
+        let kept = |owner: NodeIx| sh.old[node.me].is_none() || owner == node.me;
         let hints = node.hints.snapshot();
         held.extend(hints.iter().filter_map(|(place, value)| match (place, value) {
-            (Place::Hint(owner, of), Value::State(state)) if *of == key && !delivering(*owner) => {
+            (Place::Hint(owner, of), Value::State(state))
+                if *of == key && kept(*owner) && !delivering(*owner) =>
+            {
                 Some((**state).clone())
             }
             _ => None,
@@ -176,11 +182,12 @@ pub fn only_on(sh: &Shared, nodes: &[Node], victim: usize, key: KeyIx) -> Vec<(u
             own.push((**state).clone());
         }
     }
-    let rings = in_use(nodes);
+    // Who goes by a ring that is retired is about to erase what it has.
+    let rings = sh.rings_from_serving();
     let holds = |lists: &Lists, node: NodeIx| lists.of(hash).0.contains(&node);
     let primaries = records_elsewhere(sh, nodes, victim, key, |node| holds(&sh.serving, node));
     let mut all = records_elsewhere(sh, nodes, victim, key, |node| {
-        rings.values().any(|lists| holds(lists, node))
+        rings.clone().any(|lists| holds(lists, node))
     });
     all.extend(hints_elsewhere(sh, nodes, victim, key));
     let has = |states: &[KeyState], number: u32| {

@@ -74,6 +74,8 @@ pub struct KeyLedger {
     pub forfeited: BTreeSet<u32>,
     /// Names that no primary but these had when they went.
     pub unpromised: Seen,
+    /// Who these were, as bits: whatever becomes of them, what they had then is gone.
+    gone_with: BTreeMap<Dot, u32>,
     /// What was removed for good, with everything that it truly superseded.
     pub reaped: Seen,
     /// Writes that were blind, or of which an attempt may still be under way after their end: their client's next one
@@ -146,18 +148,7 @@ impl Ledger {
 
     /// A node has synced a state of a key.
     pub fn synced(&mut self, key: KeyIx, state: &KeyState, node: NodeIx) {
-        let KeyLedger {
-            dots,
-            built,
-            forfeited,
-            ..
-        } = &mut self.keys[key as usize];
-        let lives = self.gone >> node & 1 == 0;
-        for dot in state.siblings().keys().filter(|_| lives) {
-            if let Some((owner, _)) = dots.get(dot) {
-                forfeited.remove(owner);
-            }
-        }
+        let KeyLedger { dots, built, .. } = &mut self.keys[key as usize];
         if !built.is_empty() {
             // A value holds all that it was built upon.
             for (_, (_, nodes)) in dots.iter_mut().filter(|(dot, _)| state.seen().contains(dot)) {
@@ -184,9 +175,25 @@ impl Ledger {
         let gone: Seen = write.dots.iter().copied().collect();
         key.promised = key.promised.without(&gone);
         key.unpromised.union(&gone);
+        key.gone_with
+            .extend(write.dots.iter().map(|dot| (*dot, self.gone)));
         if everywhere {
             key.forfeited.insert(number);
         }
+    }
+
+    /// A node acknowledges a write, as accepted by `w` nodes. What only members have that are gone for good, and have not heard, goes with
+    /// them; what others have is owed, also if it had been forfeited and was tried again. True if it is not owed.
+    pub fn acknowledged(&mut self, number: u32, w: u32, by: NodeIx) -> bool {
+        let copies = self.living_copies(number);
+        let gone = self.gone >> by & 1 == 1 && copies < w;
+        if gone {
+            self.forfeit(number, copies == 0);
+        } else if copies >= w {
+            let key = self.write(number).key;
+            self.keys[key as usize].forfeited.remove(&number);
+        }
+        gone
     }
 
     /// A client was told that the write of that name is accepted by `w` nodes: any read of R primaries must know it.
@@ -202,7 +209,7 @@ impl Ledger {
     }
 
     /// How many nodes that are not gone for good have synced one of a write's names.
-    pub fn living_copies(&self, number: u32) -> u32 {
+    fn living_copies(&self, number: u32) -> u32 {
         let write = self.write(number);
         let key = &self.keys[write.key as usize];
         let copies = write.dots.iter().map(|dot| living(key, dot, self.gone));
@@ -293,6 +300,7 @@ impl Ledger {
 }
 
 fn living(key: &KeyLedger, dot: &Dot, gone: u32) -> u32 {
+    let gone = gone | key.gone_with.get(dot).copied().unwrap_or_default();
     key.dots
         .get(dot)
         .map_or(0, |(_, nodes)| (nodes & !gone).count_ones())

@@ -373,6 +373,12 @@ impl Shared {
         Rc::clone(known.or_insert_with(|| Rc::new(Lists::new(ring))))
     }
 
+    /// Of the ring that serves, and of all that anybody has taken up to follow it.
+    pub fn rings_from_serving(&self) -> impl Iterator<Item = &Lists> + Clone {
+        let serving = RingVersion::from(self.serving.placement.ring().as_ref());
+        self.known_rings.range(serving..).map(|(_, lists)| lists.as_ref())
+    }
+
     /// The preference list of a key by the ring that serves.
     pub fn preference_of(&self, key: KeyIx) -> &(Vec<NodeIx>, Vec<NodeIx>) {
         self.serving.of(self.keys.get(key).hash)

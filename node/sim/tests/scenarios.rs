@@ -1,5 +1,5 @@
-//! The data-plane scenarios of the reliability page (c1), by number, as scripted plans of faults. Each ends with the
-//! oracle: nothing acknowledged is lost, all replicas are equal, no hint is left.
+//! What may go wrong among nodes, as scripted plans of faults with a number each (`c1_01` and so on). Each ends with the oracle:
+//! nothing acknowledged is lost, all replicas are equal, no hint is left.
 //!
 //! Those in which members change (18 to 21) are in `members.rs`.
 

@@ -406,13 +406,10 @@ impl Live<'_> {
         let asker = put.asker;
         let applied = outcome.state == WriteState::Applied;
         self.sh.ledger.write_mut(put.command.write).applied |= applied;
-        if applied && self.sh.buried.contains(&self.me) {
-            // It has not heard yet, and what it takes alone will go with it.
-            let copies = self.sh.ledger.living_copies(put.command.write);
-            if copies < self.sh.knobs.w {
-                self.sh.ledger.forfeit(put.command.write, copies == 0);
-                self.sh.stats.dead_acks += 1;
-            }
+        if applied {
+            let (write, w) = (put.command.write, self.sh.knobs.w);
+            let gone = self.sh.ledger.acknowledged(write, w, self.me);
+            self.sh.stats.dead_acks += u64::from(gone);
         }
         let dot = put.prepared.as_ref().map(|(dot, _)| *dot).filter(|_| applied);
         let typed = put.command.operation.is_some();

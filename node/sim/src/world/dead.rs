@@ -26,6 +26,7 @@ impl World {
         self.nodes[node].dark = true;
         self.nodes[node].down_by = Some(index);
         self.undo_later(index, back_ms);
+        self.sh.ledger.set_gone(node, true);
         let keys = self.sh.keys.all();
         let lost: Vec<(u32, bool)> = keys
             .flat_map(|key| atlas::only_on(&self.sh, self.members(), node, key))
@@ -35,7 +36,6 @@ impl World {
             let acknowledged = everywhere && self.sh.ledger.write(number).applied;
             self.sh.stats.forfeited += u64::from(acknowledged);
         }
-        self.sh.ledger.set_gone(node, true);
         self.sh.buried.insert(node);
         self.sh.old[node] = Some(0);
         self.sh.stats.dead += 1;
@@ -56,7 +56,8 @@ impl World {
         };
         if !self.is_waited_for(node) {
             if self.phase != Phase::Safety {
-                // The others did without it; now it is back after all.
+                // The others did without it; now it is back after all, whatever has stopped it since it died.
+                self.nodes[node].down_by = self.nodes[node].down_by.map(|_| index);
                 self.undo_fault(index);
             }
             return;
