@@ -167,8 +167,9 @@ impl Peers {
         let trip_us = started.elapsed().as_micros() as u64;
         self.detector.lock().round_trip(&to.member, trip_us);
         if response.same {
-            let state = known.map(|known| known.state.clone());
-            let suspect = response.suspect;
+            // Same as what? Never an absence.
+            let known = known.ok_or_else(|| unfitting(to))?;
+            let (state, suspect) = (Some(known.state.clone()), response.suspect);
             return Ok(ReplicaRead { state, suspect });
         }
         let state = response.state.map(KeyState::decode).transpose().map_err(|error| {

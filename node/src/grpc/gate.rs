@@ -94,10 +94,14 @@ fn admit(node: &Node, placed: &Placed, header: &Header) -> Result<(), Failure> {
 /// A write to a node that is to join, and has not heard yet of the ring that lists it: it is taken, for it is going to be
 /// one of the key's primaries. So nobody has to wait until the news of a ring are everywhere.
 pub(super) fn is_early(node: &Node, header: Option<&Header>) -> bool {
+    // Asked of every message, and nearly always no.
+    if !node.awaits_ring() {
+        return false;
+    }
     let Some(header) = header.filter(|header| check(node, Some(*header)).is_ok()) else {
         return false;
     };
-    let early = node.awaits_ring() && {
+    let early = {
         let (membership, base) = (node.membership(), header.ring_epoch);
         let known = membership.ring().map(|(_, ring)| ring);
         known.is_some_and(|ring| {

@@ -51,6 +51,13 @@ pub(crate) enum Unless {
     Other(ReplicaRead),
 }
 
+/// What both stores have of a key.
+struct Found {
+    stored: Option<Bytes>,
+    hinted: Option<KeyState>,
+    suspect: bool,
+}
+
 impl Digest {
     /// Of a record as it is stored, which is its one encoding.
     fn of(stored: &Bytes) -> Self {
@@ -88,13 +95,11 @@ impl Node {
     /// # Errors
     /// If either store cannot be read.
     pub(crate) async fn read_replica(&self, key: &DataKey) -> Result<ReplicaRead, StoreError> {
-        match self.read_unless(key, None).await? {
-            Unless::Other(read) => Ok(read),
-            Unless::Same { suspect } => Ok(ReplicaRead { state: None, suspect }),
-        }
+        let found = self.find(key).await?;
+        self.merged(key, found)
     }
 
-    /// As [`read_replica`](Self::read_replica), for one who holds what has the digest `known`.
+    /// As [`read_replica`](Self::read_replica), for one who may hold what has the digest `known`.
     ///
     /// # Errors
     /// If either store cannot be read.
@@ -103,18 +108,42 @@ impl Node {
         key: &DataKey,
         known: Option<Digest>,
     ) -> Result<Unless, StoreError> {
+        let found = self.find(key).await?;
+        let digest = || found.stored.as_ref().map(Digest::of);
+        if found.hinted.is_none() && known.is_some() && digest() == known {
+            let suspect = found.suspect;
+            return Ok(Unless::Same { suspect });
+        }
+        self.merged(key, found).map(Unless::Other)
+    }
+
+    async fn find(&self, key: &DataKey) -> Result<Found, StoreError> {
         let partition = self.ring_in_use().map(|placed| placed.partition_of(key));
         let suspect = partition.is_some_and(|partition| self.is_suspect(partition));
         let stored = self.stored_record(key).await?;
         if self.is_unconfirmed() {
             // What an old copy holds may have been removed everywhere since.
-            let state = None;
-            return Ok(Unless::Other(ReplicaRead { state, suspect }));
+            let (stored, hinted) = (None, None);
+            return Ok(Found {
+                stored,
+                hinted,
+                suspect,
+            });
         }
         let hinted = self.hints.read(key).await?;
-        if hinted.is_none() && known.is_some() && stored.as_ref().map(Digest::of) == known {
-            return Ok(Unless::Same { suspect });
-        }
+        Ok(Found {
+            stored,
+            hinted,
+            suspect,
+        })
+    }
+
+    fn merged(&self, key: &DataKey, found: Found) -> Result<ReplicaRead, StoreError> {
+        let Found {
+            stored,
+            hinted,
+            suspect,
+        } = found;
         let stored = stored.map(|stored| self.decoded(key, stored)).transpose()?;
         let state = match (stored, hinted) {
             (Some(mut stored), Some(hinted)) => {
@@ -123,7 +152,7 @@ impl Node {
             }
             (stored, hinted) => stored.or(hinted),
         };
-        Ok(Unless::Other(ReplicaRead { state, suspect }))
+        Ok(ReplicaRead { state, suspect })
     }
 
     /// This node's copy and its digest, if there is no need to wait for the disk, and nothing to be said but what is stored.
