@@ -12,6 +12,9 @@ use super::{
     keys::{DataKey, HashRange, KeyError, Place},
 };
 
+/// Marks are counted so many at a time.
+const MARKS_PER_PAGE: usize = 1024;
+
 /// A page of records.
 #[derive(Debug, Clone)]
 pub struct Records {
@@ -68,6 +71,30 @@ pub fn read_epoch(store: &dyn Store, place: &Place) -> Result<Option<EpochEntry>
 /// As [`read`].
 pub fn read_mark(store: &dyn Store, place: &Place) -> Result<Option<Bytes>, StoreError> {
     store.get(Space::Marks, place.as_bytes())
+}
+
+/// How many records are marked.
+///
+/// # Errors
+/// If the store cannot be read.
+pub fn count_marks(store: &dyn Store) -> Result<u64, StoreError> {
+    let limit = ScanLimit {
+        entries: MARKS_PER_PAGE,
+        bytes: usize::MAX,
+    };
+    let (mut count, mut from) = (0, Bound::Unbounded);
+    loop {
+        let page = store.scan(
+            Space::Marks,
+            (from.as_ref().map(Bytes::as_ref), Bound::Unbounded),
+            limit,
+        )?;
+        count += page.entries.len() as u64;
+        match page.entries.into_iter().last() {
+            Some((key, _)) if !page.done => from = Bound::Excluded(key),
+            _ => return Ok(count),
+        }
+    }
 }
 
 /// A page of records as they are stored.

@@ -108,6 +108,13 @@ impl Group {
         }
     }
 
+    /// How many more records are marked than before.
+    pub(super) fn more_marks(&self) -> i64 {
+        let more =
+            |record: &Record| i64::from(record.mark.is_some()) - i64::from(record.stored_mark.is_some());
+        self.records.values().map(more).sum()
+    }
+
     /// Everything that changed, as one batch: a record, its epoch entry and its mark are never apart. With it, what a
     /// follower is to be told once it is written.
     pub(super) fn changes(&mut self) -> (Batch, Vec<RecordChange>) {

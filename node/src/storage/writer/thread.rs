@@ -34,6 +34,8 @@ pub(super) struct Thread {
     follower: Option<Arc<dyn Follower>>,
     shared: Arc<Shared>,
     room: Room,
+    /// Records that are marked, at least; mostly there are none, and so none to be looked for.
+    marks: u64,
     /// When the oldest write was made that no sync covers.
     unsynced_since_ms: Option<u64>,
 }
@@ -127,12 +129,14 @@ impl Thread {
         follower: Option<Arc<dyn Follower>>,
         shared: Arc<Shared>,
     ) -> Self {
+        let marks = records::count_marks(&*store).unwrap_or(u64::MAX);
         // What a store holds when it has been opened is durable.
         shared.synced.store(store.sequence(), Relaxed);
         Self {
             store,
             mint,
             room: Room::new(options.free_bytes_min),
+            marks,
             options,
             follower,
             shared,
@@ -204,6 +208,7 @@ impl Thread {
 
     /// Writes the group's changes, and syncs if the mode, one of the group, or time demands it.
     fn write(&mut self, group: &mut Group) -> Result<(), StoreError> {
+        let more_marks = group.more_marks();
         let (batch, changes) = group.changes();
         let sync = group.sync
             || self.options.durability == Durability::Every
@@ -213,6 +218,7 @@ impl Thread {
         }
         let bytes = batch.bytes();
         self.store.write(batch, sync)?;
+        self.marks = self.marks.saturating_add_signed(more_marks);
         self.room.wrote(bytes);
         self.shared.tally.bytes.fetch_add(bytes as u64, Relaxed);
         if sync {
@@ -440,7 +446,11 @@ impl Thread {
     fn read(&self, place: &Place) -> Result<Record, StoreError> {
         let stored = self.store.get(Space::Data, place.as_bytes())?;
         let state = stored.clone().map(|value| records::decode(place, value));
-        let mark = records::read_mark(&*self.store, place)?;
+        let mark = if self.marks > 0 {
+            records::read_mark(&*self.store, place)?
+        } else {
+            None
+        };
         Ok(Record::new(Before::Known(stored), state.transpose()?, mark))
     }
 

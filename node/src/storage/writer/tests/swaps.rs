@@ -57,6 +57,25 @@ fn expected(store: &TestStore, name: &str) -> Expected {
 const MARK: Swap = Swap::Mark(Bytes::from_static(b"round 1"));
 const DURABLE: Result<Option<Committed>, WriteError> = Ok(Some(Committed { durable: true }));
 
+/// Marks are looked for only where there are some: those of an earlier start count.
+#[tokio::test]
+async fn a_mark_of_an_earlier_start_is_cleared_by_news() {
+    let store = TestStore::default();
+    let (writer, _) = followed(&store);
+    for name in ["k", "l"] {
+        writer.merge(key(name), delta("w", 1), false).await.unwrap();
+        let expected = expected(&store, name);
+        assert_eq!(writer.swap(key(name), expected, MARK, true).await, DURABLE);
+    }
+    writer.stop().await.unwrap();
+    let (writer, recorder) = followed(&store);
+    for name in ["k", "l"] {
+        writer.merge(key(name), delta("w", 2), false).await.unwrap();
+        assert_eq!(stored(&store, Space::Marks, name), None);
+        assert_eq!(recorder.take(), [(false, true)], "it was out until now");
+    }
+}
+
 /// D33: what is about to be reaped is marked durably, and any news of the key takes the mark away.
 #[tokio::test]
 async fn a_mark_takes_a_record_out_until_any_write_clears_it() {
