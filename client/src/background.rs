@@ -53,7 +53,7 @@ pub(crate) async fn probe(client: Weak<Shared>, every: Duration) {
                     known_epoch: client.router.epoch(),
                 };
                 let mut stub = nodes.stub(&node);
-                match timeout(client.settings.attempt_timeout, stub.get_ring(request)).await {
+                match timeout(client.settings.attempt_timeout, stub.calls.get_ring(request)).await {
                     Ok(Ok(_)) => node.heard(),
                     // A node that is draining or has no ring yet stays aside.
                     Ok(Err(status)) => nodes.failed(&node, started, status.message()),

@@ -8,15 +8,16 @@ use dynamo_proto::v1;
 use futures::{StreamExt as _, stream};
 use prost::Message;
 use tokio::time::{Instant, sleep_until};
-use tonic::{Code, Status};
+use tonic::Code;
 
 use crate::{
     attempts::{Attempts, Verdict},
-    call::{Reply as _, Shared, with_timeout},
+    call::{Reply as _, Shared},
     client::Client,
     error::Error,
-    nodes::{Node, Stub},
+    nodes::Node,
     status::{Failed, Origin},
+    stub::{Stub, with_timeout},
     types::{Context, Found, OpId, ReadOptions, WriteOptions, Written},
 };
 
@@ -103,7 +104,7 @@ trait Batched: Message + Clone + Sized {
         stub: Stub,
         requests: Vec<Self>,
         limit: Duration,
-    ) -> impl Future<Output = Result<tonic::Response<Answers<Self::Output>>, Status>> + Send;
+    ) -> impl Future<Output = Result<Answers<Self::Output>, Failed>> + Send;
 }
 
 /// The answers in the order of the requests, and the newest ring epoch among them.
@@ -283,55 +284,43 @@ fn unset() -> Failed {
 impl Batched for v1::GetRequest {
     type Output = Found;
 
-    async fn send(
-        mut stub: Stub,
-        requests: Vec<Self>,
-        limit: Duration,
-    ) -> Result<tonic::Response<Answers<Found>>, Status> {
+    async fn send(mut stub: Stub, requests: Vec<Self>, limit: Duration) -> Result<Answers<Found>, Failed> {
         let request = with_timeout(v1::BatchGetRequest { requests }, limit);
-        let reply = stub.batch_get(request).await?;
-        Ok(reply.map(|reply| {
-            let mut ring_epoch = 0;
-            let answers = reply.results.into_iter().map(|result| match result.result {
-                Some(v1::get_result::Result::Response(response)) => {
-                    ring_epoch = ring_epoch.max(response.ring_epoch());
-                    Ok(response.into())
-                }
-                Some(v1::get_result::Result::Error(error)) => Err(Failed::from_batch(error)),
-                None => Err(unset()),
-            });
-            Answers {
-                answers: answers.collect(),
-                ring_epoch,
+        let reply = stub.calls.batch_get(request).await?.into_inner();
+        let mut ring_epoch = 0;
+        let answers = reply.results.into_iter().map(|result| match result.result {
+            Some(v1::get_result::Result::Response(response)) => {
+                ring_epoch = ring_epoch.max(response.ring_epoch());
+                Ok(response.into())
             }
-        }))
+            Some(v1::get_result::Result::Error(error)) => Err(Failed::from_error(error)),
+            None => Err(unset()),
+        });
+        Ok(Answers {
+            answers: answers.collect(),
+            ring_epoch,
+        })
     }
 }
 
 impl Batched for v1::PutRequest {
     type Output = Written;
 
-    async fn send(
-        mut stub: Stub,
-        requests: Vec<Self>,
-        limit: Duration,
-    ) -> Result<tonic::Response<Answers<Written>>, Status> {
+    async fn send(mut stub: Stub, requests: Vec<Self>, limit: Duration) -> Result<Answers<Written>, Failed> {
         let request = with_timeout(v1::BatchPutRequest { requests }, limit);
-        let reply = stub.batch_put(request).await?;
-        Ok(reply.map(|reply| {
-            let mut ring_epoch = 0;
-            let answers = reply.results.into_iter().map(|result| match result.result {
-                Some(v1::put_result::Result::Response(response)) => {
-                    ring_epoch = ring_epoch.max(response.ring_epoch());
-                    Ok(Written::new(response.context, response.outcome, response.info))
-                }
-                Some(v1::put_result::Result::Error(error)) => Err(Failed::from_batch(error)),
-                None => Err(unset()),
-            });
-            Answers {
-                answers: answers.collect(),
-                ring_epoch,
+        let reply = stub.calls.batch_put(request).await?.into_inner();
+        let mut ring_epoch = 0;
+        let answers = reply.results.into_iter().map(|result| match result.result {
+            Some(v1::put_result::Result::Response(response)) => {
+                ring_epoch = ring_epoch.max(response.ring_epoch());
+                Ok(Written::new(response.context, response.outcome, response.info))
             }
-        }))
+            Some(v1::put_result::Result::Error(error)) => Err(Failed::from_error(error)),
+            None => Err(unset()),
+        });
+        Ok(Answers {
+            answers: answers.collect(),
+            ring_epoch,
+        })
     }
 }

@@ -14,7 +14,7 @@ use tokio::{
     task::AbortHandle,
     time::{Instant, sleep_until, timeout, timeout_at},
 };
-use tonic::{Code, Request, Response, Status};
+use tonic::Code;
 
 use crate::{
     attempts::{Attempts, Verdict},
@@ -23,9 +23,10 @@ use crate::{
     error::Error,
     hedge::{Budget, HEDGES_SAVED_MAX, Stopwatch},
     memory::Memory,
-    nodes::{Node, Stub},
+    nodes::Node,
     routing::Router,
     status::{Failed, Origin},
+    stub::{Stub, with_timeout},
     types::{OpId, WriteOptions},
 };
 
@@ -134,7 +135,7 @@ impl Shared {
     ) -> Result<T, Error>
     where
         T: Reply,
-        F: Future<Output = Result<Response<T>, Status>>,
+        F: Future<Output = Result<T, Failed>>,
     {
         let until = Instant::now() + operation.deadline;
         let mut attempts = Attempts::new(operation.write);
@@ -171,7 +172,7 @@ impl Shared {
         send: &mut impl FnMut(Stub, Duration) -> F,
     ) -> Result<T, Verdict>
     where
-        F: Future<Output = Result<Response<T>, Status>>,
+        F: Future<Output = Result<T, Failed>>,
     {
         let usual = self.settings.attempt_timeout.min(operation.deadline);
         let mut next = self.pick(operation, attempts);
@@ -245,7 +246,7 @@ impl Shared {
         node: Arc<Node>,
         limit: Duration,
         usual: Duration,
-        request: impl Future<Output = Result<Response<T>, Status>>,
+        request: impl Future<Output = Result<T, Failed>>,
     ) -> (Arc<Node>, Result<T, Failed>) {
         let watch = operation.is_read_of_key().then(|| Stopwatch::start(&node));
         let result = self.attempt(&node, limit, usual, request).await;
@@ -266,15 +267,15 @@ impl Shared {
         node: &Node,
         limit: Duration,
         usual: Duration,
-        request: impl Future<Output = Result<Response<T>, Status>>,
+        request: impl Future<Output = Result<T, Failed>>,
     ) -> Result<T, Failed> {
         let started = Instant::now();
         let failed = match timeout(limit, request).await {
             Ok(Ok(reply)) => {
                 node.heard();
-                return Ok(reply.into_inner());
+                return Ok(reply);
             }
-            Ok(Err(status)) => Failed::from_status(&status),
+            Ok(Err(failed)) => failed,
             Err(_) => Failed::timed_out(format!("no answer within {} ms", limit.as_millis())),
         };
         let nodes = &self.router.nodes;
@@ -326,7 +327,7 @@ impl Shared {
         let known_epoch = self.router.known_epoch();
         let reply = self.call(operation, |mut stub, limit| {
             let request = with_timeout(v1::GetRingRequest { known_epoch }, limit);
-            async move { stub.get_ring(request).await }
+            async move { Ok(stub.calls.get_ring(request).await?.into_inner()) }
         });
         let reply: v1::GetRingResponse = Box::pin(reply).await?;
         if let Some(ring) = reply.ring
@@ -357,13 +358,6 @@ impl Drop for Shared {
             task.abort();
         }
     }
-}
-
-/// The node learns the time that the client waits, as `grpc-timeout`, and should answer a little before it ends.
-pub(crate) fn with_timeout<T>(message: T, limit: Duration) -> Request<T> {
-    let mut request = Request::new(message);
-    request.set_timeout(limit);
-    request
 }
 
 /// The operation's own id, or a random one; its retries repeat it.

@@ -11,7 +11,7 @@ use tonic::Code;
 
 use crate::{
     attempts::{Attempts, Verdict},
-    call::{Operation, Reply as _, Shared, op_id, with_timeout},
+    call::{Operation, Reply as _, Shared, op_id},
     config::{Builder, Coordination},
     coordinate,
     error::Error,
@@ -98,10 +98,9 @@ impl Client {
             }
             operation.deadline = until.saturating_duration_since(Instant::now());
         }
-        let reply = self.shared.call(operation, |mut stub, limit| {
-            let request = with_timeout(message.clone(), limit);
-            async move { stub.get(request).await }
-        });
+        let reply = self
+            .shared
+            .call(operation, |stub, limit| stub.get(message.clone(), limit));
         let reply = Box::pin(reply).await?;
         self.shared.read(self.hash(key.as_ref()), reply.info());
         Ok(reply.into())
@@ -140,10 +139,9 @@ impl Client {
         );
         operation.bytes = message.encoded_len();
         self.check_size(operation.bytes)?;
-        let reply = self.shared.call(operation, |mut stub, limit| {
-            let request = with_timeout(message.clone(), limit);
-            async move { stub.put(request).await }
-        });
+        let reply = self
+            .shared
+            .call(operation, |stub, limit| stub.put(message.clone(), limit));
         let reply = Box::pin(reply).await?;
         self.shared.wrote(operation, reply.info());
         Ok(Written::new(reply.context, reply.outcome, reply.info))
@@ -179,10 +177,9 @@ impl Client {
             zones: options.zones.map(crate::Replicas::encode),
             op_id: op_id(options),
         };
-        let reply = self.shared.call(operation, |mut stub, limit| {
-            let request = with_timeout(message.clone(), limit);
-            async move { stub.delete(request).await }
-        });
+        let reply = self
+            .shared
+            .call(operation, |stub, limit| stub.delete(message.clone(), limit));
         let reply = Box::pin(reply).await?;
         self.shared.wrote(operation, reply.info());
         Ok(Written::new(reply.context, reply.outcome, reply.info))

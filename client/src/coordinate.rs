@@ -4,10 +4,7 @@
 //! bucket's rules, when too few replicas answer *this* client, or when the bucket wants it so. The machine's repairs are
 //! not carried out: only nodes write to replicas, and they do it when they coordinate.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use dynamo_core::{
@@ -25,7 +22,7 @@ use tokio::time::{Instant, sleep_until};
 use tonic::Code;
 
 use crate::{
-    call::{ATTEMPT_MIN, Operation, Shared, with_timeout},
+    call::{ATTEMPT_MIN, Operation, Shared},
     error::{Detail, Error, Outcome},
     nodes::Node,
     routing::Routes,
@@ -168,8 +165,8 @@ impl<'a> Read<'a> {
         );
         let usual = self.shared.settings.attempt_timeout;
         let limit = self.until.saturating_duration_since(Instant::now()).min(usual);
-        let mut stub = self.shared.router.nodes.stub(node);
-        let request = stub.replica_get(with_timeout(message, limit));
+        let stub = self.shared.router.nodes.stub(node);
+        let request = stub.replica_get(message, limit);
         let answer = self.shared.attempt(node, limit, usual, request).await;
         (member, fallback, answer)
     }
@@ -315,10 +312,7 @@ async fn learn(
         deadline: until.saturating_duration_since(Instant::now()) / 2,
     };
     let message = replica_request(request, shared.router.epoch(), String::new());
-    let reply = shared.call(operation, |mut stub, limit: Duration| {
-        let request = with_timeout(message.clone(), limit);
-        async move { stub.replica_get(request).await }
-    });
+    let reply = shared.call(operation, |stub, limit| stub.replica_get(message.clone(), limit));
     let rules = match Box::pin(reply).await {
         Ok(reply) => reply.rules,
         // A node of a release that does not know the call.

@@ -29,7 +29,7 @@
 //! values (`types`, `typed`), [`Error`] (`error`); then the machinery: `call` carries an operation to its end, `attempts`
 //! decides whether and when to try again, `routing` where, `hedge` when a slow node gets company; `coordinate` reads
 //! replicas without a coordinating node, `memory` keeps what was learnt on the way, `nodes` one channel and the local
-//! opinion per node, `background` refreshes the ring and probes nodes put aside.
+//! opinion per node, `stub` what is said on it, `background` refreshes the ring and probes nodes put aside.
 
 mod client;
 
@@ -64,6 +64,8 @@ mod coordinate;
 mod memory;
 
 mod nodes;
+
+mod stub;
 
 mod background;
 

@@ -9,7 +9,7 @@ use futures::{
     stream::{self, BoxStream},
 };
 use tokio::time::{Instant, sleep_until};
-use tonic::{Response, Streaming};
+use tonic::Streaming;
 
 use crate::{
     attempts::{Attempts, Verdict},
@@ -144,7 +144,8 @@ impl Listing {
             limit: self.options.limit,
         };
         let mut stub = shared.router.nodes.stub(&node);
-        match shared.attempt(&node, limit, usual, stub.list_keys(request)).await {
+        let request = async { Ok(stub.calls.list_keys(request).await?.into_inner()) };
+        match shared.attempt(&node, limit, usual, request).await {
             Ok(pages) => Ok(Open { node, pages }),
             Err(failed) => Err((failed, node)),
         }
@@ -156,7 +157,7 @@ impl Listing {
         limit: Duration,
         usual: Duration,
     ) -> Result<Option<KeyPage>, (Failed, Arc<Node>)> {
-        let request = async { open.pages.message().await.map(Response::new) };
+        let request = async { Ok(open.pages.message().await?) };
         let page = match self
             .client
             .shared

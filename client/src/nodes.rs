@@ -16,17 +16,13 @@ use dynamo_core::types::ClusterId;
 use dynamo_proto::{CLUSTER_METADATA, v1::key_value_client::KeyValueClient};
 use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
-use tonic::{
-    Request, Status,
-    metadata::AsciiMetadataValue,
-    service::{Interceptor, interceptor::InterceptedService},
-    transport::{Channel, Endpoint},
-};
+use tonic::{Request, Status, metadata::AsciiMetadataValue, service::Interceptor, transport::Endpoint};
 
 use crate::{
     config::{Settings, check_address},
     error::Error,
     hedge::Latencies,
+    stub::{Link, Stub},
 };
 
 /// A node that has never answered is asked less and less often, down to this: it may not be reachable from here at all.
@@ -42,9 +38,6 @@ pub(crate) struct Nodes {
     open: AtomicU64,
     cluster: NamesCluster,
 }
-
-/// What calls a node.
-pub(crate) type Stub = KeyValueClient<InterceptedService<Channel, NamesCluster>>;
 
 /// Says in every request which cluster is meant, once it is known: another one may have got a member's address.
 #[derive(Debug, Clone, Default)]
@@ -76,7 +69,7 @@ pub(crate) struct Node {
 
 #[derive(Debug, Default)]
 struct State {
-    channel: Option<Channel>,
+    link: Option<Arc<Link>>,
     last_heard: Option<Instant>,
     probe_due: Option<Instant>,
     probe_failures: u32,
@@ -138,16 +131,13 @@ impl Nodes {
     pub(crate) fn stub(&self, node: &Node) -> Stub {
         node.used
             .store(self.ticks.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
-        let (channel, opened) = {
+        let (link, opened) = {
             let mut state = node.state.lock();
-            let opened = state.channel.is_none();
-            (
-                state
-                    .channel
-                    .get_or_insert_with(|| node.endpoint.connect_lazy())
-                    .clone(),
-                opened,
-            )
+            let opened = state.link.is_none();
+            let link = state
+                .link
+                .get_or_insert_with(|| Arc::new(Link::new(node.endpoint.connect_lazy())));
+            (Arc::clone(link), opened)
         };
         if opened {
             let open = self.open.fetch_add(1, Ordering::Relaxed) + 1;
@@ -155,9 +145,10 @@ impl Nodes {
                 self.close_oldest(node.id);
             }
         }
-        KeyValueClient::with_interceptor(channel, self.cluster.clone())
+        let calls = KeyValueClient::with_interceptor(link.channel.clone(), self.cluster.clone())
             .max_encoding_message_size(self.settings.send_bytes_max)
-            .max_decoding_message_size(self.settings.receive_bytes_max)
+            .max_decoding_message_size(self.settings.receive_bytes_max);
+        Stub::new(link, calls)
     }
 
     /// The node did not answer a request that was begun at `started`, or said that it is not ready. Something heard
@@ -211,7 +202,7 @@ impl Nodes {
     }
 
     fn close(&self, node: &Node) {
-        if node.state.lock().channel.take().is_some() {
+        if node.state.lock().link.take().is_some() {
             self.open.fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -220,7 +211,7 @@ impl Nodes {
         let nodes = self.by_address.read();
         let open = nodes
             .values()
-            .filter(|node| node.id != except && node.state.lock().channel.is_some());
+            .filter(|node| node.id != except && node.state.lock().link.is_some());
         if let Some(oldest) = open.min_by_key(|node| node.used.load(Ordering::Relaxed)) {
             self.close(oldest);
         }
@@ -302,7 +293,7 @@ mod tests {
                 .by_address
                 .read()
                 .values()
-                .filter(|node| node.state.lock().channel.is_some())
+                .filter(|node| node.state.lock().link.is_some())
                 .count()
         };
         assert_eq!((open(&nodes), nodes.open.load(Ordering::Relaxed)), (2, 2));

@@ -59,8 +59,8 @@ impl Failed {
         failed
     }
 
-    /// Reads one entry of a batch's answer.
-    pub(crate) fn from_batch(error: v1::Error) -> Self {
+    /// Reads an error inside a batch's answer, or on a stream.
+    pub(crate) fn from_error(error: v1::Error) -> Self {
         Self {
             origin: Origin::Node,
             code: Code::from_i32(error.code),
@@ -187,6 +187,12 @@ fn innermost(status: &Status) -> String {
         source = error.source();
     }
     message
+}
+
+impl From<Status> for Failed {
+    fn from(status: Status) -> Self {
+        Self::from_status(&status)
+    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use dynamo_proto::v1::{self, update_request::Operation as Wire};
 use prost::Message as _;
 
 use crate::{
-    call::{Reply as _, op_id, with_timeout},
+    call::{Reply as _, op_id},
     client::Client,
     error::Error,
     types::{Context, WriteOptions, Written},
@@ -157,10 +157,10 @@ impl Update {
         };
         self.client.check_size(message.encoded_len())?;
         let operation = self.client.operation(&self.key, true, options.deadline);
-        let reply = self.client.shared.call(operation, |mut stub, limit| {
-            let request = with_timeout(message.clone(), limit);
-            async move { stub.update(request).await }
-        });
+        let reply = self
+            .client
+            .shared
+            .call(operation, |stub, limit| stub.update(message.clone(), limit));
         let reply: v1::UpdateResponse = Box::pin(reply).await?;
         self.client.shared.wrote(operation, reply.info());
         Ok(Written::new(reply.context, reply.outcome, reply.info))

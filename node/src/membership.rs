@@ -3,7 +3,10 @@
 //! Assignments (bootstrap, join) are durable before they are answered. What gossip brings is used at once and persisted
 //! behind it: after a crash it is heard again.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use dynamo_core::{
@@ -46,17 +49,67 @@ pub(crate) struct Membership {
 
 struct State {
     incarnation: Incarnation,
-    view: Option<View>,
+    view: Viewed,
     /// The view's policies, read.
     buckets: Buckets,
     seeds: Vec<String>,
 }
 
+/// The view, and what is worked out of it.
+#[derive(Default)]
+struct Viewed {
+    view: Option<View>,
+    /// Asked for by every request to a peer.
+    destinations: HashMap<MemberId, To>,
+}
+
+impl Viewed {
+    fn as_ref(&self) -> Option<&View> {
+        self.view.as_ref()
+    }
+
+    /// To change it.
+    fn as_mut(&mut self) -> Option<&mut View> {
+        self.destinations.clear();
+        self.view.as_mut()
+    }
+
+    fn set(&mut self, view: View) {
+        self.destinations.clear();
+        self.view = Some(view);
+    }
+}
+
 impl State {
+    fn header(&self, recipient: &str) -> Option<Header> {
+        let view = self.view.as_ref()?;
+        Some(Header {
+            cluster_id: Bytes::copy_from_slice(&view.cluster_id().0),
+            member_id: view.me().member.as_str().to_owned(),
+            incarnation: Some(dynamo_proto::peer::Incarnation {
+                generation: self.incarnation.generation,
+                id: self.incarnation.id,
+            }),
+            ring_epoch: view.ring().map_or(0, |ring| ring.epoch()),
+            recipient: recipient.to_owned(),
+            reads_epoch: view
+                .transition()
+                .and_then(Transition::read)
+                .map_or(0, |ring| ring.epoch()),
+            newest: view.transition().map(|transition| {
+                let newest = transition.newest();
+                dynamo_proto::peer::RingVersion {
+                    epoch: newest.epoch,
+                    hash: newest.hash,
+                }
+            }),
+        })
+    }
+
     /// Reads the view's policies again; one that cannot be read, of a later release say, is left out.
     fn read_policies(&mut self) {
         let mut buckets = Buckets::new();
-        for (name, policy) in self.view.iter().flat_map(View::policies) {
+        for (name, policy) in self.view.as_ref().into_iter().flat_map(View::policies) {
             match BucketPolicy::decode(policy.bytes.clone()) {
                 Ok(policy) => buckets.insert(policy),
                 Err(error) => tracing::warn!(bucket = name, %error, "the policy of a bucket cannot be read"),
@@ -104,7 +157,7 @@ impl Membership {
             starts: started.starts,
             state: Mutex::new(State {
                 incarnation: started.incarnation,
-                view: None,
+                view: Viewed::default(),
                 buckets: Buckets::new(),
                 seeds: unique(seeds),
             }),
@@ -138,7 +191,7 @@ impl Membership {
                 view.forget();
             }
             let mut state = membership.state.lock();
-            state.view = Some(view);
+            state.view.set(view);
             state.read_policies();
             drop(state);
         }
@@ -270,7 +323,7 @@ impl Membership {
     ) -> Result<T, Failure> {
         let _change = self.change.lock().await;
         let no_ring = || Failure::new(Reason::NoRing, "this node belongs to no cluster yet");
-        let mut kept = self.state.lock().view.clone().ok_or_else(no_ring)?;
+        let mut kept = self.state.lock().view.as_ref().cloned().ok_or_else(no_ring)?;
         change(&mut kept)?;
         self.persist(writer, durable::view(&kept.encode())).await?;
         let mut state = self.state.lock();
@@ -325,39 +378,22 @@ impl Membership {
 
     /// What goes into a message to `recipient`.
     pub(crate) fn header(&self, recipient: &str) -> Option<Header> {
-        let state = self.state.lock();
-        let view = state.view.as_ref()?;
-        Some(Header {
-            cluster_id: Bytes::copy_from_slice(&view.cluster_id().0),
-            member_id: view.me().member.as_str().to_owned(),
-            incarnation: Some(dynamo_proto::peer::Incarnation {
-                generation: state.incarnation.generation,
-                id: state.incarnation.id,
-            }),
-            ring_epoch: view.ring().map_or(0, |ring| ring.epoch()),
-            recipient: recipient.to_owned(),
-            reads_epoch: view
-                .transition()
-                .and_then(Transition::read)
-                .map_or(0, |ring| ring.epoch()),
-            newest: view.transition().map(|transition| {
-                let newest = transition.newest();
-                dynamo_proto::peer::RingVersion {
-                    epoch: newest.epoch,
-                    hash: newest.hash,
-                }
-            }),
-        })
+        self.state.lock().header(recipient)
     }
 
     /// A member as a destination; none while its address is not known.
     pub(crate) fn to(&self, member: &MemberId) -> Option<To> {
-        let address = self.entry(member)?.peer_address;
-        Some(To {
+        let mut state = self.state.lock();
+        if let Some(to) = state.view.destinations.get(member) {
+            return Some(to.clone());
+        }
+        let to = To {
             member: member.clone(),
-            address,
-            header: self.header(member.as_str())?,
-        })
+            address: state.view.as_ref()?.get(member)?.peer_address.as_str().into(),
+            header: Arc::new(state.header(member.as_str())?),
+        };
+        state.view.destinations.insert(member.clone(), to.clone());
+        Some(to)
     }
 
     /// Mints the first ring of a cluster and makes this node one of its members.
@@ -457,7 +493,7 @@ impl Membership {
         batch.append(durable::seeds(seeds.join(",").as_bytes()));
         self.persist(writer, batch).await?;
         let mut state = self.state.lock();
-        state.view = Some(view);
+        state.view.set(view);
         let mut all = std::mem::take(&mut state.seeds);
         all.extend(seeds);
         state.seeds = unique(all);
@@ -502,7 +538,7 @@ impl Membership {
     pub(crate) async fn merge(&self, writer: &Writer, delta: Delta) -> Merged {
         let changes = {
             let mut state = self.state.lock();
-            let Some(view) = &mut state.view else {
+            let Some(view) = state.view.as_mut() else {
                 return Merged::default();
             };
             let changes = view.merge(delta);
@@ -549,7 +585,7 @@ impl Membership {
         {
             let mut state = self.state.lock();
             let State { view, buckets, .. } = &mut *state;
-            let Some(view) = view else {
+            let Some(view) = view.as_mut() else {
                 return Err(Failure::new(
                     Reason::NoRing,
                     "this node belongs to no cluster yet",
@@ -577,7 +613,7 @@ impl Membership {
 
     /// Says how far this node's store is on its disk, now and then.
     pub(crate) async fn announce_synced(&self, writer: &Writer, announcer: &mut Announcer) {
-        let announced = match &mut self.state.lock().view {
+        let announced = match self.state.lock().view.as_mut() {
             Some(view) => announcer.announce(view, writer.synced(), clock::monotonic_ms()),
             None => false,
         };
@@ -615,7 +651,7 @@ impl Membership {
         }
         let mut state = self.state.lock();
         state.incarnation = renewal.incarnation;
-        if let Some(view) = &mut state.view {
+        if let Some(view) = state.view.as_mut() {
             view.update_self(|me| me.incarnation = renewal.incarnation);
             view.forget();
         }

@@ -20,6 +20,7 @@ use dynamo_core::{
     types::MemberId,
     version::{KeyState, STATE_FORMAT_VERSION},
 };
+use dynamo_lane::{Lane, Lost, Peers as PeerMessages};
 use dynamo_proto::peer::{
     self, CoordinateRequest, CoordinateResponse, GossipRequest, GossipResponse, HandshakeRequest, Header,
     ReadRequest, Refusal, ScanRequest, ScanResponse, WriteRequest, peer_client::PeerClient,
@@ -36,10 +37,6 @@ use crate::{
     node::Digest,
     storage::DataKey,
 };
-
-pub(crate) mod lane;
-
-use lane::Lane;
 
 /// The oldest and newest peer protocol that this release speaks.
 pub(crate) const PROTOCOL_VERSIONS: (u32, u32) = (1, 1);
@@ -88,9 +85,9 @@ pub(crate) struct Peers {
 }
 
 struct Peer {
-    address: String,
+    address: Arc<str>,
     client: PeerClient<Channel>,
-    lane: Lane,
+    lane: Lane<PeerMessages>,
     greeted: AtomicBool,
 }
 
@@ -349,9 +346,18 @@ impl Peers {
 
     /// Asks a replica, together with whatever else is asked of that peer now.
     async fn replica(&self, to: &To, timeout: Duration, request: Asked) -> Result<Answer, CallError> {
-        let header = to.header.clone();
+        let header = Arc::clone(&to.header);
         self.attempt(to, timeout, |peer| async move {
-            peer.lane.request(&peer.client, header, request).await
+            let open = |leaving| {
+                let mut client = peer.client.clone();
+                async move { client.serve(leaving).await }
+            };
+            let response = peer.lane.request(header, request, open).await.map_err(lost)?;
+            match response.response {
+                Some(Answer::Refusal(refusal)) => Err(refused(&refusal)),
+                Some(answer) => Ok(answer),
+                None => Err(classify(Status::internal("the peer's answer is empty"), true)),
+            }
         })
         .await
     }
@@ -429,7 +435,7 @@ impl Peers {
             return Ok(Arc::clone(peer));
         }
         let peer = Arc::new(Peer {
-            address: to.address.clone(),
+            address: Arc::clone(&to.address),
             client: self.connect(&to.address)?,
             lane: Lane::new(),
             greeted: AtomicBool::new(false),
@@ -456,9 +462,16 @@ impl Peers {
 #[derive(Debug, Clone)]
 pub(crate) struct To {
     pub(crate) member: MemberId,
-    pub(crate) address: String,
+    pub(crate) address: Arc<str>,
     /// What goes into each message to it.
-    pub(crate) header: Header,
+    pub(crate) header: Arc<Header>,
+}
+
+impl To {
+    /// For a message of its own.
+    pub(crate) fn header(&self) -> Header {
+        Header::clone(&self.header)
+    }
 }
 
 async fn greet(peer: &Peer, header: &Header) -> Result<(), Status> {
@@ -522,6 +535,20 @@ fn answered(reason: &str, past_handshake: bool, status: Status) -> CallError {
         kind,
         answered,
         status,
+    }
+}
+
+/// The stream gave no answer.
+fn lost(lost: Lost) -> CallError {
+    match lost {
+        Lost::Full => CallError {
+            sent: false,
+            kind: FailureKind::Overloaded,
+            answered: false,
+            status: Status::resource_exhausted("too many requests wait to be sent to this peer"),
+        },
+        Lost::Unsent(status) => classify(status, false),
+        Lost::Sent(status) => classify(status, true),
     }
 }
 

@@ -9,6 +9,7 @@ use std::{future::Future, net::SocketAddr, path::Path, sync::Arc, time::Duration
 use anyhow::Context as _;
 use axum::serve::Listener;
 use dynamo_core::{reap::QuietTable, recovery::Recovery, replica::SiblingCaps};
+use dynamo_lane::CLIENT_MESSAGE_BYTES_MAX;
 use dynamo_proto::{
     DESCRIPTORS, admin::admin_server::AdminServer, peer::peer_server::PeerServer,
     v1::key_value_server::KeyValueServer,
@@ -28,7 +29,7 @@ use crate::{
     faults::Faults,
     grpc::{
         admin::AdminService,
-        inflow::Inflow,
+        inflow::{Inflow, Others},
         kv::{KvService, MeantHere},
         peer::PeerService,
     },
@@ -307,16 +308,19 @@ impl Running {
             .max_encoding_message_size(peer_bytes_max);
         let kv = InterceptedService::new(kv, MeantHere(Arc::clone(node)));
         let inflow_bytes_max = config.limits.request_bytes_in_flight_max;
-        let kv = Inflow::new(kv, inflow_bytes_max, client_bytes_max, &[]);
+        let others = Others {
+            exempt: &[],
+            streams: &[("/dynamo.v1.KeyValue/Serve", CLIENT_MESSAGE_BYTES_MAX)],
+        };
+        let kv = Inflow::new(kv, inflow_bytes_max, client_bytes_max, others);
         let peer = PeerServer::new(PeerService::new(Arc::clone(node)))
             .max_decoding_message_size(peer_bytes_max)
             .max_encoding_message_size(peer_bytes_max);
-        let peer = Inflow::new(
-            peer,
-            inflow_bytes_max,
-            peer_bytes_max,
-            &["/dynamo.peer.v1.Peer/Coordinate", "/dynamo.peer.v1.Peer/Serve"],
-        );
+        let others = Others {
+            exempt: &["/dynamo.peer.v1.Peer/Coordinate", "/dynamo.peer.v1.Peer/Serve"],
+            streams: &[],
+        };
+        let peer = Inflow::new(peer, inflow_bytes_max, peer_bytes_max, others);
         let admin =
             AdminServer::new(AdminService::new(Arc::clone(node))).max_encoding_message_size(peer_bytes_max);
 

@@ -181,7 +181,7 @@ async fn exchange(
     let answer = match target {
         GossipTarget::Member(member) => {
             let to = node.membership().to(member)?;
-            request.header = Some(to.header.clone());
+            request.header = Some(to.header());
             node.peers()
                 .gossip(&to, request)
                 .await

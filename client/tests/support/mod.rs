@@ -14,7 +14,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -29,7 +29,10 @@ use dynamo_proto::{
     v1::{self, key_value_server::KeyValueServer},
 };
 use prost::Message as _;
-use tokio::{net::TcpListener, sync::oneshot};
+use tokio::{
+    net::TcpListener,
+    sync::{oneshot, watch},
+};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Code, Status, service::interceptor::InterceptedService};
 
@@ -128,6 +131,11 @@ struct Inner {
     suspect: AtomicBool,
     behind: AtomicBool,
     foreign: AtomicBool,
+    /// Of a release without streams.
+    older: AtomicBool,
+    /// Streams that were opened, or refused.
+    streams: AtomicUsize,
+    stopped: watch::Sender<bool>,
 }
 
 impl Cluster {
@@ -211,6 +219,9 @@ impl FakeNode {
             suspect: AtomicBool::new(false),
             behind: AtomicBool::new(false),
             foreign: AtomicBool::new(false),
+            older: AtomicBool::new(false),
+            streams: AtomicUsize::new(0),
+            stopped: watch::Sender::new(false),
         });
         let (stop, stopped) = oneshot::channel::<()>();
         let service = KeyValueServer::from_arc(Arc::new(Service(Arc::clone(&inner))))
@@ -281,8 +292,19 @@ impl FakeNode {
         self.inner.foreign.store(foreign, Ordering::SeqCst);
     }
 
+    /// Is of a release that knows no streams.
+    pub fn older(&self) {
+        self.inner.older.store(true, Ordering::SeqCst);
+    }
+
+    /// Streams that were opened, or refused.
+    pub fn streams(&self) -> usize {
+        self.inner.streams.load(Ordering::SeqCst)
+    }
+
     /// Closes the port.
     pub fn stop(&mut self) {
+        self.inner.stopped.send_replace(true);
         drop(self.stop.take());
     }
 

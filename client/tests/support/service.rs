@@ -3,14 +3,37 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
+use dynamo_lane::{Begun, Bounds, Clients, Serves, Serving};
 use dynamo_proto::v1::{self, key_value_server::KeyValue, typed_value::Value as Kind};
 use prost::Message as _;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{Act, Inner, Seen, State, encode, not_applied, status};
 
+#[derive(Clone)]
 pub(super) struct Service(pub(super) Arc<Inner>);
+
+/// Each request on a stream is what the call of its name would be.
+impl Serves for Service {
+    type Protocol = Clients;
+
+    fn begin(&self, message: v1::Requests) -> Vec<Begun<v1::Response>> {
+        let begin = |request: v1::Request| {
+            let (service, bytes) = (self.clone(), request.encoded_len());
+            let answer = Box::pin(async move {
+                let answer = service.called(request.request.unwrap()).await;
+                let error = |status| v1::response::Response::Error(inner_error(&status));
+                Some(v1::Response {
+                    id: request.id,
+                    response: Some(answer.unwrap_or_else(error)),
+                })
+            });
+            Begun { bytes, answer }
+        };
+        message.requests.into_iter().map(begin).collect()
+    }
+}
 
 impl Service {
     /// Notes the request; what the script says to answer instead of the truth.
@@ -25,6 +48,22 @@ impl Service {
             std::future::pending::<()>().await;
         }
         script?.lock().unwrap().pop_front()
+    }
+
+    async fn called(&self, request: v1::request::Request) -> Result<v1::response::Response, Status> {
+        use v1::{request::Request as Asked, response::Response as Answer};
+        if self.0.foreign.load(Ordering::SeqCst) {
+            return Err(status(Code::FailedPrecondition, "FOREIGN_CLUSTER", Vec::new()));
+        }
+        Ok(match request {
+            Asked::Get(get) => Answer::Get(self.get(Request::new(get)).await?.into_inner()),
+            Asked::Put(put) => Answer::Put(self.put(Request::new(put)).await?.into_inner()),
+            Asked::Delete(delete) => Answer::Delete(self.delete(Request::new(delete)).await?.into_inner()),
+            Asked::Update(update) => Answer::Update(self.update(Request::new(update)).await?.into_inner()),
+            Asked::ReplicaGet(get) => {
+                Answer::ReplicaGet(self.replica_get(Request::new(get)).await?.into_inner())
+            }
+        })
     }
 
     async fn end<T>(
@@ -221,7 +260,7 @@ fn text(bytes: &Bytes) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn batch_error(status: &Status) -> v1::Error {
+fn inner_error(status: &Status) -> v1::Error {
     let details = tonic_types::pb::Status::decode(status.details())
         .unwrap_or_default()
         .details;
@@ -244,6 +283,26 @@ fn batch_error(status: &Status) -> v1::Error {
 #[tonic::async_trait]
 impl KeyValue for Service {
     type ListKeysStream = ReceiverStream<Result<v1::ListKeysResponse, Status>>;
+
+    type ServeStream = Serving<Clients>;
+
+    async fn serve(
+        &self,
+        request: Request<Streaming<v1::Requests>>,
+    ) -> Result<Response<Self::ServeStream>, Status> {
+        self.0.streams.fetch_add(1, Ordering::SeqCst);
+        if self.0.older.load(Ordering::SeqCst) {
+            return Err(Status::unimplemented("no such call"));
+        }
+        let mut stopped = self.0.stopped.subscribe();
+        let stops = async move { drop(stopped.wait_for(|stopped| *stopped).await) };
+        let bounds = Bounds {
+            requests: 1000,
+            bytes: 1 << 20,
+        };
+        let serving = dynamo_lane::serve(self.clone(), request.into_inner(), stops, bounds);
+        Ok(Response::new(serving))
+    }
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
         let request = request.into_inner();
@@ -308,7 +367,7 @@ impl KeyValue for Service {
             let results = requests.iter().map(|request| v1::GetResult {
                 result: Some(match self.get_one(request) {
                     Ok(response) => v1::get_result::Result::Response(response),
-                    Err(status) => v1::get_result::Result::Error(batch_error(&status)),
+                    Err(status) => v1::get_result::Result::Error(inner_error(&status)),
                 }),
             });
             Ok(v1::BatchGetResponse {
@@ -328,7 +387,7 @@ impl KeyValue for Service {
             let results = requests.iter().map(|request| v1::PutResult {
                 result: Some(match self.put_one(request) {
                     Ok(response) => v1::put_result::Result::Response(response),
-                    Err(status) => v1::put_result::Result::Error(batch_error(&status)),
+                    Err(status) => v1::put_result::Result::Error(inner_error(&status)),
                 }),
             });
             Ok(v1::BatchPutResponse {

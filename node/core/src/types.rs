@@ -1,6 +1,6 @@
 //! Names and numbers that every module shares.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use sha2::{Digest as _, Sha256};
 
@@ -8,13 +8,13 @@ use sha2::{Digest as _, Sha256};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClusterId(pub [u8; 16]);
 
-/// A member's identity: 1..=63 characters of `[a-z0-9.-]`. It stays with the data, whatever the address.
+/// A member's identity: 1..=63 characters of `[a-z0-9.-]`. It stays with the data, whatever the address. Clones share it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct MemberId(String);
+pub struct MemberId(Arc<str>);
 
 /// A failure domain: up to 63 characters of `[A-Za-z0-9_.-]`. The empty name is the zone of a cluster without zones.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Zone(String);
+pub struct Zone(Arc<str>);
 
 /// A name that breaks its rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -81,7 +81,7 @@ impl MemberId {
         let name = name.into();
         let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '.' || c == '-';
         if (1..=63).contains(&name.len()) && name.chars().all(good) {
-            Ok(Self(name))
+            Ok(Self(name.into()))
         } else {
             Err(NameError {
                 what: "member id",
@@ -106,7 +106,7 @@ impl Zone {
         let name = name.into();
         let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
         if name.len() <= 63 && name.chars().all(good) {
-            Ok(Self(name))
+            Ok(Self(name.into()))
         } else {
             Err(NameError {
                 what: "zone",

@@ -136,7 +136,7 @@ impl Source {
         let background = self.node.background();
         background.wait_turn(self.task, 1, 0).await;
         let request = PageRequest {
-            header: Some(self.to.header.clone()),
+            header: Some(self.to.header()),
             partition: self.partition.0,
             after,
         };

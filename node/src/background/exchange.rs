@@ -86,7 +86,7 @@ impl With {
     async fn hashes(&self, level: u32, nodes: Vec<u32>) -> ExchangeEvent {
         self.node.background().wait_turn(self.task, 1, 0).await;
         let request = peer::TreeHashesRequest {
-            header: Some(self.to.header.clone()),
+            header: Some(self.to.header()),
             partition: self.partition.0,
             level,
             nodes,
@@ -104,7 +104,7 @@ impl With {
     async fn peer_keys(&self, leaves: Vec<u32>, after: Option<Position>) -> ExchangeEvent {
         self.node.background().wait_turn(self.task, 1, 0).await;
         let request = peer::TreeKeysRequest {
-            header: Some(self.to.header.clone()),
+            header: Some(self.to.header()),
             partition: self.partition.0,
             leaves,
             after: after
@@ -163,7 +163,7 @@ impl With {
             .wait_turn(self.task, positions.len() as u32, 0)
             .await;
         let request = peer::FetchRequest {
-            header: Some(self.to.header.clone()),
+            header: Some(self.to.header()),
             keys,
         };
         let response = match self.node.peers().fetch(&self.to, request).await {
@@ -249,7 +249,7 @@ impl With {
             .wait_turn(self.task, states.len() as u32, bytes as u64)
             .await;
         let request = peer::StoreRequest {
-            header: Some(self.to.header.clone()),
+            header: Some(self.to.header()),
             states,
         };
         match self.node.peers().store(&self.to, request).await {

@@ -197,7 +197,7 @@ async fn answer(
         return wire::serve(node, request).await.ok();
     }
     let to = node.membership().to(member)?;
-    request.header = Some(to.header.clone());
+    request.header = Some(to.header());
     tokio::time::timeout(Duration::from_secs(10), node.peers().reap(&to, request))
         .await
         .ok()?

@@ -35,7 +35,7 @@ async fn others_are_whole(node: &Arc<Node>) -> bool {
             return false;
         };
         let root = TreeHashesRequest {
-            header: Some(to.header.clone()),
+            header: Some(to.header()),
             partition: partition.0,
             level: 0,
             nodes: vec![0],

@@ -47,8 +47,16 @@ struct Room {
     most: u32,
     /// Longer messages are refused as soon as their head is read.
     message_bytes_max: u64,
-    /// Requests to these methods do not count: they end only when others were served, or bound what they hold themselves.
-    exempt: &'static [&'static str],
+    others: Others,
+}
+
+/// Methods with rules of their own.
+#[derive(Clone, Copy)]
+pub(crate) struct Others {
+    /// Their requests do not count: they end only when others were served, or bound what they hold themselves.
+    pub(crate) exempt: &'static [&'static str],
+    /// Streams that bound what they hold if no message of theirs has more bytes: others end the stream.
+    pub(crate) streams: &'static [(&'static str, usize)],
 }
 
 /// What a request holds until it is answered.
@@ -57,18 +65,13 @@ type Held = Arc<OnceLock<OwnedSemaphorePermit>>;
 impl<S> Inflow<S> {
     /// So many bytes at a time; a message that is larger than all of it is taken in alone. `message_bytes_max` is the service's
     /// own limit.
-    pub(crate) fn new(
-        service: S,
-        bytes_max: usize,
-        message_bytes_max: usize,
-        exempt: &'static [&'static str],
-    ) -> Self {
+    pub(crate) fn new(service: S, bytes_max: usize, message_bytes_max: usize, others: Others) -> Self {
         let most = u32::try_from(bytes_max as u64 / UNIT).unwrap_or(u32::MAX);
         let room = Room {
             free: Arc::new(Semaphore::new(most as usize)),
             most,
             message_bytes_max: message_bytes_max as u64,
-            exempt,
+            others,
         };
         Self {
             service,
@@ -92,9 +95,17 @@ impl<S: Service<http::Request<Body>>> Service<http::Request<Body>> for Inflow<S>
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let held = Held::default();
-        let exempt = self.room.exempt.contains(&request.uri().path());
-        let request = if exempt {
+        let (path, others) = (request.uri().path(), self.room.others);
+        let stream = others.streams.iter().find(|(method, _)| *method == path);
+        let request = if others.exempt.contains(&path) {
             request
+        } else if let Some(&(_, message_bytes_max)) = stream {
+            request.map(|body| {
+                Body::new(Checked {
+                    body,
+                    heads: Heads::new(message_bytes_max),
+                })
+            })
         } else {
             request.map(|body| {
                 Body::new(Metered {
@@ -207,6 +218,77 @@ impl http_body::Body for Metered {
             return Poll::Ready(Some(Err(Status::deadline_exceeded(why))));
         }
         frame
+    }
+}
+
+/// A stream whose messages are small.
+struct Checked {
+    body: Body,
+    heads: Heads,
+}
+
+/// Finds the heads of messages among the bytes of a stream.
+struct Heads {
+    message_bytes_max: usize,
+    head: [u8; 5],
+    /// Bytes of the head that are there.
+    known: usize,
+    /// Bytes of the message that are still to come.
+    rest: usize,
+}
+
+impl Heads {
+    fn new(message_bytes_max: usize) -> Self {
+        Self {
+            message_bytes_max,
+            head: [0; 5],
+            known: 0,
+            rest: 0,
+        }
+    }
+
+    /// Goes on with these bytes; the length of a message that is too long.
+    fn pass(&mut self, mut bytes: &[u8]) -> Result<(), usize> {
+        while !bytes.is_empty() {
+            if self.rest > 0 {
+                let passed = bytes.len().min(self.rest);
+                self.rest -= passed;
+                bytes.advance(passed);
+                continue;
+            }
+            self.head[self.known] = bytes.get_u8();
+            self.known += 1;
+            if self.known == self.head.len() {
+                self.known = 0;
+                self.rest = (&self.head[1..]).get_u32() as usize;
+                if self.rest > self.message_bytes_max {
+                    return Err(self.rest);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl http_body::Body for Checked {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context)).transpose()?;
+        if let Some(data) = frame.as_ref().and_then(Frame::data_ref)
+            && let Err(bytes) = self.heads.pass(data)
+        {
+            let most = self.heads.message_bytes_max;
+            let why = format!(
+                "a message of {bytes} bytes on a stream that takes {most}; send it by a call of its own"
+            );
+            return Poll::Ready(Some(Err(Status::out_of_range(why))));
+        }
+        Poll::Ready(frame.map(Ok))
     }
 }
 

@@ -100,7 +100,7 @@ pub(crate) async fn flood(
 async fn ask(node: &Arc<Node>, target: MemberId, mut request: LocateRequest) -> Option<LocateResponse> {
     let to = node.membership().to(&target)?;
     let timeout = Duration::from_millis(request.timeout_ms.into());
-    request.header = Some(to.header.clone());
+    request.header = Some(to.header());
     node.peers().locate(&to, request, timeout).await.ok()
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use dynamo_core::{types::MemberId, version::STATE_FORMAT_VERSION};
+use dynamo_lane::{Peers, Serving};
 use dynamo_proto::peer::{
     CoordinateRequest, CoordinateResponse, FetchRequest, FetchResponse, GossipRequest, GossipResponse,
     HandshakeRequest, HandshakeResponse, Header, LocateRequest, LocateResponse, PageRequest, PageResponse,
@@ -15,7 +16,7 @@ use super::{
     anti_entropy, gate,
     gossip::{delta_to_proto, digest_from_proto, ring_version_to_proto},
     kv, locate, reap,
-    replica::Serving,
+    replica::{self, Replica},
     status::{Failure, Reason},
 };
 use crate::{node::Node, peers::PROTOCOL_VERSIONS, request::still_wanted, tasks};
@@ -128,12 +129,19 @@ impl Peer for PeerService {
         Ok(Response::new(response))
     }
 
-    type ServeStream = Serving;
+    type ServeStream = Serving<Peers>;
 
-    async fn serve(&self, request: Request<Streaming<ReplicaRequests>>) -> Result<Response<Serving>, Status> {
-        Ok(Response::new(Serving::new(
-            Arc::clone(&self.node),
+    async fn serve(
+        &self,
+        request: Request<Streaming<ReplicaRequests>>,
+    ) -> Result<Response<Self::ServeStream>, Status> {
+        let stops = self.node.stops().cancelled_owned();
+        let replica = Replica(Arc::clone(&self.node));
+        Ok(Response::new(dynamo_lane::serve(
+            replica,
             request.into_inner(),
+            stops,
+            replica::BOUNDS,
         )))
     }
 

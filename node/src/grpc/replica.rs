@@ -1,21 +1,14 @@
-//! What peers' requests ask of this replica. One stream serves one peer: its requests arrive many in a message, run at the same
-//! time, and the answers that are there leave together.
+//! What peers' requests ask of this replica.
 
-use std::{
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::sync::Arc;
 
 use dynamo_core::{types::MemberId, version::KeyState};
+use dynamo_lane::{Begun, Bounds, Peers, Serves};
 use dynamo_proto::peer::{
-    ReadRequest, ReadResponse, Refusal, ReplicaRequest, ReplicaRequests, ReplicaResponse, ReplicaResponses,
-    WriteRequest, WriteResponse, replica_request::Request as Asked, replica_response::Response as Answer,
+    ReadRequest, ReadResponse, Refusal, ReplicaRequest, ReplicaRequests, ReplicaResponse, WriteRequest,
+    WriteResponse, replica_request::Request as Asked, replica_response::Response as Answer,
 };
-use futures::{Stream, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use prost::Message as _;
-use tokio_util::sync::WaitForCancellationFutureOwned;
-use tonic::{Status, Streaming};
 
 use super::{
     convert, gate,
@@ -23,102 +16,38 @@ use super::{
 };
 use crate::{
     node::{Digest, Node, Unless},
-    peers::lane::{MESSAGE_BYTES_MAX, MESSAGE_REQUESTS_MAX},
     storage::hints::HintError,
 };
 
-/// Requests of one peer that run at a time; no more are read before some are answered,
-const RUNNING_MAX: usize = 1024;
-/// nor if they have so many bytes.
-const RUNNING_BYTES_MAX: usize = 4 << 20;
+/// Of one peer's requests.
+pub(super) const BOUNDS: Bounds = Bounds {
+    requests: 1024,
+    bytes: 4 << 20,
+};
 
-/// The answers to one peer's requests.
-pub(crate) struct Serving {
-    node: Arc<Node>,
-    arriving: Streaming<ReplicaRequests>,
-    /// The peer sends no more, or this node stops.
-    ended: bool,
-    stops: Pin<Box<WaitForCancellationFutureOwned>>,
-    running: FuturesUnordered<BoxFuture<'static, Done>>,
-    running_bytes: usize,
-}
+/// Carries out one peer's requests.
+pub(super) struct Replica(pub(super) Arc<Node>);
 
-struct Done {
-    /// Of the request.
-    bytes: usize,
-    /// None: it is to be lost.
-    response: Option<ReplicaResponse>,
-}
+impl Serves for Replica {
+    type Protocol = Peers;
 
-impl Serving {
-    pub(super) fn new(node: Arc<Node>, arriving: Streaming<ReplicaRequests>) -> Self {
-        Self {
-            stops: Box::pin(node.stops().cancelled_owned()),
-            node,
-            arriving,
-            ended: false,
-            running: FuturesUnordered::new(),
-            running_bytes: 0,
-        }
-    }
-
-    /// Begins what has arrived.
-    fn take_in(&mut self, context: &mut Context<'_>) {
-        if !self.ended && self.stops.as_mut().poll(context).is_ready() {
-            self.ended = true;
-        }
-        while !self.ended && self.running.len() < RUNNING_MAX && self.running_bytes < RUNNING_BYTES_MAX {
-            match self.arriving.poll_next_unpin(context) {
-                Poll::Ready(Some(Ok(message))) => self.begin(message),
-                Poll::Ready(Some(Err(_)) | None) => self.ended = true,
-                Poll::Pending => return,
-            }
-        }
-    }
-
-    fn begin(&mut self, message: ReplicaRequests) {
+    fn begin(&self, message: ReplicaRequests) -> Vec<Begun<ReplicaResponse>> {
         let header = message.header.as_ref();
-        let early = gate::is_early(&self.node, header);
-        let served = gate::data(&self.node, header);
+        let early = gate::is_early(&self.0, header);
+        let served = gate::data(&self.0, header);
         let sender: Arc<str> = header.map_or("", |header| header.member_id.as_str()).into();
-        for request in message.requests {
-            let bytes = request.encoded_len();
+        let begin = |request: ReplicaRequest| {
             // It is going to be one of the key's primaries.
             let early =
                 early && matches!(&request.request, Some(Asked::Write(write)) if write.hint_for.is_empty());
             let served = if early { Ok(()) } else { served.clone() };
-            let (node, sender) = (Arc::clone(&self.node), Arc::clone(&sender));
-            self.running_bytes += bytes;
-            self.running.push(Box::pin(async move {
-                let response = serve(&node, &sender, served, request).await;
-                Done { bytes, response }
-            }));
-        }
-    }
-}
-
-impl Stream for Serving {
-    type Item = Result<ReplicaResponses, Status>;
-
-    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = self.get_mut();
-        this.take_in(context);
-        let (mut responses, mut bytes) = (Vec::new(), 0);
-        while responses.len() < MESSAGE_REQUESTS_MAX && bytes < MESSAGE_BYTES_MAX {
-            match this.running.poll_next_unpin(context) {
-                Poll::Ready(Some(done)) => {
-                    this.running_bytes -= done.bytes;
-                    bytes += done.response.as_ref().map_or(0, ReplicaResponse::encoded_len);
-                    responses.extend(done.response);
-                }
-                Poll::Ready(None) if responses.is_empty() && this.ended => return Poll::Ready(None),
-                _ => break,
+            let (node, sender) = (Arc::clone(&self.0), Arc::clone(&sender));
+            Begun {
+                bytes: request.encoded_len(),
+                answer: Box::pin(async move { serve(&node, &sender, served, request).await }),
             }
-        }
-        if !responses.is_empty() {
-            return Poll::Ready(Some(Ok(ReplicaResponses { responses })));
-        }
-        Poll::Pending
+        };
+        message.requests.into_iter().map(begin).collect()
     }
 }
 

@@ -1,6 +1,6 @@
 //! This node's place in the rings: what every request works with.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use dynamo_core::{
     bucket::BucketPolicy,
@@ -76,9 +76,16 @@ impl Placed {
 
     /// A destination of what goes by these rings, also if there are newer ones by now.
     pub(crate) fn stamped(&self, mut to: To) -> To {
-        to.header.ring_epoch = self.placement().ring().epoch();
-        to.header.reads_epoch = self.epoch();
-        to.header.newest = Some(ring_version_to_proto(self.newest()));
+        let stamp = (
+            self.placement().ring().epoch(),
+            self.epoch(),
+            Some(ring_version_to_proto(self.newest())),
+        );
+        let now = (to.header.ring_epoch, to.header.reads_epoch, to.header.newest);
+        if now != stamp {
+            let header = Arc::make_mut(&mut to.header);
+            (header.ring_epoch, header.reads_epoch, header.newest) = stamp;
+        }
         to
     }
 

@@ -274,7 +274,7 @@ async fn fetch(
     } else {
         match node.membership().to(&request.member) {
             Some(to) => {
-                message.header = Some(to.header.clone());
+                message.header = Some(to.header());
                 node.peers()
                     .scan(&to, message)
                     .await

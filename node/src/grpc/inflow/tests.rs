@@ -12,6 +12,11 @@ use super::*;
 
 const MIB: usize = 1 << 20;
 
+const OTHERS: Others = Others {
+    exempt: &["/exempt"],
+    streams: &[("/stream", 1000)],
+};
+
 /// A message of so many bytes, its head cut after `head` of them.
 fn message(bytes: usize, head: usize) -> Body {
     let mut all = vec![0];
@@ -43,7 +48,7 @@ async fn read_at_once(bytes_max: usize, requests: Vec<http::Request<Body>>) -> u
             }
         })
     };
-    let mut inflow = Inflow::new(service, bytes_max, 4 * MIB, &["/exempt"]);
+    let mut inflow = Inflow::new(service, bytes_max, 4 * MIB, OTHERS);
     let mut answers: FuturesUnordered<_> = requests.into_iter().map(|one| inflow.call(one)).collect();
     assert!(futures::poll!(answers.next()).is_pending());
     let at_once = read.load(SeqCst);
@@ -90,7 +95,7 @@ async fn who_sends_a_head_and_no_more_gives_its_room_back() {
         let body = request.into_body().collect().await;
         Ok::<_, Infallible>(body.map(drop).map_err(|status| status.code()))
     });
-    let mut inflow = Inflow::new(service, MIB, 4 * MIB, &[]);
+    let mut inflow = Inflow::new(service, MIB, 4 * MIB, OTHERS);
     let (stuck, whole) = (
         inflow.call(request("/", stuck)),
         inflow.call(request("/", message(MIB, 5))),
@@ -98,4 +103,35 @@ async fn who_sends_a_head_and_no_more_gives_its_room_back() {
     let (stuck, whole) = futures::join!(stuck, whole);
     assert_eq!(stuck.unwrap(), Err(tonic::Code::DeadlineExceeded));
     assert_eq!(whole.unwrap(), Ok(()));
+}
+
+/// What a stream's messages become if they arrive in parts of so many bytes.
+async fn streamed(messages: &[usize], part: usize) -> Result<usize, Status> {
+    let service = service_fn(|request: http::Request<Body>| async move {
+        let read = request.into_body().collect().await;
+        Ok::<_, Infallible>(read.map(|read| read.to_bytes().len()))
+    });
+    let mut all = Vec::new();
+    for bytes in messages {
+        all.push(0);
+        all.extend((*bytes as u32).to_be_bytes());
+        all.extend(vec![7; *bytes]);
+    }
+    let parts: Vec<_> = all.chunks(part).map(Bytes::copy_from_slice).collect();
+    let frames = parts
+        .into_iter()
+        .map(|part| Ok::<_, Infallible>(Frame::data(part)));
+    let body = Body::new(StreamBody::new(futures::stream::iter(frames)));
+    let mut inflow = Inflow::new(service, MIB, 4 * MIB, OTHERS);
+    inflow.call(request("/stream", body)).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_stream_passes_small_messages_and_ends_at_a_large_one_however_it_is_cut() {
+    for part in [1, 2, 5, 6, 7, 1000, 100_000] {
+        let passed = streamed(&[1000, 0, 3, 1000], part).await.unwrap();
+        assert_eq!(passed, 2003 + 4 * 5);
+        let refused = streamed(&[1000, 1001, 1], part).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::OutOfRange, "{refused}");
+    }
 }

@@ -7,9 +7,10 @@ use dynamo_core::{
     types::KeyHash,
     version::{Context, Seen},
 };
+use dynamo_lane::{Clients, Serving};
 use dynamo_proto::{CLUSTER_METADATA, v1, v1::key_value_server::KeyValue};
 use futures::{Stream, future::join_all};
-use tonic::{Request, Response, Status, metadata::MetadataMap, service::Interceptor};
+use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap, service::Interceptor};
 
 use super::{
     convert,
@@ -22,6 +23,8 @@ use crate::{
 };
 
 mod read;
+
+mod stream;
 
 mod write;
 
@@ -155,6 +158,22 @@ impl KeyValue for KvService {
         Ok(Response::new(v1::BatchPutResponse {
             results: results.collect(),
         }))
+    }
+
+    type ServeStream = Serving<Clients>;
+
+    async fn serve(
+        &self,
+        request: Request<Streaming<v1::Requests>>,
+    ) -> Result<Response<Self::ServeStream>, Status> {
+        let stops = self.node.stops().cancelled_owned();
+        let stream = stream::Stream(Arc::clone(&self.node));
+        Ok(Response::new(dynamo_lane::serve(
+            stream,
+            request.into_inner(),
+            stops,
+            stream::BOUNDS,
+        )))
     }
 
     type ListKeysStream = KeyStream;

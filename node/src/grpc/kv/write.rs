@@ -167,7 +167,7 @@ async fn forward(
     node.metrics().forward();
     let remaining = deadline.remaining();
     let request = peer::CoordinateRequest {
-        header: Some(to.header.clone()),
+        header: Some(to.header()),
         // The coordinator gives up a little before that, and its answer comes before its silence is held against it.
         timeout_ms: remaining.as_millis() as u32,
         request: Some(write.clone().into_forwarded()),
