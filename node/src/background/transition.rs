@@ -237,7 +237,10 @@ async fn remove(node: &Node, key: &DataKey, state: &KeyState) -> anyhow::Result<
 
 /// Why a node that is joining does not serve yet.
 pub(crate) fn joining(node: &Node, placed: &Placed) -> String {
-    let epoch = placed.layouts().next().map_or(0, |next| next.ring().epoch());
+    let Some(next) = placed.layouts().next() else {
+        return "leaving: keeps what it holds until a ring without the dead takes the place of the one that serves".to_owned();
+    };
+    let epoch = next.ring().epoch();
     let progress = node.with_sync(|sync| sync.progress()).unwrap_or_default();
     let waits = node.membership().transition().and_then(|transition| {
         transition.waits_for().map(|(step, members)| {

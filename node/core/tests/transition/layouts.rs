@@ -185,6 +185,69 @@ fn what_a_dead_predecessor_had_is_pulled_also_from_holders_by_superseded_rings()
     }
 }
 
+/// The base came to serve though it lists a member that had died: what this one was to hold is pulled from those that it had taken the
+/// place of, also if it is back by now and no longer thought dead, and they hold it until then.
+#[test]
+fn what_a_holder_has_that_died_before_its_ring_served_is_pulled_from_those_before() {
+    let before = first(4);
+    let (mut mine, layouts) = proposed(5, &before, &[0, 1, 2, 4], &[]);
+    let next = Arc::clone(layouts.next().unwrap().ring());
+    (0..8).for_each(|member| mine.lives(&name(member), LIFE));
+    for (step, member) in Step::ALL
+        .into_iter()
+        .flat_map(|step| (0..5).map(move |member| (step, name(member))))
+    {
+        let is_dead = step == Step::Reading && member == name(4);
+        mine.give(Mark {
+            ring: RingVersion::from(next.as_ref()),
+            member: if is_dead { name(7) } else { member },
+            incarnation: LIFE,
+            step,
+        });
+    }
+    assert_eq!(mine.base().epoch(), 1, "it is waited for");
+    let mut told = Transition::new(name(0), LIFE, Arc::new(before.clone()), false);
+    told.hear(mine.told());
+    (0..8).for_each(|member| told.lives(&name(member), LIFE));
+    assert!(told.declare_dead(&[name(4)].into()), "{:?}", told.waits_for());
+    mine.hear(told.told());
+    assert_eq!((mine.base().epoch(), mine.next()), (2, None));
+    let serving = Layouts::of(&mine, None);
+    let held_before = Placement::new(Arc::new(before.clone()));
+    for back in [false, true] {
+        let mut changed = told.clone();
+        let after = plan(serving.base(), 3, &target(&[0, 1, 2, 5])).unwrap().ring;
+        let dead = if back { BTreeSet::new() } else { [name(4)].into() };
+        // The first member has read from the ring that serves by now.
+        changed.propose(after, dead).unwrap();
+        let mut mine = mine.clone();
+        mine.hear(changed.told());
+        let layouts = Layouts::of(&mine, Some(&serving));
+        let mut sync = Sync::new(&layouts, &name(5)).unwrap();
+        let mut sources: BTreeMap<PartitionId, BTreeSet<MemberId>> = BTreeMap::new();
+        while let Some((partition, source)) = sync.next(&|_| true, 7) {
+            assert!(layouts.may_give_partition(partition, &source));
+            sources.entry(partition).or_default().insert(source.clone());
+            sync.ended(partition, &source, true);
+        }
+        let mut asked = 0;
+        for (partition, sources) in sources {
+            let hash = hash(&before, partition.0);
+            if !holders(layouts.base(), hash).contains(&name(4)) {
+                continue;
+            }
+            let mut all = holders(layouts.base(), hash);
+            all.extend(holders(&held_before, hash));
+            if !back {
+                all.remove(&name(4));
+            }
+            assert_eq!(sources, all, "{partition:?}");
+            asked += usize::from(sources.contains(&name(3)));
+        }
+        assert!(asked > 0, "the one that was left out");
+    }
+}
+
 #[test]
 fn hints_go_to_the_owner_and_whom_it_is_paired_with_but_not_to_the_dead() {
     let base = first(4);

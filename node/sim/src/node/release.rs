@@ -30,7 +30,8 @@ impl Live<'_> {
         let listed = base.index_of(&self.sh.members[self.me]).is_some();
         let joining = self.p.view.transition().is_some_and(|transition| {
             // At a start, what it holds may be what it has pulled for a ring to come.
-            self.p.starting && transition.lists(&self.sh.members[self.me])
+            let me = &self.sh.members[self.me];
+            transition.keeps(me) || (self.p.starting && transition.lists(me))
         });
         let records = || {
             self.disk
