@@ -296,12 +296,12 @@ fn strays_are_erased_only_after_every_owner_has_them_under_this_ring() {
     let mut strays = Strays::default();
     strays.place(&layouts, &name(0), all());
     assert_eq!(strays.count(), all().filter(|partition| !held(partition)).count());
-    assert!(strays.count() > 0 && strays.safe().is_none());
-    let (partition, owner) = strays.next(&|_| true, 3).unwrap();
+    assert!(strays.count() > 0 && strays.safe(&layouts).is_none());
+    let (partition, owner) = strays.next(&layouts, &|_| true, 3).unwrap();
     strays.ended(version, partition, &owner, true);
     let mut owners = BTreeSet::from([owner]);
-    while strays.safe().is_none() {
-        let (next, owner) = strays.next(&|_| true, 3).unwrap();
+    while strays.safe(&layouts).is_none() {
+        let (next, owner) = strays.next(&layouts, &|_| true, 3).unwrap();
         // Of another ring, or not complete: it does not count.
         let counts = owners.len() > 1;
         let under = RingVersion {
@@ -315,10 +315,43 @@ fn strays_are_erased_only_after_every_owner_has_them_under_this_ring() {
             owners.insert(name(7));
         }
     }
-    let safe = strays.safe().unwrap();
+    let safe = strays.safe(&layouts).unwrap();
     assert!(!held(&safe));
     strays.erased(safe);
     assert!(!strays.has(safe));
+}
+
+/// Also if they are back and say that they have everything: nobody will ask them for it.
+#[test]
+fn strays_are_not_erased_on_the_word_of_the_dead() {
+    let base = first(4);
+    let alive = Layouts::of(&proposed(0, &base, &[0, 1, 2, 4], &[]).0, None);
+    let dead = Layouts::of(&proposed(0, &base, &[0, 1, 2, 4], &[3]).0, None);
+    let version = RingVersion::from(&base);
+    let mut strays = Strays::default();
+    strays.place(&alive, &name(0), (0..32).map(PartitionId));
+    let count = strays.count();
+    let mut told_before = strays.clone();
+    while let Some((partition, owner)) = told_before.next(&alive, &|_| true, 3) {
+        told_before.ended(version, partition, &owner, true);
+    }
+    while let Some((partition, owner)) = strays.next(&dead, &|_| true, 3) {
+        assert!(owner != name(3));
+        strays.ended(version, partition, &owner, true);
+    }
+    assert!(told_before.safe(&alive).is_some());
+    for mut strays in [told_before, strays] {
+        assert_eq!(strays.count(), count);
+        while let Some(partition) = strays.safe(&dead) {
+            assert!(!holders(dead.base(), hash(&base, partition.0)).contains(&name(3)));
+            strays.erased(partition);
+        }
+        assert!(
+            strays.count() > 0 && strays.count() <= count,
+            "{}",
+            strays.count()
+        );
+    }
 }
 
 #[test]

@@ -68,7 +68,9 @@ impl Live<'_> {
         if self.p.recovery.is_some() || self.unconfirmed() {
             return;
         }
-        if let Some(partition) = self.p.strays.safe() {
+        let Some(rings) = &self.p.rings else { return };
+        let layouts = Rc::clone(&rings.layouts);
+        if let Some(partition) = self.p.strays.safe(&layouts) {
             self.erase(partition);
             return;
         }
@@ -76,7 +78,7 @@ impl Live<'_> {
         let random = self.sh.rng.bits();
         let detector = &self.p.detector;
         let reachable = |member: &MemberId| careless || detector.reachable(member);
-        let Some((partition, peer)) = self.p.strays.next(&reachable, random) else {
+        let Some((partition, peer)) = self.p.strays.next(&layouts, &reachable, random) else {
             return;
         };
         if careless {
