@@ -346,6 +346,42 @@ fn d64_what_a_holder_by_a_superseded_ring_has_is_not_lost() {
     assert!(superseded > 2, "{superseded}");
 }
 
+/// One leaves, and who gets a part of what it has dies when all others read from the ring that says so: that ring serves, and the one that
+/// leaves stays, with everything, until another ring serves.
+#[test]
+fn d64_what_a_dead_successor_was_to_hold_is_not_let_go() {
+    const DIES_MS: u64 = 1000;
+    for seed in 1..3 {
+        let knobs = Knobs {
+            n: 1,
+            r: 1,
+            w: 1,
+            partitions: 64,
+            ..six(seed)
+        };
+        let leaves = (2000, Fault::Members(0, FIVE & !(1 << 4)));
+        // It tells that it has everything, and hears no more that all have.
+        let of = |deaf_ms| {
+            let deaf = (deaf_ms, Fault::Deafen(1, 3000));
+            vec![leaves, deaf, (deaf_ms + DIES_MS, Fault::Bury(1, seed, 60_000))]
+        };
+        let serves = |deaf_ms: &u64| {
+            let plan = of(*deaf_ms);
+            let serves = |until_ms| at(&knobs, &plan, deaf_ms + until_ms).stats.transitions == 1;
+            !serves(DIES_MS) && serves(DIES_MS + 400)
+        };
+        let deaf_ms = (2000..4000).step_by(10).find(serves).unwrap();
+        let stats = at(&knobs, &of(deaf_ms), deaf_ms + DIES_MS + 400).stats;
+        assert_eq!((stats.dead, stats.left, stats.spared), (1, 0, 0), "{stats:?}");
+        let report = holds(&knobs, &of(deaf_ms));
+        assert!(
+            !report.members.contains(&1) && report.stats.transitions > 1,
+            "{:?}",
+            report.stats
+        );
+    }
+}
+
 /// One that takes writes alone, and dies: these are lost by the administrator's word, and everything else is there.
 #[test]
 fn d64_what_only_the_dead_held_is_lost_and_nothing_else() {

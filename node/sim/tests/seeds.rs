@@ -51,8 +51,12 @@ fn fixed_seeds_second_half() {
 
 /// Walks in which members died and something else failed: a damaged record waited for the dead (40571, shell), new holders did not ask
 /// those of superseded rings (40474, 41286: core), a disk put back counted as a copy (40350), what only the dead had was owed again
-/// (30275, 40829), or by a ring that was retired (41398), and what was about to be erased was found anew (41795: simulator).
-const DEAD: [u64; 8] = [30_275, 40_350, 40_474, 40_571, 40_829, 41_286, 41_398, 41_795];
+/// (30275, 40829), or by a ring that was retired (41398), what was about to be erased was found anew (41795: simulator), who had what a
+/// ring's dead were to hold left on the word of that ring (50560, 70703, 70894), and gave its strays to a dead one that was back
+/// (81018: core).
+const DEAD: [u64; 12] = [
+    30_275, 40_350, 40_474, 40_571, 40_829, 41_286, 41_398, 41_795, 50_560, 70_703, 70_894, 81_018,
+];
 
 /// Row 14: members change in each of these, under load and faults, and in half of them some are declared dead (7, 12 and 40 found
 /// faults of that, 109 one of stores that were set aside: core and shell); the last seed found a node that was paired with two primaries,

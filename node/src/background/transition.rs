@@ -128,7 +128,6 @@ pub(super) async fn strays(node: Arc<Node>) {
             tokio::time::sleep(IDLE).await;
             continue;
         };
-        let base = RingVersion::from(placed.placement().ring().as_ref());
         let idle = node.with_strays(|strays| strays.count()) == 0;
         if idle && looked.is_none_or(|at| at.elapsed() > STRAYS_INTERVAL) {
             match find(&node, &placed).await {
@@ -146,7 +145,7 @@ pub(super) async fn strays(node: Arc<Node>) {
                 Err(error) => tracing::warn!(%error, "cannot look for strays"),
             }
         }
-        if !hand_over_next(&node, base).await && !erase_next(&node).await {
+        if !hand_over_next(&node, &placed).await && !erase_next(&node, &placed).await {
             tokio::time::sleep(IDLE).await;
         }
     }
@@ -169,9 +168,10 @@ async fn find(node: &Arc<Node>, placed: &Arc<Placed>) -> Result<BTreeSet<Partiti
     .await
 }
 
-async fn hand_over_next(node: &Arc<Node>, base: RingVersion) -> bool {
+async fn hand_over_next(node: &Arc<Node>, placed: &Placed) -> bool {
+    let base = RingVersion::from(placed.placement().ring().as_ref());
     let reachable = |member: &MemberId| node.peers().reachable(member);
-    let next = node.with_strays(|strays| strays.next(&reachable, clock::random_u64()));
+    let next = node.with_strays(|strays| strays.next(placed.layouts(), &reachable, clock::random_u64()));
     let Some((partition, owner)) = next else {
         return false;
     };
@@ -181,8 +181,8 @@ async fn hand_over_next(node: &Arc<Node>, base: RingVersion) -> bool {
     complete
 }
 
-async fn erase_next(node: &Arc<Node>) -> bool {
-    let Some(partition) = node.with_strays(|strays| strays.safe()) else {
+async fn erase_next(node: &Arc<Node>, placed: &Placed) -> bool {
+    let Some(partition) = node.with_strays(|strays| strays.safe(placed.layouts())) else {
         return false;
     };
     match erase(node, partition).await {
@@ -237,7 +237,10 @@ async fn remove(node: &Node, key: &DataKey, state: &KeyState) -> anyhow::Result<
 
 /// Why a node that is joining does not serve yet.
 pub(crate) fn joining(node: &Node, placed: &Placed) -> String {
-    let epoch = placed.layouts().next().map_or(0, |next| next.ring().epoch());
+    let Some(next) = placed.layouts().next() else {
+        return "leaving: keeps what it holds until a ring without the dead takes the place of the one that serves".to_owned();
+    };
+    let epoch = next.ring().epoch();
     let progress = node.with_sync(|sync| sync.progress()).unwrap_or_default();
     let waits = node.membership().transition().and_then(|transition| {
         transition.waits_for().map(|(step, members)| {

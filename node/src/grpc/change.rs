@@ -168,6 +168,11 @@ pub(super) fn transition(node: &Node) -> Result<TransitionResponse, Failure> {
         base_hash: base.hash(),
         base_members: names(base),
         strays: node.with_strays(|strays| strays.count()) as u32,
+        kept_members: transition
+            .kept_members()
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
         ..TransitionResponse::default()
     };
     if let Some(next) = transition.next() {

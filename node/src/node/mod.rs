@@ -338,7 +338,7 @@ impl Node {
                 .with_schedule(|schedule| schedule.place(layouts.base(), &me, now_ms, random));
         }
         if another_base && let Some(before) = &before {
-            if before.serves() && ring.index_of(&me).is_none() {
+            if before.serves() && ring.index_of(&me).is_none() && !transition.keeps(&me) {
                 // It left, and is to come back by a later ring: with nothing of then.
                 self.placed.store(None);
                 self.leave(ring);
@@ -348,9 +348,8 @@ impl Node {
         }
         self.keep_trees(&layouts, &me);
         self.place_recovery(&layouts, &me);
-        let more_dead = |before: &Arc<Placed>| before.layouts().dead() != layouts.dead();
-        if before.as_ref().is_some_and(more_dead) {
-            // They are no sources any more.
+        let other_sources = |before: &Arc<Placed>| layouts.has_other_sources(before.layouts());
+        if before.as_ref().is_some_and(other_sources) {
             self.sync_again(&layouts, &me);
         } else {
             self.place_sync(&layouts, &me);

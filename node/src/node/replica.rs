@@ -600,12 +600,10 @@ impl Node {
     /// Who is asked before something is removed: every member, since it may keep hints or copies from earlier rings. Who left
     /// is asked nothing: nobody takes data from it any more.
     pub(crate) fn reap_parties(placed: &Placed, partition: PartitionId) -> ReapParties {
-        let ring = placed.placement().ring();
-        let members = ring.members().iter().map(|member| member.id.clone());
         ReapParties {
             me: placed.me().clone(),
             primaries: placed.primaries_of(partition).cloned().collect(),
-            members: members.collect(),
+            members: placed.layouts().members().cloned().collect(),
             force: false,
         }
     }

@@ -95,7 +95,12 @@ impl Rings {
         };
         let mut listed = base.members.clone();
         for told in &witnesses {
-            listed.extend(told.base_members.iter().chain(&told.next_members).cloned());
+            let told = told
+                .base_members
+                .iter()
+                .chain(&told.next_members)
+                .chain(&told.kept_members);
+            listed.extend(told.cloned());
         }
         Self {
             settled: witnesses.len() > base.members.len() / 2 && witnesses.iter().all(agrees),
@@ -257,6 +262,10 @@ mod tests {
         let back = says((2, THREE), Some((3, FOUR)));
         let changed = rings(&[("a", left()), ("b", left()), ("c", back)]);
         assert!(!changed.released("d") && changed.lists("d") && !changed.serves("d"));
+        // So does the word that what it holds may be the last copy of what died.
+        let mut keeps = left();
+        keeps.kept_members = names(&["d"]);
+        assert!(!rings(&[("a", left()), ("b", keeps)]).released("d"));
         // What an older ring's member tells does not hold up, if that ring serves no more.
         let ghost = says((1, FOUR), None);
         assert!(rings(&[("a", left()), ("b", left()), ("d", ghost)]).released("d"));

@@ -1,7 +1,7 @@
 //! The encoding of what follows a ring, for gossip and for the disk; and of what a member remembers of itself.
 //!
 //! ```text
-//! followers  number of proposals, ascending by version, then for each:
+//! followers  number of rings that are kept and of proposals, ascending by version, then for each (what is kept is older than its base):
 //!              ring with its length, epoch (varint) and hash (8 bytes) of its base, number of the dead, their ids ascending
 //!            number of marks, ascending, then for each:
 //!              epoch (varint) and hash (8 bytes) of the ring, id of the member, generation (varint) and id (8 bytes) of its
@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Followers, Mark, PROPOSALS_MAX, Proposal, Step, Transition};
+use super::{Followers, KEPT_MAX, Mark, PROPOSALS_MAX, Proposal, Step, Transition};
 use crate::membership::RingVersion;
 use crate::ring::{MEMBERS_MAX, Ring};
 use crate::types::{ClusterId, Incarnation, MemberId, digest_u64};
@@ -29,12 +29,12 @@ const MARK_BYTES_MIN: usize = 21;
 const ID_BYTES_MIN: usize = 2;
 
 impl Followers {
-    /// True if no ring is to follow.
+    /// True if no ring is to follow, and none is kept.
     pub fn is_empty(&self) -> bool {
-        self.proposals.is_empty()
+        self.proposals.is_empty() && self.kept.is_empty()
     }
 
-    /// Tells whether two members know the same; 0 if no ring is to follow.
+    /// Tells whether two members know the same; 0 if there is nothing to know.
     pub fn hash(&self) -> u64 {
         if self.is_empty() {
             0
@@ -62,8 +62,8 @@ impl Followers {
     }
 
     pub(crate) fn encode_to(&self, out: &mut Vec<u8>) {
-        put_varint(out, self.proposals.len() as u64);
-        for proposal in &self.proposals {
+        put_varint(out, (self.kept.len() + self.proposals.len()) as u64);
+        for proposal in self.kept.iter().chain(&self.proposals) {
             put_bytes(out, &proposal.ring.encode());
             put_version(out, proposal.base);
             put_ids(out, &proposal.dead);
@@ -84,7 +84,7 @@ impl Followers {
 
     pub(crate) fn read(reader: &mut Reader, cluster: ClusterId) -> Result<Self, DecodeError> {
         let count = reader.count(PROPOSAL_BYTES_MIN)?;
-        if count > PROPOSALS_MAX {
+        if count > KEPT_MAX + PROPOSALS_MAX {
             return Err(DecodeError::Invalid("number of proposals"));
         }
         let mut proposals: Vec<Proposal> = Vec::with_capacity(count);
@@ -107,7 +107,14 @@ impl Followers {
             }
             marks.insert(mark);
         }
-        Ok(Self { proposals, marks })
+        let (kept, proposals) = proposals
+            .into_iter()
+            .partition(|proposal| proposal.version() < proposal.base);
+        Ok(Self {
+            proposals,
+            marks,
+            kept,
+        })
     }
 }
 

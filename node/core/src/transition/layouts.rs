@@ -15,12 +15,15 @@ pub struct Layouts {
     base: Arc<Placement>,
     /// Of the rings beside the base that writes go to, ascending by version: the last one is of the newest ring.
     followers: Vec<Arc<Placement>>,
-    /// Of those that are to follow the base no more, ascending: nothing is written to them, but their holders may have what died with
-    /// a member of the base.
+    /// Of those that are to follow the base no more, or that are kept from before it: nothing is written to them, but their holders may
+    /// have what died with a member of the base.
     superseded: Vec<Arc<Placement>>,
+    /// Members that were declared dead in the base ring before it came to serve: also if they are back, the rings that are kept have what
+    /// their slots had.
+    lost: BTreeSet<MemberId>,
     reading: Option<RingVersion>,
-    /// Members of the base and of all rings that anybody was told of: the next one waits for them, also where it superseded
-    /// the only ring that lists them, and they may have hints to deliver before they can go.
+    /// Members of the base and of all rings that anybody was told of or that are kept: the next one waits for them, also where it
+    /// superseded the only ring that lists them, and they may have hints to deliver before they can go.
     listed: BTreeSet<MemberId>,
     dead: BTreeSet<MemberId>,
     /// The newest ring that this member has given a mark for, in any life that its volume remembers.
@@ -57,7 +60,15 @@ impl Layouts {
         Self {
             base,
             followers: written.collect(),
-            superseded: transition.superseded().map(place).collect(),
+            superseded: transition
+                .superseded()
+                .chain(transition.kept().map(|kept| &kept.ring))
+                .map(place)
+                .collect(),
+            lost: transition
+                .kept()
+                .flat_map(|kept| kept.dead.iter().cloned())
+                .collect(),
             reading: transition.read().map(|ring| RingVersion::from(ring.as_ref())),
             listed: transition.members().cloned().collect(),
             dead: transition
@@ -88,7 +99,7 @@ impl Layouts {
         std::iter::once(self.base()).chain(self.followers())
     }
 
-    /// The rings that were to follow the base before the newest one was proposed, written to or not.
+    /// The rings that were to follow the base before the newest one was proposed, written to or not, and those that are kept.
     pub(super) fn superseded(&self) -> impl Iterator<Item = &Placement> {
         let newest = self.followers.len().saturating_sub(1);
         let all = self.superseded.iter().chain(&self.followers[..newest]);
@@ -107,12 +118,27 @@ impl Layouts {
         &self.dead
     }
 
+    /// Whether a member has everything that its slots had, as far as is known.
+    pub(super) fn is_complete(&self, member: &MemberId) -> bool {
+        !self.dead.contains(member) && !self.lost.contains(member)
+    }
+
+    /// Whether what these rings make a member pull is to be pulled from others than by those before, of the same version.
+    pub fn has_other_sources(&self, before: &Self) -> bool {
+        self.dead != before.dead || self.lost != before.lost
+    }
+
     /// True while a ring is to follow the base.
     pub fn in_transition(&self) -> bool {
         !self.followers.is_empty()
     }
 
-    /// Whether a member is listed by any of the rings, also by one that was superseded and is not written to any more.
+    /// Whom any of the rings lists, ascending.
+    pub fn members(&self) -> impl Iterator<Item = &MemberId> {
+        self.listed.iter()
+    }
+
+    /// Whether a member is listed by any of the rings, also by one that was superseded or is kept, and is not written to any more.
     pub fn lists(&self, member: &MemberId) -> bool {
         self.listed.contains(member)
     }
@@ -131,7 +157,7 @@ impl Layouts {
     }
 
     /// Whether others may have to [pull](super::Sync) a partition of the base ring from a member: it holds it, or a ring that was
-    /// superseded has made it hold it.
+    /// superseded or is kept has made it hold it.
     pub fn may_give_partition(&self, partition: PartitionId, member: &MemberId) -> bool {
         let hash = KeyHash(*self.base.ring().range(partition).start());
         let mut superseded = self.superseded.iter();

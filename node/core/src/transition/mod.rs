@@ -21,6 +21,10 @@
 //! **Forgetting.** A member that lost its disk may have proposed a ring, or have begun to read from one, and not know it. Until
 //! it has heard from everybody in this life, it proposes nothing, marks no `reading` and coordinates no reads.
 //!
+//! **A ring that lists the dead.** Who dies when all others read from a ring is named dead in that ring, and it comes to serve all the
+//! same. What its slots had is then with those that hold it by the rings before. These are *kept*: their members are not let go, have a
+//! say, and are pulled from, until a ring serves that lists nobody who is dead.
+//!
 //! Random histories of all this, and of what goes wrong without each rule: `tests/transition`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -90,6 +94,9 @@ pub struct Mark {
 /// Most proposals that one message tells of: more than members that keep to [`SUPERSEDED_MAX`] can make.
 pub const PROPOSALS_MAX: usize = 64;
 
+/// Rings before the base that are [kept](Followers::kept) at most; the newest ones.
+pub const KEPT_MAX: usize = 8;
+
 /// What members tell each other: the whole of a transition's state. Merging is idempotent and commutative.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Told {
@@ -106,6 +113,9 @@ pub struct Followers {
     pub proposals: Vec<Proposal>,
     /// Of those rings.
     pub marks: BTreeSet<Mark>,
+    /// Rings before the base, which came to serve though it lists members that were declared dead: each with the base that keeps it, and
+    /// with those dead. At most [`KEPT_MAX`], ascending by version.
+    pub kept: Vec<Proposal>,
 }
 
 /// What a node knows of itself, that a mark depends on.
@@ -225,7 +235,7 @@ impl Transition {
             return;
         }
         if theirs > mine {
-            self.base = told.base;
+            self.serve(told.base);
         }
         self.hear_followers(told.followers);
     }
@@ -234,6 +244,9 @@ impl Transition {
     pub fn hear_followers(&mut self, followers: Followers) {
         for proposal in followers.proposals.into_iter().take(PROPOSALS_MAX) {
             self.insert(proposal);
+        }
+        for kept in followers.kept.into_iter().take(KEPT_MAX) {
+            self.keep(kept);
         }
         self.followers.marks.extend(followers.marks);
         self.settle();
@@ -356,7 +369,7 @@ impl Transition {
     pub fn may_be_trusted(&self, pulled: Option<RingVersion>) -> bool {
         match self.next() {
             Some(next) => self.remembers() && pulled >= Some(next.version()),
-            None => self.remembers() || self.lists(&self.me),
+            None => self.remembers() || self.base.index_of(&self.me).is_some(),
         }
     }
 
@@ -419,7 +432,25 @@ impl Transition {
         others.cloned().collect()
     }
 
-    /// Whether a member is listed by the base ring or by any that is to follow it.
+    /// Rings before the base whose holders may have what died with members that the base lists; see the module.
+    pub(super) fn kept(&self) -> impl Iterator<Item = &Proposal> {
+        self.followers.kept.iter()
+    }
+
+    /// Whether a member is not let go though the base ring lists it no more: what it holds may have died with its new holder.
+    pub fn keeps(&self, member: &MemberId) -> bool {
+        self.kept_members().contains(member)
+    }
+
+    /// Whom the base ring lists no more, and who are [not let go](Self::keeps).
+    pub fn kept_members(&self) -> BTreeSet<&MemberId> {
+        let listed = self.kept().flat_map(|kept| kept.ring.members());
+        let gone = listed.map(|member| &member.id);
+        gone.filter(|member| self.base.index_of(member).is_none())
+            .collect()
+    }
+
+    /// Whether a member is listed by the base ring, by any that is to follow it, or by one that is kept.
     pub fn lists(&self, member: &MemberId) -> bool {
         self.members().any(|listed| listed == member)
     }
@@ -430,10 +461,10 @@ impl Transition {
         self.members().filter(|member| !dead(member)).collect()
     }
 
-    /// The members of the base ring and of all that are to follow it, with repetitions.
+    /// The members of the base ring, of all that are to follow it, and of those that are kept, with repetitions.
     pub(super) fn members(&self) -> impl Iterator<Item = &MemberId> {
-        let rings =
-            std::iter::once(&self.base).chain(self.followers.proposals.iter().map(|proposal| &proposal.ring));
+        let others = self.followers.proposals.iter().chain(self.kept());
+        let rings = std::iter::once(&self.base).chain(others.map(|proposal| &proposal.ring));
         rings.flat_map(|ring| ring.members()).map(|member| &member.id)
     }
 
@@ -484,16 +515,60 @@ impl Transition {
         }
     }
 
+    /// A ring takes the base's place. Where it lists members that are known to be dead, what was written to until now is kept.
+    fn serve(&mut self, ring: Arc<Ring>) {
+        let version = RingVersion::from(ring.as_ref());
+        let before = std::mem::replace(&mut self.base, ring);
+        let proposals = std::mem::take(&mut self.followers.proposals);
+        let (served, superseded): (Vec<_>, Vec<_>) = proposals
+            .into_iter()
+            .partition(|proposal| proposal.version() == version);
+        let named = served.into_iter().flat_map(|served| served.dead);
+        let dead: BTreeSet<_> = named
+            .filter(|member| self.base.index_of(member).is_some())
+            .collect();
+        let kept = std::mem::take(&mut self.followers.kept);
+        if dead.is_empty() {
+            self.followers.proposals = superseded;
+            return;
+        }
+        let rings = kept.into_iter().chain(superseded).map(|proposal| proposal.ring);
+        for ring in rings.chain([before]) {
+            let dead = dead.clone();
+            self.keep(Proposal {
+                ring,
+                base: version,
+                dead,
+            });
+        }
+    }
+
+    fn keep(&mut self, proposal: Proposal) {
+        let (version, base) = (proposal.version(), self.base_version());
+        if proposal.base != base || version >= base {
+            return;
+        }
+        let kept = &mut self.followers.kept;
+        let place = kept.partition_point(|known| known.version() < version);
+        match kept.get_mut(place).filter(|known| known.version() == version) {
+            Some(known) => known.dead.extend(proposal.dead),
+            None => kept.insert(place, proposal),
+        }
+        let older = kept.len().saturating_sub(KEPT_MAX);
+        kept.drain(..older);
+    }
+
     /// Retires the base ring if everybody reads from the next, and forgets what belongs to rings that are no more.
     fn settle(&mut self) {
         if let Some(next) = self.next().cloned()
             && next.base == self.base_version()
             && self.all(next.version(), Step::Reading)
         {
-            self.base = next.ring;
+            self.serve(next.ring);
         }
         let base = self.base_version();
         self.followers.proposals.retain(|proposal| proposal.base == base);
+        self.followers.kept.retain(|kept| kept.base == base);
         let rings: BTreeSet<_> = self.followers.proposals.iter().map(Proposal::version).collect();
         self.followers.marks.retain(|mark| rings.contains(&mark.ring));
         if self.heard.is_some() && self.unheard().is_empty() {

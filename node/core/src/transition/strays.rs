@@ -2,7 +2,8 @@
 //! their owners, and are then released. Paper: §4.9 (nodes that no longer need keys transfer them).
 //!
 //! Each such partition is exchanged with every primary; once all of them have all of it on their disks, in this very placement, it
-//! is erased. A node that still has strays of a partition has a say against reaping in it, so that what it brings is never older
+//! is erased. The word of an owner that is declared dead, or was when the base came to serve, counts for nothing, also if it is back: new
+//! holders pull from who has strays, and not from the dead. A node that still has strays of a partition has a say against reaping in it, so that what it brings is never older
 //! than what was removed.
 
 use std::collections::BTreeSet;
@@ -30,14 +31,8 @@ impl Strays {
         let strays = found
             .into_iter()
             .filter(|partition| !layouts.holds_partition(*partition, me));
-        let members = base.ring().members();
-        let owners = |partition: &PartitionId| {
-            let primaries = base.primaries(*partition).iter();
-            primaries
-                .map(|index| members[usize::from(*index)].id.clone())
-                .collect()
-        };
-        self.left = Queue::new(strays.map(|partition| (partition, owners(&partition))).collect());
+        let owners = |partition| owners(layouts, partition).cloned().collect();
+        self.left = Queue::new(strays.map(|partition| (partition, owners(partition))).collect());
         self.safe.clear();
         self.base = Some(version);
     }
@@ -47,14 +42,17 @@ impl Strays {
         self.left.has(partition) || self.safe.contains(&partition)
     }
 
-    /// The exchange to begin now, with one of the partition's primaries that is `reachable`. Whoever takes it says by
-    /// [`ended`](Self::ended) what became of it.
+    /// The exchange to begin now, with one of the partition's primaries that is `reachable`, and not declared dead. Whoever takes it
+    /// says by [`ended`](Self::ended) what became of it.
     pub fn next(
         &mut self,
+        layouts: &Layouts,
         reachable: &dyn Fn(&MemberId) -> bool,
         random: u64,
     ) -> Option<(PartitionId, MemberId)> {
-        self.left.next(reachable, random)
+        let dead = layouts.dead();
+        let asked = |member: &MemberId| !dead.contains(member) && reachable(member);
+        self.left.next(&asked, random)
     }
 
     /// An exchange that began under `base` is over. `complete`: the owner has everything, on its disk, and is not suspect.
@@ -66,9 +64,14 @@ impl Strays {
         }
     }
 
-    /// A partition that may be erased, if there is one.
-    pub fn safe(&self) -> Option<PartitionId> {
-        self.safe.first().copied()
+    /// A partition that may be erased by these rings, if there is one.
+    pub fn safe(&self, layouts: &Layouts) -> Option<PartitionId> {
+        let same = self.base == Some(RingVersion::from(layouts.base().ring().as_ref()));
+        let kept = |partition| owners(layouts, partition).all(|owner| layouts.is_complete(owner));
+        self.safe
+            .iter()
+            .copied()
+            .find(|partition| same && kept(*partition))
     }
 
     /// A partition is erased. Records that came meanwhile make it a stray again when it is next [placed](Self::place).
@@ -80,4 +83,10 @@ impl Strays {
     pub fn count(&self) -> usize {
         self.left.open().count() + self.safe.len()
     }
+}
+
+fn owners(layouts: &Layouts, partition: PartitionId) -> impl Iterator<Item = &MemberId> {
+    let members = layouts.base().ring().members();
+    let primaries = layouts.base().primaries(partition).iter();
+    primaries.map(|index| &members[usize::from(*index)].id)
 }

@@ -2,8 +2,8 @@
 //!
 //! A new holder of a partition pulls it from its *predecessor*, the member that it is [paired](super::slots) with: whatever
 //! was acknowledged is at W slots, and what its slot had, the predecessor has. Where the administrator has declared the
-//! predecessor dead, it pulls from all others that are left: from the old holders, and from those whom a superseded ring had made new
-//! ones, who may have got what has died since. What only the dead held is lost.
+//! predecessor dead, now or before the base came to serve, it pulls from all others that are left: from the old holders, and from those
+//! by a superseded ring or by one that is kept, who may have got what has died since. What only the dead held is lost.
 //!
 //! Buckets may have fewer replicas than the ring, and these are the first ones of the same preference list. So a member that
 //! moves up in the list is a new holder too, of the buckets with that few replicas.
@@ -133,7 +133,7 @@ fn sources(
             .find(|slot| slot.members.contains(me));
         let predecessor =
             paired.and_then(|slot| slot.members.into_iter().find(|member| old.contains(member)));
-        if let Some(predecessor) = predecessor.filter(|member| !dead.contains(member)) {
+        if let Some(predecessor) = predecessor.filter(|member| layouts.is_complete(member)) {
             sources.insert(predecessor);
         } else {
             let superseded = layouts.superseded();

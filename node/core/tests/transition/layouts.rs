@@ -185,6 +185,69 @@ fn what_a_dead_predecessor_had_is_pulled_also_from_holders_by_superseded_rings()
     }
 }
 
+/// The base came to serve though it lists a member that had died: what this one was to hold is pulled from those that it had taken the
+/// place of, also if it is back by now and no longer thought dead, and they hold it until then.
+#[test]
+fn what_a_holder_has_that_died_before_its_ring_served_is_pulled_from_those_before() {
+    let before = first(4);
+    let (mut mine, layouts) = proposed(5, &before, &[0, 1, 2, 4], &[]);
+    let next = Arc::clone(layouts.next().unwrap().ring());
+    (0..8).for_each(|member| mine.lives(&name(member), LIFE));
+    for (step, member) in Step::ALL
+        .into_iter()
+        .flat_map(|step| (0..5).map(move |member| (step, name(member))))
+    {
+        let is_dead = step == Step::Reading && member == name(4);
+        mine.give(Mark {
+            ring: RingVersion::from(next.as_ref()),
+            member: if is_dead { name(7) } else { member },
+            incarnation: LIFE,
+            step,
+        });
+    }
+    assert_eq!(mine.base().epoch(), 1, "it is waited for");
+    let mut told = Transition::new(name(0), LIFE, Arc::new(before.clone()), false);
+    told.hear(mine.told());
+    (0..8).for_each(|member| told.lives(&name(member), LIFE));
+    assert!(told.declare_dead(&[name(4)].into()), "{:?}", told.waits_for());
+    mine.hear(told.told());
+    assert_eq!((mine.base().epoch(), mine.next()), (2, None));
+    let serving = Layouts::of(&mine, None);
+    let held_before = Placement::new(Arc::new(before.clone()));
+    for back in [false, true] {
+        let mut changed = told.clone();
+        let after = plan(serving.base(), 3, &target(&[0, 1, 2, 5])).unwrap().ring;
+        let dead = if back { BTreeSet::new() } else { [name(4)].into() };
+        // The first member has read from the ring that serves by now.
+        changed.propose(after, dead).unwrap();
+        let mut mine = mine.clone();
+        mine.hear(changed.told());
+        let layouts = Layouts::of(&mine, Some(&serving));
+        let mut sync = Sync::new(&layouts, &name(5)).unwrap();
+        let mut sources: BTreeMap<PartitionId, BTreeSet<MemberId>> = BTreeMap::new();
+        while let Some((partition, source)) = sync.next(&|_| true, 7) {
+            assert!(layouts.may_give_partition(partition, &source));
+            sources.entry(partition).or_default().insert(source.clone());
+            sync.ended(partition, &source, true);
+        }
+        let mut asked = 0;
+        for (partition, sources) in sources {
+            let hash = hash(&before, partition.0);
+            if !holders(layouts.base(), hash).contains(&name(4)) {
+                continue;
+            }
+            let mut all = holders(layouts.base(), hash);
+            all.extend(holders(&held_before, hash));
+            if !back {
+                all.remove(&name(4));
+            }
+            assert_eq!(sources, all, "{partition:?}");
+            asked += usize::from(sources.contains(&name(3)));
+        }
+        assert!(asked > 0, "the one that was left out");
+    }
+}
+
 #[test]
 fn hints_go_to_the_owner_and_whom_it_is_paired_with_but_not_to_the_dead() {
     let base = first(4);
@@ -233,12 +296,12 @@ fn strays_are_erased_only_after_every_owner_has_them_under_this_ring() {
     let mut strays = Strays::default();
     strays.place(&layouts, &name(0), all());
     assert_eq!(strays.count(), all().filter(|partition| !held(partition)).count());
-    assert!(strays.count() > 0 && strays.safe().is_none());
-    let (partition, owner) = strays.next(&|_| true, 3).unwrap();
+    assert!(strays.count() > 0 && strays.safe(&layouts).is_none());
+    let (partition, owner) = strays.next(&layouts, &|_| true, 3).unwrap();
     strays.ended(version, partition, &owner, true);
     let mut owners = BTreeSet::from([owner]);
-    while strays.safe().is_none() {
-        let (next, owner) = strays.next(&|_| true, 3).unwrap();
+    while strays.safe(&layouts).is_none() {
+        let (next, owner) = strays.next(&layouts, &|_| true, 3).unwrap();
         // Of another ring, or not complete: it does not count.
         let counts = owners.len() > 1;
         let under = RingVersion {
@@ -252,10 +315,43 @@ fn strays_are_erased_only_after_every_owner_has_them_under_this_ring() {
             owners.insert(name(7));
         }
     }
-    let safe = strays.safe().unwrap();
+    let safe = strays.safe(&layouts).unwrap();
     assert!(!held(&safe));
     strays.erased(safe);
     assert!(!strays.has(safe));
+}
+
+/// Also if they are back and say that they have everything: nobody will ask them for it.
+#[test]
+fn strays_are_not_erased_on_the_word_of_the_dead() {
+    let base = first(4);
+    let alive = Layouts::of(&proposed(0, &base, &[0, 1, 2, 4], &[]).0, None);
+    let dead = Layouts::of(&proposed(0, &base, &[0, 1, 2, 4], &[3]).0, None);
+    let version = RingVersion::from(&base);
+    let mut strays = Strays::default();
+    strays.place(&alive, &name(0), (0..32).map(PartitionId));
+    let count = strays.count();
+    let mut told_before = strays.clone();
+    while let Some((partition, owner)) = told_before.next(&alive, &|_| true, 3) {
+        told_before.ended(version, partition, &owner, true);
+    }
+    while let Some((partition, owner)) = strays.next(&dead, &|_| true, 3) {
+        assert!(owner != name(3));
+        strays.ended(version, partition, &owner, true);
+    }
+    assert!(told_before.safe(&alive).is_some());
+    for mut strays in [told_before, strays] {
+        assert_eq!(strays.count(), count);
+        while let Some(partition) = strays.safe(&dead) {
+            assert!(!holders(dead.base(), hash(&base, partition.0)).contains(&name(3)));
+            strays.erased(partition);
+        }
+        assert!(
+            strays.count() > 0 && strays.count() <= count,
+            "{}",
+            strays.count()
+        );
+    }
 }
 
 #[test]

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use dynamo_core::ring::Ring;
-use dynamo_core::transition::{Fenced, Layouts, Local, ProposeRefused, Step, SyncProgress, Transition};
+use dynamo_core::transition::{
+    Fenced, Followers, KEPT_MAX, Layouts, Local, ProposeRefused, Step, SyncProgress, Told, Transition,
+};
 use dynamo_core::types::{Incarnation, MemberId};
 
 use super::model::{name, ring};
@@ -436,6 +438,105 @@ fn a_member_that_dies_before_it_reads_can_be_declared_dead() {
     assert!(cluster.0[1].declare_dead(&dead));
     cluster.gossip();
     assert!((0..3).all(|member| cluster.epochs(member) == (vec![2], Some(2))));
+}
+
+/// As above, but the ring lists the one that dies, and serves all the same: who has what was to be there is not let go before another
+/// ring serves, by nobody's word.
+#[test]
+fn who_gives_way_to_a_member_that_has_died_is_not_let_go() {
+    let mut cluster = Cluster::proposed();
+    let dead: BTreeSet<MemberId> = [name(3)].into();
+    cluster.all(Step::Known);
+    cluster.all(Step::Synced);
+    cluster.0.pop();
+    cluster.all(Step::Reading);
+    assert!(cluster.0[1].declare_dead(&dead));
+    assert_eq!(
+        cluster.epochs(1),
+        (vec![2], Some(2)),
+        "the ring serves, and lists the dead"
+    );
+    // It hears of the ring that serves first, and knows nothing of the dead.
+    let told = Told {
+        base: Arc::clone(cluster.0[1].base()),
+        followers: Followers::default(),
+    };
+    let mut late = Transition::new(name(2), life(1), Arc::clone(cluster.0[2].base()), false);
+    late.hear(told);
+    assert!(!late.keeps(&name(0)));
+    cluster.0.push(late);
+    cluster.gossip();
+    for member in &cluster.0 {
+        assert!(member.keeps(&name(0)) && member.lists(&name(0)));
+        assert!(!member.keeps(&name(1)) && !member.lists(&name(4)));
+        assert_eq!((member.written().count(), member.read().unwrap().epoch()), (1, 2));
+        assert!(member.told().followers.hash() != 0, "there is something to tell");
+        let layouts = Layouts::of(member, None);
+        assert!(layouts.admits(&name(0), 2, 2).is_ok());
+        assert!(
+            layouts.members().any(|listed| *listed == name(0)),
+            "it has a say in what is reaped"
+        );
+    }
+    // An emptied store has nothing to get back there, but may have forgotten a ring.
+    let mut emptied = Transition::new(name(0), life(2), Arc::clone(cluster.0[0].base()), true);
+    emptied.hear(cluster.0[0].told());
+    assert!(emptied.keeps(&name(0)) && !emptied.may_be_trusted(None));
+    // The next ring waits for it, and lets it go.
+    let without = Arc::new(ring(3, &[1, 2, 4]));
+    cluster.0[1].propose(without, dead).unwrap();
+    let first = Arc::new(ring(1, &OLD));
+    cluster.0[3] = Transition::new(name(4), life(1), first, false);
+    for member in &mut cluster.0 {
+        (0..5).for_each(|other| member.lives(&name(other), life(1)));
+    }
+    cluster.gossip();
+    let (step, waits_for) = cluster.0[1].waits_for().unwrap();
+    assert_eq!(
+        (step, waits_for.contains(&&name(0)), waits_for.contains(&&name(3))),
+        (Step::Known, true, false)
+    );
+    for step in Step::ALL {
+        assert!(cluster.0.iter().all(|member| member.keeps(&name(0))));
+        cluster.all(step);
+    }
+    for member in &cluster.0 {
+        assert_eq!(member.base().epoch(), 3);
+        assert!(!member.keeps(&name(0)) && !member.lists(&name(0)));
+        assert!(member.followers().is_empty());
+    }
+}
+
+/// Rings that are kept become no more than a few, whatever dies, and which these are is agreed on.
+#[test]
+fn of_the_rings_before_a_few_are_kept() {
+    let mut told = Transition::new(name(0), life(1), Arc::new(ring(1, &OLD)), false);
+    (0..4).for_each(|member| told.lives(&name(member), life(1)));
+    for epoch in 2..20 {
+        told.propose(Arc::new(ring(epoch, &OLD)), [name(1), name(2)].into())
+            .unwrap();
+        while let Some(mark) = told.due(ready(&told)) {
+            told.give(mark);
+        }
+        assert_eq!(told.base().epoch(), epoch);
+        let kept: Vec<u64> = told
+            .followers()
+            .kept
+            .iter()
+            .map(|kept| kept.ring.epoch())
+            .collect();
+        let from = epoch.saturating_sub(KEPT_MAX as u64).max(1);
+        assert_eq!(kept, (from..epoch).collect::<Vec<_>>());
+        let again = Followers::decode(told.followers().encode(), told.base().cluster_id()).unwrap();
+        assert_eq!(again, *told.followers());
+        // Who goes by the same ring takes them, and drops older ones.
+        let mut other = Transition::new(name(1), life(1), Arc::clone(told.base()), false);
+        other.hear(told.told());
+        assert_eq!(other.followers(), told.followers());
+        let mut behind = Transition::new(name(1), life(1), Arc::new(ring(1, &OLD)), false);
+        behind.hear_followers(told.followers().clone());
+        assert!(behind.followers().kept.is_empty(), "they are of another base");
+    }
 }
 
 /// The word spreads with the ring that it was said of, in any order.

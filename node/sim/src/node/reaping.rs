@@ -63,7 +63,7 @@ impl Live<'_> {
         let mistake = self.sh.knobs.mistake == Some(Mistake::ReapWithoutAskingAbsent);
         let Some(rings) = &self.p.rings else { return };
         let base = Rc::clone(rings.base());
-        let members = base.placement.ring().members().iter().map(|member| &member.id);
+        let members = rings.layouts.members();
         let parties = ReapParties {
             me: self.sh.members[self.me].clone(),
             primaries: base

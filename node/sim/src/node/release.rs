@@ -30,7 +30,8 @@ impl Live<'_> {
         let listed = base.index_of(&self.sh.members[self.me]).is_some();
         let joining = self.p.view.transition().is_some_and(|transition| {
             // At a start, what it holds may be what it has pulled for a ring to come.
-            self.p.starting && transition.lists(&self.sh.members[self.me])
+            let me = &self.sh.members[self.me];
+            transition.keeps(me) || (self.p.starting && transition.lists(me))
         });
         let records = || {
             self.disk
@@ -67,7 +68,9 @@ impl Live<'_> {
         if self.p.recovery.is_some() || self.unconfirmed() {
             return;
         }
-        if let Some(partition) = self.p.strays.safe() {
+        let Some(rings) = &self.p.rings else { return };
+        let layouts = Rc::clone(&rings.layouts);
+        if let Some(partition) = self.p.strays.safe(&layouts) {
             self.erase(partition);
             return;
         }
@@ -75,7 +78,7 @@ impl Live<'_> {
         let random = self.sh.rng.bits();
         let detector = &self.p.detector;
         let reachable = |member: &MemberId| careless || detector.reachable(member);
-        let Some((partition, peer)) = self.p.strays.next(&reachable, random) else {
+        let Some((partition, peer)) = self.p.strays.next(&layouts, &reachable, random) else {
             return;
         };
         if careless {

@@ -252,9 +252,8 @@ impl Live<'_> {
         if self.p.exit.is_some() {
             return;
         }
-        let dead = |rings: &Option<Rings>| rings.as_ref().map(|rings| rings.layouts.dead().clone());
-        if dead(&before).unwrap_or_default() != dead(&self.p.rings).unwrap_or_default()
-            && let Some(rings) = &self.p.rings
+        if let (Some(before), Some(rings)) = (&before, &self.p.rings)
+            && rings.layouts.has_other_sources(&before.layouts)
         {
             let lists = Rc::clone(rings.base());
             self.place_recovery(&lists, false);

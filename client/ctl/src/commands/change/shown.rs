@@ -219,6 +219,13 @@ pub(super) fn transition_text(said: &TransitionResponse) -> String {
             said.strays
         );
     }
+    if !said.kept_members.is_empty() {
+        let kept = said.kept_members.join(", ");
+        let _ = write!(
+            text,
+            "\nnot let go before another ring serves, since this one lists the dead: {kept}"
+        );
+    }
     text
 }
 
@@ -426,6 +433,7 @@ mod tests {
             pulled: 1,
             remaining_ms: Some(89_000),
             strays: 2,
+            kept_members: names(&["n7", "n8"]),
         }
     }
 
@@ -437,7 +445,8 @@ mod tests {
              changes to epoch 4 (hash 000000000000000a), 2 members; joins n3; goes n2; dead n2\n\
              waits for step synced of n1, n3, n4, n5, n6\n\
              this node has pulled 1 of 4 partitions; about 89 seconds left\n\
-             this node hands 2 partitions that are not its own to their owners"
+             this node hands 2 partitions that are not its own to their owners\n\
+             not let go before another ring serves, since this one lists the dead: n7, n8"
         );
         assert_eq!(
             step_line(&under_way()),
