@@ -11,7 +11,7 @@ FLAGS = $(if $(NODES),--nodes $(NODES)) $(if $(ZONES),--zones $(ZONES)) $(if $(N
 	$(if $(DURABILITY),--durability $(DURABILITY)) $(if $(PORT),--port-base $(PORT))
 
 .DEFAULT_GOAL := help
-.PHONY: help build run tour bench bench-lite bench-elastic profile test test-unit test-processes test-api test-e2e soak sim lint images kube-up kube-down crds clean
+.PHONY: help build run tour bench bench-lite profile test test-unit test-processes test-api test-e2e soak sim lint images kube-up kube-down crds clean
 # One recipe at a time: they use all processors themselves.
 .NOTPARALLEL:
 
@@ -31,14 +31,11 @@ run: build ## a ring of 6 nodes in 3 zones on this machine, with a prompt; Ctrl-
 tour: build ## the guided tour, unattended, on a ring of its own that is removed afterwards
 	@$(LOCAL) --temporary --tour $(FLAGS)
 
-bench: ## what an operation costs here and elsewhere: PEER=cassandra|redis|etcd|garage|parts BENCH=; alone: lists what there is
-	@.ci/bench $(PEER) $(if $(PEER),$(BENCH))
+bench: ## what an operation costs here and elsewhere: PEER=cassandra|redis|etcd|garage|parts|ours, or BAR=g13; BENCH=; alone: lists what there is
+	@.ci/bench $(or $(BAR),$(PEER)) $(if $(BAR)$(PEER),$(BENCH))
 
 bench-lite: build ## put and get per second and latencies, on a ring of its own that is removed afterwards
 	@$(LOCAL) --temporary --log-level warn $(FLAGS) -- "$(CARGO_TARGET_DIR)/release/dynamoctl" bench-lite $(BENCH)
-
-bench-elastic: ## what a change of the ring costs: MB/s, bytes against the least, what clients notice; MIB=256 VALUE=1024 RATE=200 THROTTLED=
-	@cargo bench -p dynamo-node --bench elastic
 
 profile: ## a flame graph of one node under load, by perf; PUTS=100 (percent) TASKS=64 DURATION=20 (seconds)
 	@PUTS=$(PUTS) TASKS=$(TASKS) DURATION=$(DURATION) .ci/profile $(if $(NODES),,--nodes 3) $(FLAGS)

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use dynamo_local::LocalRing;
 use serde::Serialize;
 use tempfile::TempDir;
 use tokio::time::sleep;
@@ -17,6 +18,7 @@ use crate::{
     load::{
         drive::{self, Pace, Until, drive},
         recorder::{Latency, Recorder, latency},
+        warm::{WarmUp, warm_up},
         workload::{Load, Workload},
     },
     measure::{
@@ -28,6 +30,10 @@ use crate::{
     system::{Servers, Shape, Tally, Target},
 };
 
+/// Of a closed loop that finds out a rate.
+pub(crate) const SEARCH: Duration = Duration::from_secs(10);
+/// Parts of the time in which the servers are idle: as many figures, for an interval.
+const IDLE_PARTS: u32 = 5;
 /// Reads that must succeed in a row after a pause.
 const AWAKE_READS: u32 = 100;
 /// For that.
@@ -38,8 +44,11 @@ pub(crate) struct Bed {
     pub(crate) kind: Kind,
     pub(crate) shape: Shape,
     pub(crate) pids: Vec<u32>,
-    /// Processors that the servers use when nobody asks anything.
+    /// How it was warmed up.
+    pub(crate) warm: WarmUp,
+    /// Processors that the servers use when nobody asks anything: the mean, and each part of the time.
     pub(crate) idle: f64,
+    pub(crate) idle_parts: Vec<f64>,
     load: Arc<Load>,
     target: Arc<dyn Target>,
     servers: Box<dyn Servers>,
@@ -85,6 +94,8 @@ pub(crate) struct Figures {
     pub(crate) siblings_per_read: Option<f64>,
     /// Where several operations travel in one.
     pub(crate) operations_per_message: Option<f64>,
+    /// Requests of the client beyond one for each operation.
+    pub(crate) hedges: Option<u64>,
 }
 
 impl Bed {
@@ -92,7 +103,7 @@ impl Bed {
     pub(crate) async fn prepare(kind: Kind, shape: Shape, workload: Workload, bench: &Bench) -> Result<Self> {
         let plan = bench.plan(workload);
         plan.check()?;
-        let start = kind.start()?;
+        let start = kind.start(shape.durability)?;
         let files = Files::new(kind, bench)?;
         say(&format!("{kind}: starting {} servers", shape.nodes));
         let servers = start(files.path(), shape).await?;
@@ -103,18 +114,17 @@ impl Bed {
         let load = Load::new(plan);
         say(&format!("{kind}: loading {} records", bench.records));
         drive::fill(&target, &load, bench.load_tasks as usize).await?;
-        let operations = bench.warm_up.unwrap_or(kind.warm_up());
-        say(&format!("{kind}: warming up with {operations} operations"));
-        let (pace, until) = (Pace::Closed(bench.load_tasks), Until::Operations(operations));
-        let warm = drive(&target, &load, pace, until).await?;
-        if let Some(failure) = warm.failures.keys().next() {
-            say(&format!("{kind}: {} operations failed: {failure}", warm.failed()));
-        }
+        let pids = servers.pids();
+        say(&format!("{kind}: warming up"));
+        let warm = warm_up(&target, &load, bench.load_tasks, &pids, bench.warm_up).await?;
+        say(&format!("{kind}: {}", told(&warm, bench.warm_up.is_some())));
         Ok(Self {
             kind,
             shape,
-            pids: servers.pids(),
+            pids,
+            warm,
             idle: 0.0,
+            idle_parts: Vec::new(),
             load,
             target,
             servers,
@@ -131,11 +141,18 @@ impl Bed {
         let clocks = |beds: &[&mut Self]| -> Result<Vec<Clocks>> {
             beds.iter().map(|bed| Clocks::read(&bed.pids, &[])).collect()
         };
-        let before = clocks(beds)?;
-        sleep(bench.idle()).await;
-        let after = clocks(beds)?;
-        for (bed, (before, after)) in beds.iter_mut().zip(before.iter().zip(&after)) {
-            bed.idle = before.until(after).servers;
+        let first = clocks(beds)?;
+        let mut before = first.clone();
+        for _ in 0..IDLE_PARTS {
+            sleep(bench.idle() / IDLE_PARTS).await;
+            let after = clocks(beds)?;
+            for (bed, (before, after)) in beds.iter_mut().zip(before.iter().zip(&after)) {
+                bed.idle_parts.push(before.until(after).servers);
+            }
+            before = after;
+        }
+        for (bed, (first, last)) in beds.iter_mut().zip(first.iter().zip(&before)) {
+            bed.idle = first.until(last).servers;
         }
         Ok(())
     }
@@ -153,10 +170,22 @@ impl Bed {
         elapsed: Duration,
         bystanders: &[u32],
     ) -> Result<Figures> {
+        self.measure_until(load, pace, Until::Elapsed(elapsed), bystanders)
+            .await
+    }
+
+    /// The same to another end.
+    pub(crate) async fn measure_until(
+        &self,
+        load: &Arc<Load>,
+        pace: Pace,
+        until: Until,
+        bystanders: &[u32],
+    ) -> Result<Figures> {
         let tallies = || [self.target.siblings(), self.target.batches()];
-        let earlier = tallies();
+        let (earlier, hedges) = (tallies(), self.target.hedges());
         let before = Clocks::read(&self.pids, bystanders)?;
-        let recorder = drive(&self.target, load, pace, Until::Elapsed(elapsed)).await?;
+        let recorder = drive(&self.target, load, pace, until).await?;
         let cores = before.until(&Clocks::read(&self.pids, bystanders)?);
         let later = tallies();
         let mean = |which: usize| -> Option<f64> { Tally::mean_until(earlier[which]?, later[which]?) };
@@ -165,8 +194,64 @@ impl Bed {
             memory: memory(&self.pids)?,
             siblings_per_read: mean(0),
             operations_per_message: mean(1),
+            hedges: hedges
+                .zip(self.target.hedges())
+                .map(|(earlier, later)| later - earlier),
             ..Figures::of(&recorder, pace, cores, self.idle)
         })
+    }
+
+    /// The rate that was asked for, or this share of what a closed loop of 64 does.
+    pub(crate) async fn rate(&self, wanted: Option<f64>, share: f64) -> Result<f64> {
+        if let Some(rate) = wanted {
+            return Ok(rate);
+        }
+        let figures = self.measure(Pace::Closed(64), SEARCH, &[]).await?;
+        let rate = share * figures.operations_per_s;
+        say(&format!(
+            "{}: {:.0} operations a second in a closed loop; {rate:.0} from now on",
+            self.kind, figures.operations_per_s
+        ));
+        Ok(rate)
+    }
+
+    /// Runs its load, and measures nothing.
+    pub(crate) async fn drive(&self, pace: Pace, elapsed: Duration) -> Result<()> {
+        drive(&self.target, &self.load, pace, Until::Elapsed(elapsed)).await?;
+        Ok(())
+    }
+
+    /// What it does all the time.
+    pub(crate) fn load(&self) -> &Arc<Load> {
+        &self.load
+    }
+
+    /// What each server holds now.
+    pub(crate) fn memory(&self) -> Result<Vec<Memory>> {
+        memory(&self.pids)
+    }
+
+    /// Ours, for what only they can be asked.
+    pub(crate) fn ring(&self) -> Result<&LocalRing> {
+        let ring = self.servers.ring();
+        ring.with_context(|| format!("{} are no nodes of ours", self.kind))
+    }
+
+    /// Kills one server with SIGKILL.
+    pub(crate) async fn kill(&mut self, number: usize) -> Result<()> {
+        self.servers.kill(number).await
+    }
+
+    /// Starts it again.
+    pub(crate) fn launch(&mut self, number: usize) -> Result<()> {
+        self.servers.launch(number)?;
+        self.pids = self.servers.pids();
+        Ok(())
+    }
+
+    /// A client that asks this server alone.
+    pub(crate) async fn connect_to(&self, number: usize) -> Result<Arc<dyn Target>> {
+        self.servers.connect_to(number).await
     }
 
     pub(crate) fn guarantee(&self) -> &str {
@@ -233,6 +318,7 @@ impl Figures {
             memory: Vec::new(),
             siblings_per_read: None,
             operations_per_message: None,
+            hedges: None,
         }
     }
 }
@@ -259,6 +345,23 @@ impl Files {
             Self::Kept(dir) => dir,
         }
     }
+}
+
+fn told(warm: &WarmUp, given: bool) -> String {
+    let last = warm.us_per_operation.last().copied().unwrap_or_default();
+    let settled = match (given, warm.settled) {
+        (true, _) => "as many as asked for",
+        (false, true) => "it is warm",
+        (false, false) => "IT STILL BECOMES CHEAPER",
+    };
+    let failed = match warm.failed {
+        0 => String::new(),
+        failed => format!("; {failed} failed"),
+    };
+    format!(
+        "{last:.0} us an operation after {}: {settled}{failed}",
+        warm.operations
+    )
 }
 
 /// What is going on; figures go to standard output.

@@ -1,5 +1,9 @@
 //! The command line.
 
+mod bars;
+
+pub(crate) use bars::{Join, Restart, Stall, Sync, Trees};
+
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -12,7 +16,7 @@ use crate::{
     },
     servers::Kind,
     stats::{Bars, Better},
-    system::{Conflict, Durability, Route, Shape},
+    system::{Background, Conflict, Durability, RedisWait, Route, Shape},
 };
 
 /// Measures what operations cost: here, elsewhere, and bare gRPC and RocksDB.
@@ -20,7 +24,7 @@ use crate::{
 /// The main figure is the processor time of all servers per operation; it does not depend on what else a machine does.
 /// Everything runs on loopback, in temporary directories.
 #[derive(Debug, Parser)]
-#[command(name = "kvbench", version, after_help = EXAMPLES)]
+#[command(name = "kvbench", version, after_help = EXAMPLES, args_override_self = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -31,8 +35,10 @@ Examples:
   kvbench run --target ours --workload put --closed 64
   kvbench run --target ours --workload a --rate 2000 --secs 120 --json ours.json --svg ours.svg
   kvbench pair --a ours --b cassandra --metric put-per-cpu --floor 3 --aim 10
+  kvbench pair --a ours --route client --b ours --b-route random --nodes 6 --metric mean,p999
   kvbench best --target etcd --workload put
   kvbench parts
+  kvbench join
 
 Exit code: 0 if there is a figure, whatever it says; 1 if there is none.";
 
@@ -46,12 +52,22 @@ pub(crate) enum Command {
     Best(Best),
     /// What gRPC and RocksDB alone cost, and how much more a put and a get of ours do
     Parts(Parts),
+    /// Synced puts of ours / syncs that the disk does for one writer
+    Sync(Sync),
+    /// Latencies of ours while a node joins and hints are delivered / when nothing else goes on
+    Join(Join),
+    /// What keeping hash trees takes of a put of ours
+    Trees(Trees),
+    /// From kill -9 of a node to its first get, ours / a peer; and the memory of both
+    Restart(Restart),
+    /// Latencies of reads of ours while one node stops for 100 ms of every second / calm ones
+    Stall(Stall),
     /// An echo, until standard input ends
     #[command(hide = true)]
     ServeEcho,
-    /// A load on RocksDB in this process; the job is JSON, and so are its figures
+    /// A load on a store in this process; the job is JSON, and so are its figures
     #[command(hide = true)]
-    DriveRocks {
+    DriveStore {
         /// The job
         job: String,
     },
@@ -87,9 +103,18 @@ pub(crate) struct Bench {
     /// Of keys and values
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
-    /// Operations of the workload before anything is measured [default: 200000 for cassandra, 20000 for others]
+    /// Operations of the workload before anything is measured [default: 200000 or more, until they have become no cheaper]
     #[arg(long, value_name = "COUNT")]
     pub(crate) warm_up: Option<u64>,
+    /// Threads that serve requests in each node of ours [default: a node's share of the processors]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) threads: Option<u16>,
+    /// What background work of our nodes may do
+    #[arg(long, value_enum, default_value_t = Background::Default)]
+    pub(crate) background: Background,
+    /// Who waits for a WAIT of Redis
+    #[arg(long, value_enum, default_value_t = RedisWait::Each)]
+    pub(crate) redis_wait: RedisWait,
     /// Tasks that load records and warm up
     #[arg(long, default_value_t = 64, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) load_tasks: u32,
@@ -146,13 +171,14 @@ pub(crate) struct Pair {
     pub(crate) a: Kind,
     #[arg(long, value_enum)]
     pub(crate) b: Kind,
-    #[arg(long, value_enum)]
-    pub(crate) metric: Metric,
-    /// [default: what the metric names, else a]
+    /// One, or several of one kind with a comma: all are taken from the same runs
+    #[arg(long, value_enum, value_delimiter = ',', required = true)]
+    pub(crate) metric: Vec<Metric>,
+    /// [default: what the first metric names, else a]
     #[arg(long, value_enum)]
     pub(crate) workload: Option<Workload>,
     /// Pairs of runs
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, visible_alias = "rounds", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) pairs: u32,
     /// Seconds of each run
     #[arg(long, default_value_t = 25.0, value_name = "S", value_parser = seconds)]
@@ -175,18 +201,30 @@ pub(crate) struct Pair {
     /// As --b-route
     #[arg(long, value_enum)]
     pub(crate) b_durability: Option<Durability>,
-    /// What the ratio must reach
+    /// As --b-route
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) b_nodes: Option<u16>,
+    /// What the ratios must reach
     #[arg(long)]
     pub(crate) floor: Option<f64>,
-    /// What it should reach
+    /// What they should reach
     #[arg(long)]
     pub(crate) aim: Option<f64>,
+    /// Of a ratio of latencies: the slower a, the better; for what b is to gain over a
+    #[arg(long)]
+    pub(crate) more_is_better: bool,
+    /// What the idle processor time of a server of a must not exceed, in percent of a processor
+    #[arg(long, value_name = "PERCENT")]
+    pub(crate) idle_floor: Option<f64>,
+    /// What it should not
+    #[arg(long, value_name = "PERCENT")]
+    pub(crate) idle_aim: Option<f64>,
     /// The one that is not measured is stopped by SIGSTOP, rather than idle
     #[arg(long)]
     pub(crate) one_at_a_time: bool,
     #[command(flatten)]
     pub(crate) bench: Bench,
-    /// A plot of the ratios
+    /// A plot of the ratios, of the first metric
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
 }
@@ -207,7 +245,7 @@ pub(crate) struct Best {
 #[derive(Debug, Args)]
 pub(crate) struct Parts {
     /// Rounds, in each of which everything is measured once
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, visible_alias = "pairs", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) rounds: u32,
     /// Seconds of each run
     #[arg(long, default_value_t = 5.0, value_name = "S", value_parser = seconds)]
@@ -228,6 +266,8 @@ pub(crate) enum Metric {
     OpsPerCpu,
     /// Server processor time of a put
     CpuPerPut,
+    /// Server processor time of an operation of the workload
+    CpuPerOp,
     /// Mean latency at the same rate
     Mean,
     /// Median latency at the same rate
@@ -249,7 +289,9 @@ impl Metric {
     pub(crate) fn better(self) -> Better {
         match self {
             Self::PutPerCpu | Self::GetPerCpu | Self::OpsPerCpu => Better::Higher,
-            Self::CpuPerPut | Self::Mean | Self::P50 | Self::P99 | Self::P999 => Better::Lower,
+            Self::CpuPerPut | Self::CpuPerOp | Self::Mean | Self::P50 | Self::P99 | Self::P999 => {
+                Better::Lower
+            }
         }
     }
 
@@ -269,7 +311,7 @@ impl Metric {
     pub(crate) fn unit(self) -> &'static str {
         match self {
             Self::PutPerCpu | Self::GetPerCpu | Self::OpsPerCpu => "ops/CPU-s",
-            Self::CpuPerPut | Self::Mean | Self::P50 | Self::P99 | Self::P999 => "us",
+            Self::CpuPerPut | Self::CpuPerOp | Self::Mean | Self::P50 | Self::P99 | Self::P999 => "us",
         }
     }
 }
@@ -310,6 +352,9 @@ impl Bench {
             durability: self.durability,
             route: self.route,
             conflict: self.conflict.unwrap_or(implied),
+            threads: self.threads,
+            background: self.background,
+            redis_wait: self.redis_wait,
         }
     }
 
@@ -338,6 +383,37 @@ impl Pair {
             floor: self.floor,
             aim: self.aim,
         }
+    }
+
+    pub(crate) fn idle_bars(&self) -> Bars {
+        Bars {
+            floor: self.idle_floor,
+            aim: self.idle_aim,
+        }
+    }
+
+    pub(crate) fn workload(&self) -> Workload {
+        let named = self.metric.first().map(|metric| metric.workload());
+        self.workload.or(named).unwrap_or(Workload::A)
+    }
+
+    /// Which way a metric's ratio is to go.
+    pub(crate) fn better(&self, metric: Metric) -> Better {
+        if self.more_is_better {
+            Better::Higher
+        } else {
+            metric.better()
+        }
+    }
+
+    /// Whether it is latencies that are compared; all of them, or none: they are measured in another loop.
+    pub(crate) fn is_latency(&self) -> Result<bool, anyhow::Error> {
+        let latencies = self.metric.iter().filter(|metric| metric.is_latency()).count();
+        anyhow::ensure!(
+            latencies == 0 || latencies == self.metric.len(),
+            "--metric mixes latencies, of an open loop, with what is measured in a closed one"
+        );
+        Ok(latencies > 0)
     }
 }
 
@@ -400,6 +476,33 @@ mod tests {
         assert_eq!("best".parse(), Ok(Concurrency::Best));
         assert_eq!("256".parse(), Ok(Concurrency::Tasks(256)));
         assert!("0".parse::<Concurrency>().is_err() && "x".parse::<Concurrency>().is_err());
+    }
+
+    #[test]
+    fn the_last_of_a_repeated_flag_counts() {
+        let line = "kvbench run --target echo --secs 120 --records 1 --secs 5";
+        let Ok(Command::Run(run)) = parse(line).map(|cli| cli.command) else {
+            panic!("this is how .ci/bench calls it");
+        };
+        assert!((run.secs - 5.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn several_metrics_are_of_one_kind() {
+        let pair = |metrics: &str| match parse(&format!("kvbench pair --a ours --b ours --metric {metrics}"))
+            .map(|cli| cli.command)
+        {
+            Ok(Command::Pair(pair)) => pair,
+            other => panic!("{other:?}"),
+        };
+        let table2 = pair("mean,p999");
+        assert_eq!(table2.metric, [Metric::Mean, Metric::P999]);
+        assert!(table2.is_latency().unwrap());
+        assert_eq!(table2.workload(), Workload::A);
+        assert!(!pair("put-per-cpu").is_latency().unwrap());
+        assert_eq!(pair("put-per-cpu,cpu-per-put").workload(), Workload::Put);
+        assert!(pair("mean,cpu-per-put").is_latency().is_err());
+        assert!(parse("kvbench pair --a ours --b ours").is_err());
     }
 
     #[test]

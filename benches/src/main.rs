@@ -1,7 +1,7 @@
 //! `kvbench`: what an operation costs here, and what it costs elsewhere. `docs/performance.md` says how figures come about.
 //!
 //! Modules in reading order: [`system`] is what can be measured, with its implementations in `servers` and `target`, and
-//! `rocks`, which has no servers; `load` what is asked of it; `measure` and `stats` what is made of that; [`bed`] is a
+//! `inside` and `disk`, which have none; `load` what is asked of it; `measure` and `stats` what is made of that; [`bed`] is a
 //! system with its records; `commands` and `report` put all together.
 
 mod bed;
@@ -12,13 +12,15 @@ mod cli;
 
 mod commands;
 
+mod disk;
+
+mod inside;
+
 mod load;
 
 mod measure;
 
 mod report;
-
-mod rocks;
 
 mod servers;
 

@@ -2,9 +2,10 @@
 
 use std::{path::Path, sync::Arc};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use bytes::Bytes;
 use clap::ValueEnum;
+use dynamo_local::LocalRing;
 use futures::future::BoxFuture;
 use serde::Serialize;
 
@@ -22,6 +23,11 @@ pub(crate) trait Target: Send + Sync {
             self.get(key.clone()).await?;
             self.put(key, value).await
         })
+    }
+
+    /// Requests of this client beyond one for each operation: hedges; `None` where there are none.
+    fn hedges(&self) -> Option<u64> {
+        None
     }
 
     /// Values in reads that found any; `None` where a key has one value at most.
@@ -60,6 +66,32 @@ pub(crate) enum Durability {
     Written,
     /// Once it is synced to the disk.
     Synced,
+    /// Once it is synced on the node that coordinates it, and in the logs of others; ours only. Paper: §6.1.
+    OneOfN,
+    /// Once it is in memory, from where it is written to the log and synced every second; ours only.
+    Buffered,
+}
+
+impl Durability {
+    /// Of peers, which know these two alone; `Kind::start` refuses the others.
+    pub(crate) fn is_synced(self) -> bool {
+        self == Self::Synced
+    }
+
+    /// Whether peers know it, too.
+    pub(crate) fn is_common(self) -> bool {
+        matches!(self, Self::Written | Self::Synced)
+    }
+}
+
+/// Who waits for a WAIT of Redis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum RedisWait {
+    /// Every SET has its own: each client waits for its own acknowledgement.
+    Each,
+    /// SETs that wait at the same time share a pipeline and a WAIT: what one proxy before all clients could do.
+    Shared,
 }
 
 /// Which of our nodes coordinates. Paper: §6.4.
@@ -84,6 +116,16 @@ pub(crate) enum Conflict {
     Siblings,
 }
 
+/// What background work (partitions that move, hints, exchanges) of our nodes may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Background {
+    /// What a node's defaults say: it gives way to clients.
+    Default,
+    /// All that it can.
+    Free,
+}
+
 /// How many servers, and how they work.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct Shape {
@@ -95,6 +137,28 @@ pub(crate) struct Shape {
     pub(crate) route: Route,
     /// Of ours only.
     pub(crate) conflict: Conflict,
+    /// Threads that serve requests in each node; none: a node's share of the processors. Of ours only.
+    pub(crate) threads: Option<u16>,
+    /// Of ours only.
+    pub(crate) background: Background,
+    /// Of Redis only.
+    pub(crate) redis_wait: RedisWait,
+}
+
+#[cfg(test)]
+impl Shape {
+    /// The usual three.
+    pub(crate) fn of_three(durability: Durability) -> Self {
+        Self {
+            nodes: 3,
+            durability,
+            route: Route::Owner,
+            conflict: Conflict::Lww,
+            threads: None,
+            background: Background::Default,
+            redis_wait: RedisWait::Each,
+        }
+    }
 }
 
 /// Running servers. Dropped, it kills them.
@@ -104,6 +168,26 @@ pub(crate) trait Servers: Send {
 
     /// A client of them all.
     fn connect(&self) -> BoxFuture<'_, Result<Arc<dyn Target>>>;
+
+    /// A client of one of them, by number from 0, that asks no other.
+    fn connect_to(&self, _: usize) -> BoxFuture<'_, Result<Arc<dyn Target>>> {
+        Box::pin(async { bail!("no bar asks a single one of these servers") })
+    }
+
+    /// Kills one with SIGKILL, and waits until it is gone.
+    fn kill(&mut self, _: usize) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async { bail!("no bar kills these servers") })
+    }
+
+    /// Starts again one that was killed, on its files, and waits for nothing.
+    fn launch(&mut self, _: usize) -> Result<()> {
+        bail!("no bar kills these servers")
+    }
+
+    /// Ours, for what only they can be asked.
+    fn ring(&self) -> Option<&LocalRing> {
+        None
+    }
 
     /// What "acknowledged" means here, for the table.
     fn guarantee(&self) -> &str;

@@ -75,3 +75,36 @@ fn a_run_of_echoes_is_reported_whole() {
     assert!(at("/memory/0/pss_bytes") > 0.0);
     assert!(fs::read_to_string(svg).unwrap().ends_with("</svg>\n"));
 }
+
+#[test]
+fn a_pair_is_compared_in_all_metrics_of_the_same_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let (json, svg) = (dir.path().join("pair.json"), dir.path().join("pair.svg"));
+    let line = "pair --a echo --b echo-stream --metric put-per-cpu,cpu-per-put --pairs 2 --secs 0.5 --nodes 1 --closed 8 --floor 0 \
+                --idle-floor 100 --records 100 --warm-up 100 --settle-secs 0 --idle-secs 0.5 --foreign-max 1024";
+    let files = ["--json", json.to_str().unwrap(), "--svg", svg.to_str().unwrap()];
+    kvbench(&line.split_whitespace().chain(files).collect::<Vec<_>>());
+    let report: Value = serde_json::from_str(&fs::read_to_string(json).unwrap()).unwrap();
+    let outcome = &report["outcome"];
+    let pairs = outcome["pairs"].as_array().unwrap();
+    assert_eq!(pairs.len(), 2);
+    for pair in pairs {
+        let ratio = |metric: usize| pair["compared"][metric]["ratio"].as_f64().unwrap();
+        // One is the other's inverse, of the very same runs.
+        assert!((ratio(0) * ratio(1) - 1.0).abs() < 1e-9, "{pair}");
+    }
+    let judged: Vec<&str> = outcome["judged"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|judged| judged["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(judged, ["put-per-cpu", "cpu-per-put", "idle"]);
+    assert_eq!(report["a"]["idle_parts"].as_array().unwrap().len(), 5);
+    assert_eq!(report["a"]["warm_up"]["operations"], 100);
+    assert!(
+        fs::read_to_string(svg)
+            .unwrap()
+            .contains("put-per-cpu of echo / echo-stream")
+    );
+}

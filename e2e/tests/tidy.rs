@@ -39,7 +39,13 @@ fn crates_depend_on_each_other_in_one_direction() {
         (
             "benches",
             (
-                &["dynamo-client", "dynamo-local", "dynamo-node", "dynamo-proto"][..],
+                &[
+                    "dynamo-client",
+                    "dynamo-core",
+                    "dynamo-local",
+                    "dynamo-node",
+                    "dynamo-proto",
+                ][..],
                 &[][..],
             ),
         ),

@@ -1,60 +1,33 @@
 //! `kvbench parts`: what gRPC and RocksDB alone cost, and how much more ours do than these parts make up.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
-use serde::Serialize;
 use serde_json::json;
 
+use super::rounds::{Bar, Round, Section, publish};
 use crate::{
     bed::{Bed, Figures, say},
     cli,
+    inside::{Engine, Job, load_us},
     load::{
         drive::Pace,
         workload::{Load, Workload},
     },
     report,
-    rocks::{Job, load_us},
     servers::Kind,
-    stats::{Bars, Better, Interval, Verdict, bootstrap, median},
+    stats::{Bars, Better},
     system::{Durability, Shape},
 };
 
 /// Operations under way.
 const IN_FLIGHT: [u32; 3] = [1, 8, 64];
 
-/// A ratio of which the parts are measured here.
-struct Bar {
-    name: &'static str,
-    what: &'static str,
-    bars: Bars,
-    of: fn(&Round) -> Option<f64>,
-}
-
-/// Figures of one round, by name; in microseconds but for `batch`.
-#[derive(Debug, Clone, Default, Serialize)]
-pub(crate) struct Round {
-    figures: BTreeMap<String, f64>,
-    /// Processors that others used, at most.
-    foreign: f64,
-}
-
-/// A bar's outcome.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct Judged {
-    pub(crate) name: &'static str,
-    pub(crate) what: &'static str,
-    pub(crate) bars: Bars,
-    pub(crate) better: Better,
-    pub(crate) ratio: Option<Interval>,
-    pub(crate) verdict: Verdict,
-}
-
-/// All are better the lower they are, but for the size of a batch.
 const BARS: [Bar; 5] = [
     Bar {
         name: "G7",
         what: "CPU of a put of ours / (1 echo's server half + 2 echoes, both halves + 3 puts of RocksDB), 64 in flight",
+        better: Better::Lower,
         bars: Bars {
             floor: Some(2.0),
             aim: Some(1.3),
@@ -71,6 +44,7 @@ const BARS: [Bar; 5] = [
     Bar {
         name: "G8",
         what: "CPU of an operation in a batched stream / of a call, both halves, 64 in flight",
+        better: Better::Lower,
         bars: Bars {
             floor: Some(0.4),
             aim: Some(0.15),
@@ -85,6 +59,7 @@ const BARS: [Bar; 5] = [
     Bar {
         name: "G8 batch",
         what: "operations in a message of the batched stream, 64 in flight",
+        better: Better::Higher,
         bars: Bars {
             floor: Some(4.0),
             aim: None,
@@ -94,6 +69,7 @@ const BARS: [Bar; 5] = [
     Bar {
         name: "G9 get",
         what: "p50 of a get of ours / of an echo, 1 in flight",
+        better: Better::Lower,
         bars: Bars {
             floor: Some(2.5),
             aim: Some(2.1),
@@ -103,6 +79,7 @@ const BARS: [Bar; 5] = [
     Bar {
         name: "G9 put",
         what: "p50 of a put of ours / of an echo, 1 in flight",
+        better: Better::Lower,
         bars: Bars {
             floor: Some(3.0),
             aim: Some(2.3),
@@ -131,29 +108,18 @@ pub(crate) async fn run(options: &cli::Parts) -> Result<()> {
         rounds.push(beds.round(options).await?);
     }
     beds.stop().await?;
-    let counting: Vec<&Round> = rounds
-        .iter()
-        .filter(|round| round.foreign <= options.bench.foreign_max)
-        .collect();
-    let dropped = rounds.len() - counting.len();
-    let judged: Vec<Judged> = BARS.iter().map(|bar| bar.judge(&counting)).collect();
-    let medians = medians(&counting);
-    println!("{}", report::parts_table(&medians, &judged, dropped));
-    let report = json!({
+    let about = json!({
         "plan": options.bench.plan(Workload::Put),
         "shape": options.bench.shape(Workload::Put),
-        "rounds": rounds,
-        "foreign_max": options.bench.foreign_max,
-        "medians": medians,
-        "bars": judged,
     });
-    report::write_json(options.bench.json.as_deref(), "parts", report)?;
-    (!counting.is_empty()).then_some(()).with_context(|| {
-        format!(
-            "no round counts: in each, others used more than {} processors",
-            options.bench.foreign_max
-        )
-    })
+    let section = Section {
+        note: "us; server, client: processor time of an operation, without idle time and the load's own; put, get 1, 8, 64: operations \
+               under way"
+            .to_owned(),
+        rounds,
+        bars: &BARS,
+    };
+    publish("parts", &options.bench, about, &[section])
 }
 
 impl Beds {
@@ -194,19 +160,15 @@ impl Beds {
                     let load_us = load_us(load, pace).await?;
                     let figures = part.bed.measure_load(load, pace, elapsed, &others).await?;
                     let workload = report::name(load.plan.workload);
-                    round.take(
-                        &format!("{} {workload} {tasks}", part.bed.kind),
-                        &figures,
-                        load_us,
-                    );
+                    let name = format!("{} {workload} {tasks}", part.bed.kind);
+                    round.check(&name, &figures, options.bench.foreign_max);
+                    take(&mut round, &name, &figures, load_us);
                 }
             }
         }
         for workload in [Workload::Put, Workload::Get] {
             let rocks = rocks(options, workload).await?;
-            round
-                .figures
-                .insert(format!("rocks {} server", report::name(workload)), rocks);
+            round.set(format!("rocks {} server", report::name(workload)), rocks);
         }
         Ok(round)
     }
@@ -222,77 +184,40 @@ impl Beds {
 async fn rocks(options: &cli::Parts, workload: Workload) -> Result<f64> {
     let dir = tempfile::tempdir().context("cannot make a temporary directory")?;
     let job = Job {
+        engine: Engine::Rocks,
         dir: dir.path().to_owned(),
         plan: options.bench.plan(workload),
         // As a node's writer.
         tasks: 1,
         secs: options.secs,
-        warm_up: options.bench.warm_up.unwrap_or(Kind::Rocks.warm_up()),
+        warm_up: options.bench.warm_up,
         synced: options.bench.durability == Durability::Synced,
     };
     Ok(job.run().await?.us_per_operation)
 }
 
-impl Round {
-    fn get(&self, name: &str) -> Option<f64> {
-        self.figures.get(name).copied()
-    }
-
-    fn take(&mut self, name: &str, figures: &Figures, load_us: f64) {
-        self.foreign = self.foreign.max(figures.cores.foreign);
-        let client = (figures.client_us_per_operation - load_us).max(0.0);
-        let p50 = figures
-            .latency
-            .as_ref()
-            .map_or(f64::NAN, |latency| latency.p50_us);
-        let named = [
-            ("server", figures.server_us_per_operation),
-            ("client", client),
-            ("p50", p50),
-        ];
-        let batch = figures.operations_per_message.map(|batch| ("batch", batch));
-        for (what, value) in named.into_iter().chain(batch) {
-            self.figures.insert(format!("{name} {what}"), value);
+fn take(round: &mut Round, name: &str, figures: &Figures, load_us: f64) {
+    let p50 = figures.latency.as_ref().map(|latency| latency.p50_us);
+    let named = [
+        ("server", Some(figures.server_us_per_operation)),
+        (
+            "client",
+            Some((figures.client_us_per_operation - load_us).max(0.0)),
+        ),
+        ("p50", p50),
+        ("batch", figures.operations_per_message),
+    ];
+    for (what, value) in named {
+        if let Some(value) = value {
+            round.set(format!("{name} {what}"), value);
         }
     }
-}
-
-impl Bar {
-    fn judge(&self, rounds: &[&Round]) -> Judged {
-        let ratios: Vec<f64> = rounds.iter().filter_map(|round| (self.of)(round)).collect();
-        let ratio = bootstrap(&ratios);
-        let better = if self.bars.aim.is_none() {
-            Better::Higher
-        } else {
-            Better::Lower
-        };
-        Judged {
-            name: self.name,
-            what: self.what,
-            bars: self.bars,
-            better,
-            ratio,
-            verdict: ratio.map_or(Verdict::None, |ratio| ratio.judge(better, self.bars)),
-        }
-    }
-}
-
-fn medians(rounds: &[&Round]) -> BTreeMap<String, f64> {
-    let names = rounds
-        .first()
-        .map(|round| round.figures.keys())
-        .into_iter()
-        .flatten();
-    let of_name = |name: &String| {
-        let values: Vec<f64> = rounds.iter().filter_map(|round| round.get(name)).collect();
-        Some((name.clone(), median(&values)?))
-    };
-    names.filter_map(of_name).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stats::Verdict;
 
     fn round() -> Round {
         let figures = [
@@ -310,16 +235,16 @@ mod tests {
         ];
         Round {
             figures: figures.map(|(name, value)| (name.to_owned(), value)).into(),
-            foreign: 0.0,
+            dropped: None,
         }
     }
 
     #[test]
     fn bars_are_made_of_their_parts() {
-        let round = round();
-        let judged: Vec<Judged> = BARS.iter().map(|bar| bar.judge(&[&round])).collect();
-        let found: Vec<(f64, Verdict)> = judged
+        let rounds = [round()];
+        let found: Vec<(f64, Verdict)> = BARS
             .iter()
+            .map(|bar| bar.judge(&rounds))
             .map(|judged| (judged.ratio.unwrap().median, judged.verdict))
             .collect();
         let expected = [
@@ -336,11 +261,5 @@ mod tests {
                 "{found} {verdict:?}"
             );
         }
-    }
-
-    #[test]
-    fn what_was_not_measured_is_not_judged() {
-        let judged = BARS[0].judge(&[&Round::default()]);
-        assert_eq!((judged.ratio, judged.verdict), (None, Verdict::None));
     }
 }

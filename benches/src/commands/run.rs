@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 use crate::{
     bed::Bed,
     cli,
+    inside::{Engine, Job},
     load::drive::Pace,
     report::{self, svg},
-    rocks::Job,
     servers::Kind,
     system::Durability,
 };
@@ -56,11 +56,12 @@ async fn rocks(options: &cli::Run) -> Result<(Value, String)> {
     plan.check()?;
     let dir = tempfile::tempdir().context("cannot make a temporary directory")?;
     let job = Job {
+        engine: Engine::Rocks,
         dir: dir.path().to_owned(),
         plan,
         tasks,
         secs: options.secs,
-        warm_up: options.bench.warm_up.unwrap_or(Kind::Rocks.warm_up()),
+        warm_up: options.bench.warm_up,
         synced: options.bench.durability == Durability::Synced,
     };
     let guarantee = if job.synced {

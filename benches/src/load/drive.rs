@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::{
     runtime::Handle,
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, mpsc, watch},
     time::{sleep, timeout},
 };
 
@@ -24,6 +24,8 @@ use crate::system::Target;
 
 /// For what is under way at the end of an open loop. What is not answered by then has failed.
 const DRAIN: Duration = Duration::from_secs(10);
+/// No open loop lasts longer.
+const LONGEST: Duration = Duration::from_hours(1);
 /// A record is written again so often while records are loaded.
 const LOAD_ATTEMPTS: u32 = 10;
 /// Between two such attempts.
@@ -40,11 +42,13 @@ pub(crate) enum Pace {
 }
 
 /// When a load ends.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) enum Until {
     Elapsed(Duration),
     /// Of a closed loop, in all.
     Operations(u64),
+    /// Of an open loop: once this is true, or after an hour.
+    Told(watch::Receiver<bool>),
 }
 
 impl Display for Pace {
@@ -64,9 +68,19 @@ pub(crate) async fn drive(
     until: Until,
 ) -> Result<Recorder> {
     match (pace, until) {
-        (Pace::Closed(tasks), until) => closed(target, load, tasks, until).await,
-        (Pace::Rate(rate), Until::Elapsed(elapsed)) => open(target, load, rate, elapsed).await,
-        (Pace::Rate(_), Until::Operations(_)) => bail!("an open loop ends by time"),
+        (Pace::Closed(tasks), Until::Elapsed(elapsed)) => {
+            closed(target, load, tasks, u64::MAX, Some(Instant::now() + elapsed)).await
+        }
+        (Pace::Closed(tasks), Until::Operations(all)) => {
+            closed(target, load, tasks, all.div_ceil(u64::from(tasks)), None).await
+        }
+        (Pace::Rate(rate), Until::Elapsed(elapsed)) => {
+            let (_never, told) = watch::channel(false);
+            open(target, load, rate, elapsed, told).await
+        }
+        (Pace::Rate(rate), Until::Told(told)) => open(target, load, rate, LONGEST, told).await,
+        (Pace::Closed(_), Until::Told(_)) => bail!("a closed loop ends by time or by operations"),
+        (Pace::Rate(_), Until::Operations(_)) => bail!("an open loop ends by time, or when it is told"),
     }
 }
 
@@ -93,21 +107,20 @@ pub(crate) async fn fill(target: &Arc<dyn Target>, load: &Arc<Load>, tasks: usiz
         .await
 }
 
-async fn closed(target: &Arc<dyn Target>, load: &Arc<Load>, tasks: u32, until: Until) -> Result<Recorder> {
-    let began = Instant::now();
-    let running = (0..tasks).map(|number| {
+/// Each task performs `each` operations at most.
+async fn closed(
+    target: &Arc<dyn Target>,
+    load: &Arc<Load>,
+    tasks: u32,
+    each: u64,
+    deadline: Option<Instant>,
+) -> Result<Recorder> {
+    let first = load.streams(tasks);
+    let running = (first..first + u64::from(tasks)).map(|stream| {
         let (target, load) = (Arc::clone(target), Arc::clone(load));
-        let left = match until {
-            Until::Elapsed(_) => u64::MAX,
-            Until::Operations(all) => all.div_ceil(u64::from(tasks)),
-        };
-        let deadline = match until {
-            Until::Elapsed(elapsed) => Some(began + elapsed),
-            Until::Operations(_) => None,
-        };
         tokio::spawn(async move {
-            let source = load.source(u64::from(number));
-            one_loop(&*target, &load, source, left, deadline).await
+            let source = load.source(stream);
+            one_loop(&*target, &load, source, each, deadline).await
         })
     });
     let mut all = Recorder::default();
@@ -138,7 +151,13 @@ async fn one_loop(
 }
 
 /// A thread of its own keeps time: the runtime's timer counts in milliseconds, and its threads are busy.
-async fn open(target: &Arc<dyn Target>, load: &Arc<Load>, rate: f64, elapsed: Duration) -> Result<Recorder> {
+async fn open(
+    target: &Arc<dyn Target>,
+    load: &Arc<Load>,
+    rate: f64,
+    elapsed: Duration,
+    told: watch::Receiver<bool>,
+) -> Result<Recorder> {
     let count = (rate * elapsed.as_secs_f64()) as u64;
     if count == 0 || count > u64::from(u32::MAX) {
         bail!(
@@ -159,9 +178,12 @@ async fn open(target: &Arc<dyn Target>, load: &Arc<Load>, rate: f64, elapsed: Du
         let runtime = Handle::current();
         move || {
             let _ended = ended;
-            let mut source = load.source(0);
+            let mut source = load.source(load.streams(1));
             let began = Instant::now();
             for number in 0..count {
+                if *told.borrow() {
+                    return number;
+                }
                 let due = began + Duration::from_secs_f64(number as f64 / rate);
                 // Late ones are sent at once, each with its own due time: no back-off.
                 if let Some(early) = due.checked_duration_since(Instant::now()) {
@@ -181,21 +203,22 @@ async fn open(target: &Arc<dyn Target>, load: &Arc<Load>, rate: f64, elapsed: Du
                     under_way.add_permits(1);
                 });
             }
+            count
         }
     };
     let thread = std::thread::Builder::new().name("pace".to_owned()).spawn(sender);
     let thread = thread.context("cannot start the thread that keeps time")?;
     // Answers none; it ends with the thread.
     let _ = sent_all.recv().await;
-    if thread.join().is_err() {
+    let Ok(sent) = thread.join() else {
         bail!("the thread that keeps time has ended badly");
-    }
-    let all_done = under_way.acquire_many(count as u32);
+    };
+    let all_done = under_way.acquire_many(sent as u32);
     let in_time = timeout(DRAIN, all_done).await.is_ok();
     let mut all = recorder.lock().clone();
     if !in_time {
         let answered = all.done() + all.failed();
-        for _ in answered..count {
+        for _ in answered..sent {
             all.fail(format!("no answer {} s after the end", DRAIN.as_secs()));
         }
     }
@@ -230,6 +253,19 @@ mod tests {
         }
     }
 
+    /// Tells of every put.
+    struct Noted(mpsc::UnboundedSender<()>);
+
+    impl Target for Noted {
+        fn put(&self, _: Bytes, _: Bytes) -> BoxFuture<'_, Result<()>> {
+            Box::pin(future::ready(self.0.send(()).context("nobody listens")))
+        }
+
+        fn get(&self, _: Bytes) -> BoxFuture<'_, Result<Option<Bytes>>> {
+            Box::pin(async { bail!("only puts here") })
+        }
+    }
+
     fn slow(takes: Duration) -> (Arc<dyn Target>, Arc<Load>) {
         let load = Load::new(Plan {
             workload: Workload::Put,
@@ -255,6 +291,44 @@ mod tests {
         );
         // 40 operations of 10 ms each that were due within 200 ms: the last one waits for 200 ms and more.
         assert!(recorder.latency().unwrap().max_us >= 190_000.0);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_open_loop_ends_when_it_is_told() {
+        let (_, load) = slow(Duration::ZERO);
+        let (serve, mut served) = mpsc::unbounded_channel();
+        let target: Arc<dyn Target> = Arc::new(Noted(serve));
+        let (tell, told) = watch::channel(false);
+        let pace = Pace::Rate(1000.0);
+        let (recorder, ()) = future::join(drive(&target, &load, pace, Until::Told(told)), async {
+            for _ in 0..20 {
+                served.recv().await.unwrap();
+            }
+            tell.send(true).unwrap();
+        })
+        .await;
+        let recorder = recorder.unwrap();
+        assert!(
+            recorder.done() >= 20 && recorder.failed() == 0,
+            "{}",
+            recorder.done()
+        );
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn two_runs_ask_for_different_keys_and_two_systems_for_the_same() {
+        let mut asked = Vec::new();
+        for _ in 0..2 {
+            let (_, load) = slow(Duration::ZERO);
+            let mut runs = Vec::new();
+            for _ in 0..2 {
+                let mut source = load.source(load.streams(1));
+                runs.push((0..50).map(|_| source.next().0).collect::<Vec<_>>());
+            }
+            assert_ne!(runs[0], runs[1]);
+            asked.push(runs);
+        }
+        assert_eq!(asked[0], asked[1]);
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -87,6 +87,8 @@ pub(crate) struct Load {
     pub(crate) plan: Plan,
     random: Bytes,
     inserted: Frontier,
+    /// Of chance, taken so far.
+    streams: AtomicU64,
 }
 
 /// One task's operations.
@@ -137,10 +139,17 @@ impl Load {
             plan,
             random,
             inserted,
+            streams: AtomicU64::default(),
         })
     }
 
-    /// The operations of task `number`.
+    /// The number of the first of so many streams of chance that no run has had: the next run asks for other keys than the
+    /// last, while two systems that are given the same runs are asked for the same.
+    pub(crate) fn streams(&self, count: u32) -> u64 {
+        self.streams.fetch_add(u64::from(count), Ordering::Relaxed)
+    }
+
+    /// The operations of stream `number`.
     pub(crate) fn source(self: &Arc<Self>, number: u64) -> Source {
         let plan = &self.plan;
         Source {

@@ -2,7 +2,7 @@
 
 pub(crate) mod svg;
 
-use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
+use std::{collections::BTreeSet, fmt::Write as _, fs, path::Path};
 
 use anyhow::{Context as _, Result};
 use comfy_table::{Cell, CellAlignment, Table, presets};
@@ -12,14 +12,14 @@ use serde_json::{Value, json};
 use crate::{
     bed::{Figures, say},
     cli,
-    commands::{Judged, Outcome},
+    commands::{Compared, Judged, Outcome, Round},
     measure::machine::Machine,
     servers::Kind,
-    stats::{Better, Interval, Verdict},
+    stats::{Better, Interval, Verdict, median},
 };
 
 /// Of the JSON; grows when a field changes its meaning.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// As in JSON and on the command line.
 pub(crate) fn name(value: impl Serialize) -> String {
@@ -115,34 +115,27 @@ pub(crate) fn steps_table(target: Kind, guarantee: &str, steps: &[(u32, Figures)
 }
 
 /// All pairs, and what they come to.
-pub(crate) fn pair_table(
-    options: &cli::Pair,
-    names: &[String; 2],
-    guarantees: &[String; 2],
-    outcome: &Outcome,
-) -> String {
-    let unit = options.metric.unit();
-    let heads = [
-        "pair".to_owned(),
-        format!("{} {unit}", names[0]),
-        format!("{} {unit}", names[1]),
-        "ratio".to_owned(),
-        "others' CPU".to_owned(),
-        "stolen".to_owned(),
-        "load".to_owned(),
-    ];
+pub(crate) fn pair_table(names: &[String; 2], guarantees: &[String; 2], outcome: &Outcome) -> String {
+    let metrics = outcome.pairs.first().map_or(&[][..], |pair| &pair.compared);
+    let mut heads = vec!["pair".to_owned()];
+    for Compared { metric, .. } in metrics {
+        let (what, unit) = (name(metric), metric.unit());
+        heads.extend(names.iter().map(|name| format!("{name} {what}, {unit}")));
+        heads.push(format!("{what} ratio"));
+    }
+    heads.extend(["others' CPU", "stolen", "load"].map(str::to_owned));
     let mut table = table(heads);
     for (number, pair) in outcome.pairs.iter().enumerate() {
-        let both = |of: fn(&Figures) -> f64| format!("{:.2} {:.2}", of(&pair.a), of(&pair.b));
-        table.add_row([
-            right((number + 1).to_string()),
-            right(format!("{:.0}", pair.value_a)),
-            right(format!("{:.0}", pair.value_b)),
-            right(format!("{:.3}", pair.ratio)),
-            right(both(|figures| figures.cores.foreign)),
-            right(both(|figures| figures.cores.steal)),
-            right(both(|figures| figures.load_average)),
-        ]);
+        let mut cells = vec![right((number + 1).to_string())];
+        for compared in &pair.compared {
+            cells.extend([compared.a, compared.b].map(|value| right(significant(value))));
+            cells.push(right(format!("{:.3}", compared.ratio)));
+        }
+        let both = |of: fn(&Figures) -> f64| right(format!("{:.2} {:.2}", of(&pair.a), of(&pair.b)));
+        cells.push(both(|figures| figures.cores.foreign));
+        cells.push(both(|figures| figures.cores.steal));
+        cells.push(both(|figures| figures.load_average));
+        table.add_row(cells);
     }
     let mut text = format!(
         "{}: {}\n{}: {}\n{table}\n",
@@ -156,51 +149,69 @@ pub(crate) fn pair_table(
     if let Some(pair) = outcome.pairs.first() {
         let _ = writeln!(
             text,
-            "load: {} and {}; idle processors: {:.3} and {:.3}",
+            "load: {} and {}; idle processors: {:.4} and {:.4}",
             pair.a.pace, pair.b.pace, pair.a.idle_cores, pair.b.idle_cores
         );
     }
-    let short = |figures: &Figures| {
+    let few = |figures: &Figures| {
         figures
             .latency
             .as_ref()
             .is_none_or(|latency| !latency.p999_counts)
     };
-    if options.metric == cli::Metric::P999
-        && outcome.pairs.iter().any(|pair| short(&pair.a) || short(&pair.b))
+    if metrics
+        .iter()
+        .any(|compared| compared.metric == cli::Metric::P999)
+        && outcome.pairs.iter().any(|pair| few(&pair.a) || few(&pair.b))
     {
         text.push_str("a 99.9th percentile of fewer than 100,000 samples says little: raise --secs\n");
     }
-    let bars = options.bars();
-    text + &verdict(
-        &name(options.metric),
-        outcome.ratio,
-        options.metric.better(),
-        (bars.floor, bars.aim),
-        outcome.verdict,
-    )
+    text + &verdicts(&outcome.judged)
 }
 
-/// Medians of the parts, and the bars made of them.
-pub(crate) fn parts_table(medians: &BTreeMap<String, f64>, judged: &[Judged], dropped: usize) -> String {
-    let mut table = table(["part", "median"]);
-    for (part, median) in medians {
-        let unit = if part.ends_with("batch") { "" } else { " us" };
-        table.add_row([Cell::new(part), right(format!("{median:.2}{unit}"))]);
+/// Figures of all rounds, and the bars made of them.
+pub(crate) fn rounds_table(note: &str, rounds: &[Round], judged: &[Judged]) -> String {
+    let numbers = (1..=rounds.len()).map(|number| format!("round {number}"));
+    let mut table = table(["figure", "median"].map(str::to_owned).into_iter().chain(numbers));
+    let names: BTreeSet<&String> = rounds.iter().flat_map(|round| round.figures.keys()).collect();
+    for name in names {
+        let counting = rounds.iter().filter(|round| round.dropped.is_none());
+        let values: Vec<f64> = counting.filter_map(|round| round.get(name)).collect();
+        let told = |value: Option<f64>| right(value.map_or("-".to_owned(), significant));
+        let each = rounds.iter().map(|round| told(round.get(name)));
+        let cells = [Cell::new(name), told(median(&values))];
+        table.add_row(cells.into_iter().chain(each));
     }
-    let mut text = format!(
-        "server, client: processor time of an operation, without idle time and the load's own; put, get 1, 8, 64: \
-         operations under way\n{table}\n"
-    );
-    if dropped > 0 {
-        let _ = writeln!(text, "{dropped} rounds were dropped: others used the processors");
+    let mut text = format!("{note}\n{table}\n");
+    for (number, round) in rounds.iter().enumerate() {
+        if let Some(reason) = &round.dropped {
+            let _ = writeln!(text, "round {} is dropped: {reason}", number + 1);
+        }
     }
-    for bar in judged {
+    text + &verdicts(judged)
+}
+
+/// As many digits as say something.
+fn significant(value: f64) -> String {
+    match value.abs() {
+        magnitude if magnitude >= 100.0 => format!("{value:.0}"),
+        magnitude if magnitude >= 10.0 => format!("{value:.1}"),
+        magnitude if magnitude >= 1.0 => format!("{value:.2}"),
+        _ => format!("{value:.4}"),
+    }
+}
+
+fn verdicts(judged: &[Judged]) -> String {
+    let lines = judged.iter().map(|bar| {
         let bars = (bar.bars.floor, bar.bars.aim);
-        let line = verdict(bar.name, bar.ratio, bar.better, bars, bar.verdict);
-        let _ = writeln!(text, "{line}\n  {}", bar.what);
-    }
-    text.trim_end().to_owned()
+        let line = verdict(&bar.name, bar.ratio, bar.better, bars, bar.verdict);
+        if bar.what.is_empty() {
+            line
+        } else {
+            format!("{line}\n  {}", bar.what)
+        }
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 fn verdict(
@@ -312,6 +323,34 @@ mod tests {
             verdict("x", None, Better::Lower, (None, None), Verdict::None),
             "x: no figure"
         );
+    }
+
+    #[test]
+    fn figures_keep_the_digits_that_say_something() {
+        let told = [12_345.6, 12.345, 1.234_5, 0.012_34, f64::NAN].map(significant);
+        assert_eq!(told, ["12346", "12.3", "1.23", "0.0123", "NaN"]);
+    }
+
+    #[test]
+    fn a_table_of_rounds_names_what_was_dropped() {
+        let mut rounds = [1.0, 3.0, 80.0].map(|value| {
+            let mut round = Round::default();
+            round.set("us", value);
+            round
+        });
+        rounds[2].dropped = Some("too loud".to_owned());
+        let told = rounds_table("a note", &rounds, &[]);
+        assert!(
+            told.starts_with("a note\n") && told.contains("round 3 is dropped: too loud"),
+            "{told}"
+        );
+        let row: Vec<&str> = told
+            .lines()
+            .find(|line| line.trim_start().starts_with("us"))
+            .unwrap()
+            .split_whitespace()
+            .collect();
+        assert_eq!(row, ["us", "2.00", "1.00", "3.00", "80.0"]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::{commands::Outcome, stats::Bars};
+use crate::stats::{Bars, Interval};
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 400.0;
@@ -69,18 +69,17 @@ pub(crate) fn latencies(series: &[(String, Vec<(f64, f64)>)]) -> String {
     svg + "</svg>\n"
 }
 
-/// A point for each pair, hollow if it does not count; the median's interval as a band, the bars as dashes.
-pub(crate) fn ratios(title: &str, outcome: &Outcome, bars: Bars) -> String {
-    let finite = outcome
-        .pairs
+/// A point for each pair's ratio, hollow if it does not count; the median's interval as a band, the bars as dashes.
+pub(crate) fn ratios(title: &str, points: &[(f64, bool)], interval: Option<Interval>, bars: Bars) -> String {
+    let finite = points
         .iter()
-        .map(|pair| pair.ratio)
+        .map(|(ratio, _)| *ratio)
         .filter(|ratio| ratio.is_finite());
-    let interval = outcome.ratio.map(|interval| interval.high);
-    let named = [interval, bars.floor, bars.aim].into_iter().flatten();
+    let top = interval.map(|interval| interval.high);
+    let named = [top, bars.floor, bars.aim].into_iter().flatten();
     let high = finite.chain(named).fold(0.0, f64::max).max(1e-9) * 1.1;
     let y = |ratio: f64| vertical((ratio / high).clamp(0.0, 1.0));
-    let step = (WIDTH - 2.0 * MARGIN) / (outcome.pairs.len() as f64 + 1.0);
+    let step = (WIDTH - 2.0 * MARGIN) / (points.len() as f64 + 1.0);
     let (left, right) = (MARGIN, WIDTH - MARGIN);
     let mut svg = begin(title);
     for tick in 0..=4 {
@@ -93,7 +92,7 @@ pub(crate) fn ratios(title: &str, outcome: &Outcome, bars: Bars) -> String {
             &format!("{ratio:.2}"),
         );
     }
-    if let Some(interval) = outcome.ratio {
+    if let Some(interval) = interval {
         let (top, bottom) = (y(interval.high), y(interval.low));
         let _ = writeln!(
             svg,
@@ -115,7 +114,7 @@ pub(crate) fn ratios(title: &str, outcome: &Outcome, bars: Bars) -> String {
             text(&mut svg, (right + 6.0, y(bar) + 4.0), "start", name);
         }
     }
-    for (number, pair) in outcome.pairs.iter().enumerate() {
+    for (number, &(ratio, counts)) in points.iter().enumerate() {
         let x = left + step * (number as f64 + 1.0);
         text(
             &mut svg,
@@ -123,16 +122,12 @@ pub(crate) fn ratios(title: &str, outcome: &Outcome, bars: Bars) -> String {
             "middle",
             &format!("{}", number + 1),
         );
-        if pair.ratio.is_finite() {
-            let fill = if pair.dropped.is_none() {
-                COLOURS[0]
-            } else {
-                "white"
-            };
+        if ratio.is_finite() {
+            let fill = if counts { COLOURS[0] } else { "white" };
             let _ = writeln!(
                 svg,
                 r#"<circle cx="{x:.1}" cy="{:.1}" r="5" fill="{fill}" stroke="{}"/>"#,
-                y(pair.ratio),
+                y(ratio),
                 COLOURS[0]
             );
         }
@@ -224,12 +219,7 @@ mod tests {
 
     #[test]
     fn nothing_can_be_plotted_too() {
-        let outcome = Outcome {
-            pairs: Vec::new(),
-            ratio: None,
-            verdict: crate::stats::Verdict::None,
-        };
-        for svg in [latencies(&[]), ratios("nothing", &outcome, Bars::default())] {
+        for svg in [latencies(&[]), ratios("nothing", &[], None, Bars::default())] {
             assert!(
                 svg.ends_with("</svg>\n") && !svg.contains("NaN") && !svg.contains("inf"),
                 "{svg}"

@@ -66,6 +66,10 @@ pub(crate) fn start(dir: &Path, shape: Shape) -> BoxFuture<'_, Result<Box<dyn Se
         }
         let servers: Box<dyn Servers> = Box::new(Running {
             children,
+            connect_to: Some(Box::new({
+                let hosts = hosts.clone();
+                move |number| Box::pin(target::cassandra::connect_to(hosts[number].clone()))
+            })),
             connect: Box::new(move || Box::pin(target::cassandra::connect(hosts.clone()))),
             guarantee: guarantee(shape.durability).to_owned(),
         });
@@ -74,13 +78,10 @@ pub(crate) fn start(dir: &Path, shape: Shape) -> BoxFuture<'_, Result<Box<dyn Se
 }
 
 fn guarantee(durability: Durability) -> &'static str {
-    match durability {
-        Durability::Written => {
-            "in the mapped commit log of a quorum of replicas, synced every 10 s; the last write wins, reads ask a quorum"
-        }
-        Durability::Synced => {
-            "in the commit log of a quorum of replicas, synced to their disks; the last write wins, reads ask a quorum"
-        }
+    if durability.is_synced() {
+        "in the commit log of a quorum of replicas, synced to their disks; the last write wins, reads ask a quorum"
+    } else {
+        "in the mapped commit log of a quorum of replicas, synced every 10 s; the last write wins, reads ask a quorum"
     }
 }
 
@@ -93,9 +94,10 @@ fn write_configuration(folder: &Path, yaml: &str) -> Result<()> {
 
 fn yaml(host: Ipv4Addr, folder: &Path, [storage_port, cql_port]: [u16; 2], durability: Durability) -> String {
     // `batch` syncs as soon as the last sync has ended, for all who wait: group commit without a timer.
-    let commitlog_sync = match durability {
-        Durability::Written => "commitlog_sync: periodic\ncommitlog_sync_period: 10s",
-        Durability::Synced => "commitlog_sync: batch",
+    let commitlog_sync = if durability.is_synced() {
+        "commitlog_sync: batch"
+    } else {
+        "commitlog_sync: periodic\ncommitlog_sync_period: 10s"
     };
     TEMPLATE
         .replace("{host}", &host.to_string())

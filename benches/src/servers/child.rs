@@ -42,9 +42,16 @@ kill -KILL "$pid" 2>/dev/null
 /// A server process. Dropped, it is killed.
 pub(crate) struct Child {
     name: String,
+    /// How it was started, and can be again.
+    command: Command,
     process: Process,
     log: PathBuf,
-    watchdog: Process,
+    watchdog: Watchdog,
+}
+
+/// The small shell beside a server.
+struct Watchdog {
+    shell: Process,
     /// None only while dropping.
     pipe: Option<ChildStdin>,
 }
@@ -53,32 +60,35 @@ impl Child {
     /// Starts a program whose output goes to the file `log`.
     pub(crate) fn spawn(name: &str, mut command: Command, log: &Path) -> Result<Self> {
         let file = File::create(log).with_context(|| format!("create the log {}", log.display()))?;
-        let mut watchdog = Command::new("/bin/sh")
-            .args(["-c", WATCHDOG, "kvbench-watchdog"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            // Away from the terminal's Ctrl-C, as the server below.
-            .process_group(0)
-            .spawn()
-            .context("start /bin/sh, which ends servers if we cannot")?;
-        let pipe = watchdog.stdin.take();
-        let process = command
+        command
             .stdin(Stdio::null())
             .stdout(file.try_clone().context("share a log")?)
             .stderr(file)
-            .process_group(0)
-            .spawn()
-            .with_context(|| format!("start {name}: {}", command.get_program().display()))?;
-        let mut child = Self {
+            .process_group(0);
+        let (process, watchdog) = spawn(name, &mut command)?;
+        Ok(Self {
             name: name.to_owned(),
+            command,
             process,
             log: log.to_owned(),
             watchdog,
-            pipe,
-        };
-        child.tell(&child.process.id().to_string())?;
-        Ok(child)
+        })
+    }
+
+    /// Kills it, and waits until it is gone.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.process
+            .kill()
+            .and_then(|()| self.process.wait())
+            .with_context(|| format!("kill {}", self.name))?;
+        self.watchdog.spare();
+        Ok(())
+    }
+
+    /// Starts it again after [`Child::kill`], as it was started before; its log goes on.
+    pub(crate) fn launch(&mut self) -> Result<()> {
+        (self.process, self.watchdog) = spawn(&self.name, &mut self.command)?;
+        Ok(())
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -118,13 +128,6 @@ impl Child {
         Ok(())
     }
 
-    fn tell(&mut self, line: &str) -> Result<()> {
-        match &mut self.pipe {
-            Some(pipe) => writeln!(pipe, "{line}").context("talk to the watchdog of a server"),
-            None => Ok(()),
-        }
-    }
-
     fn last_words(&self) -> String {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
@@ -138,20 +141,70 @@ impl Drop for Child {
         // Both fail only for a process that has ended and was waited for.
         let _ = self.process.kill();
         let _ = self.process.wait();
-        // Its id may now be given to another process, which the watchdog must spare.
+        self.watchdog.spare();
+    }
+}
+
+/// A server, and what ends it if we cannot.
+fn spawn(name: &str, command: &mut Command) -> Result<(Process, Watchdog)> {
+    let mut watchdog = Watchdog::start()?;
+    let process = command
+        .spawn()
+        .with_context(|| format!("start {name}: {}", command.get_program().display()))?;
+    watchdog.tell(&process.id().to_string())?;
+    Ok((process, watchdog))
+}
+
+impl Watchdog {
+    fn start() -> Result<Self> {
+        let mut shell = Command::new("/bin/sh")
+            .args(["-c", WATCHDOG, "kvbench-watchdog"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            // Away from the terminal's Ctrl-C, as its server.
+            .process_group(0)
+            .spawn()
+            .context("start /bin/sh, which ends servers if we cannot")?;
+        let pipe = shell.stdin.take();
+        Ok(Self { shell, pipe })
+    }
+
+    fn tell(&mut self, line: &str) -> Result<()> {
+        match &mut self.pipe {
+            Some(pipe) => writeln!(pipe, "{line}").context("talk to the watchdog of a server"),
+            None => Ok(()),
+        }
+    }
+
+    /// Its server has gone, and the id may now be given to another process, which it must spare.
+    fn spare(&mut self) {
         let _ = self.tell("gone");
         self.pipe = None;
-        let _ = self.watchdog.wait();
+        let _ = self.shell.wait();
+    }
+}
+
+/// Without its pipe it kills a server that it was not told to spare, if any.
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        self.pipe = None;
+        let _ = self.shell.wait();
     }
 }
 
 /// Makes a client of running servers.
 pub(crate) type Connect = Box<dyn Fn() -> BoxFuture<'static, Result<Arc<dyn Target>>> + Send>;
 
+/// Makes a client of one of them, which asks no other.
+pub(crate) type ConnectTo = Box<dyn Fn(usize) -> BoxFuture<'static, Result<Arc<dyn Target>>> + Send>;
+
 /// Servers that are processes of ours.
 pub(crate) struct Running {
     pub(crate) children: Vec<Child>,
     pub(crate) connect: Connect,
+    /// None where no bar asks for it.
+    pub(crate) connect_to: Option<ConnectTo>,
     pub(crate) guarantee: String,
 }
 
@@ -164,6 +217,21 @@ impl Servers for Running {
         (self.connect)()
     }
 
+    fn connect_to(&self, number: usize) -> BoxFuture<'_, Result<Arc<dyn Target>>> {
+        match &self.connect_to {
+            Some(connect) => connect(number),
+            None => Box::pin(async { bail!("no bar asks a single one of these servers") }),
+        }
+    }
+
+    fn kill(&mut self, number: usize) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move { self.child(number)?.kill() })
+    }
+
+    fn launch(&mut self, number: usize) -> Result<()> {
+        self.child(number)?.launch()
+    }
+
     fn guarantee(&self) -> &str {
         &self.guarantee
     }
@@ -173,6 +241,13 @@ impl Servers for Running {
             futures::future::try_join_all(self.children.into_iter().map(Child::stop)).await?;
             Ok(())
         })
+    }
+}
+
+impl Running {
+    fn child(&mut self, number: usize) -> Result<&mut Child> {
+        let child = self.children.get_mut(number);
+        child.with_context(|| format!("there is no server {}", number + 1))
     }
 }
 
@@ -254,7 +329,7 @@ mod tests {
     fn a_server_that_is_dropped_ends_and_so_does_its_watchdog() {
         let folder = tempfile::tempdir().unwrap();
         let child = sleeper(folder.path());
-        let pids = [child.pid(), child.watchdog.id()];
+        let pids = [child.pid(), child.watchdog.shell.id()];
         assert!(!pids.into_iter().any(ended));
         drop(child);
         assert!(pids.into_iter().all(ended));
@@ -265,8 +340,34 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut child = sleeper(folder.path());
         // What the kernel does when we are killed.
-        child.pipe = None;
+        child.watchdog.pipe = None;
         assert!(!child.process.wait().unwrap().success());
+    }
+
+    #[test]
+    fn a_server_that_was_killed_starts_again_and_goes_on_with_its_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo began; exec sleep 600"]);
+        let log = folder.path().join("log");
+        let mut child = Child::spawn("shell", command, &log).unwrap();
+        let began = |times: usize| {
+            let since = Instant::now();
+            while fs::read_to_string(&log).unwrap().lines().count() < times {
+                assert!(since.elapsed() < Duration::from_mins(1), "it did not begin");
+                std::thread::yield_now();
+            }
+        };
+        began(1);
+        let first = [child.pid(), child.watchdog.shell.id()];
+        child.kill().unwrap();
+        assert!(first.into_iter().all(ended));
+        child.launch().unwrap();
+        began(2);
+        let second = child.pid();
+        assert!(!ended(second));
+        drop(child);
+        assert!(ended(second));
     }
 
     #[tokio::test]

@@ -36,6 +36,7 @@ pub(crate) fn start(dir: &Path, shape: Shape) -> BoxFuture<'_, Result<Box<dyn Se
         }
         let servers: Box<dyn Servers> = Box::new(Running {
             children,
+            connect_to: None,
             connect: Box::new(move || Box::pin(target::etcd::connect(endpoints.clone()))),
             guarantee: guarantee(shape.durability).to_owned(),
         });
@@ -44,13 +45,10 @@ pub(crate) fn start(dir: &Path, shape: Shape) -> BoxFuture<'_, Result<Box<dyn Se
 }
 
 fn guarantee(durability: Durability) -> &'static str {
-    match durability {
-        Durability::Written => {
-            "in the logs of a majority, written and not synced; linearizable, all through the leader"
-        }
-        Durability::Synced => {
-            "in the logs of a majority, synced to their disks; linearizable, all through the leader"
-        }
+    if durability.is_synced() {
+        "in the logs of a majority, synced to their disks; linearizable, all through the leader"
+    } else {
+        "in the logs of a majority, written and not synced; linearizable, all through the leader"
     }
 }
 
@@ -78,7 +76,7 @@ fn arguments(i: u16, shape: Shape, [client_port, peer_port]: [u16; 2], folder: &
         "--auto-compaction-mode=revision".to_owned(),
         "--auto-compaction-retention=1000".to_owned(),
     ];
-    if shape.durability == Durability::Written {
+    if !shape.durability.is_synced() {
         arguments.push("--unsafe-no-fsync".to_owned());
     }
     arguments
@@ -87,16 +85,9 @@ fn arguments(i: u16, shape: Shape, [client_port, peer_port]: [u16; 2], folder: &
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::system::{Conflict, Route};
 
     fn arguments_of(i: u16, durability: Durability) -> Vec<String> {
-        let shape = Shape {
-            nodes: 3,
-            durability,
-            route: Route::Owner,
-            conflict: Conflict::Lww,
-        };
-        arguments(i, shape, [2379, 2380], Path::new("/data"))
+        arguments(i, Shape::of_three(durability), [2379, 2380], Path::new("/data"))
     }
 
     #[test]

@@ -59,6 +59,7 @@ pub(crate) fn start(dir: &Path, shape: Shape) -> BoxFuture<'_, Result<Box<dyn Se
         }
         let servers: Box<dyn Servers> = Box::new(Running {
             children,
+            connect_to: None,
             connect: Box::new(move || {
                 let (hosts, key) = (hosts.clone(), key.clone());
                 Box::pin(async move { Ok(target::garage::connect(hosts, key)) })
@@ -70,13 +71,10 @@ pub(crate) fn start(dir: &Path, shape: Shape) -> BoxFuture<'_, Result<Box<dyn Se
 }
 
 fn guarantee(durability: Durability) -> &'static str {
-    match durability {
-        Durability::Written => {
-            "in the LMDB of a quorum of replicas, not synced; siblings by causality token (a put is a get and a put), reads ask a quorum"
-        }
-        Durability::Synced => {
-            "in the LMDB of a quorum of replicas, synced; siblings by causality token (a put is a get and a put), reads ask a quorum"
-        }
+    if durability.is_synced() {
+        "in the LMDB of a quorum of replicas, synced; siblings by causality token (a put is a get and a put), reads ask a quorum"
+    } else {
+        "in the LMDB of a quorum of replicas, not synced; siblings by causality token (a put is a get and a put), reads ask a quorum"
     }
 }
 
@@ -90,7 +88,7 @@ fn key() -> Key {
 
 fn toml(host: Ipv4Addr, folder: &Path, [rpc_port, k2v_port]: [u16; 2], shape: Shape) -> String {
     let folder = folder.display();
-    let (factor, fsync) = (shape.nodes.min(3), shape.durability == Durability::Synced);
+    let (factor, fsync) = (shape.nodes.min(3), shape.durability.is_synced());
     format!(
         r#"replication_factor = {factor}
 metadata_dir = "{folder}/meta"
@@ -167,19 +165,13 @@ async fn run(program: &Path, configuration: &Path, words: &[&str]) -> Result<Str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::system::{Conflict, Route};
 
     fn toml_of(durability: Durability) -> String {
         toml(
             host(2),
             Path::new("/data/3"),
             [3901, 3904],
-            Shape {
-                nodes: 3,
-                durability,
-                route: Route::Owner,
-                conflict: Conflict::Lww,
-            },
+            Shape::of_three(durability),
         )
     }
 

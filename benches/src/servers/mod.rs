@@ -16,11 +16,11 @@ pub(crate) mod redis;
 
 use std::fmt::{self, Display};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use clap::ValueEnum;
 use serde::Serialize;
 
-use crate::system::Start;
+use crate::system::{Durability, Start};
 
 /// What can be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
@@ -30,7 +30,7 @@ pub(crate) enum Kind {
     Ours,
     /// Apache Cassandra, reads and writes at QUORUM
     Cassandra,
-    /// Redis, SET and WAIT 1; GET at one node
+    /// Redis, SET and WAIT 1 for each; GET at one node
     Redis,
     /// etcd, linearizable reads
     Etcd,
@@ -46,7 +46,11 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// How it is started.
-    pub(crate) fn start(self) -> Result<Start> {
+    pub(crate) fn start(self, durability: Durability) -> Result<Start> {
+        ensure!(
+            self == Self::Ours || durability.is_common(),
+            "{self} has no such --durability: only ours have"
+        );
         Ok(match self {
             Self::Ours => ours::start,
             Self::Echo => echo::start_calls,
@@ -59,14 +63,6 @@ impl Kind {
                 bail!("rocks has no servers: it is measured by `kvbench run` and `kvbench parts` alone")
             }
         })
-    }
-
-    /// Operations before anything is measured: a compiler in the servers wants to have seen the code run.
-    pub(crate) fn warm_up(self) -> u64 {
-        match self {
-            Self::Cassandra => 200_000,
-            _ => 20_000,
-        }
     }
 }
 

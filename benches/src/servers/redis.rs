@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 
 use crate::{
     servers::child::{Child, Running, free_ports, host, install},
-    system::{Durability, Servers, Shape},
+    system::{Durability, RedisWait, Servers, Shape},
     target,
 };
 
@@ -45,7 +45,14 @@ pub(crate) fn start(dir: &Path, shape: Shape) -> BoxFuture<'_, Result<Box<dyn Se
         let acknowledgements = shape.nodes / 2;
         let servers: Box<dyn Servers> = Box::new(Running {
             children,
-            connect: Box::new(move || Box::pin(target::redis::connect(primary.clone(), acknowledgements))),
+            connect_to: None,
+            connect: Box::new(move || {
+                Box::pin(target::redis::connect(
+                    primary.clone(),
+                    acknowledgements,
+                    shape.redis_wait,
+                ))
+            }),
             guarantee: guarantee(shape, acknowledgements),
         });
         Ok(servers)
@@ -53,21 +60,27 @@ pub(crate) fn start(dir: &Path, shape: Shape) -> BoxFuture<'_, Result<Box<dyn Se
 }
 
 fn guarantee(shape: Shape, acknowledgements: u16) -> String {
-    let log = match shape.durability {
-        Durability::Written => "in the primary's log, synced every second",
-        Durability::Synced => "in the primary's log, synced to its disk",
+    let log = if shape.durability.is_synced() {
+        "in the primary's log, synced to its disk"
+    } else {
+        "in the primary's log, synced every second"
+    };
+    let wait = match shape.redis_wait {
+        RedisWait::Each => "each SET with a WAIT of its own",
+        RedisWait::Shared => "SETs that come together with one WAIT",
     };
     format!(
-        "{log}, and in the memory of {acknowledgements} of {} replicas; lost if the primary is, and another replica follows it; \
+        "{log}, and in the memory of {acknowledgements} of {} replicas, {wait}; lost if the primary is, and another replica follows it; \
          reads ask the primary alone",
         shape.nodes.saturating_sub(1)
     )
 }
 
 fn arguments(host: Ipv4Addr, port: u16, folder: &Path, durability: Durability) -> Vec<String> {
-    let sync = match durability {
-        Durability::Written => "everysec",
-        Durability::Synced => "always",
+    let sync = if durability.is_synced() {
+        "always"
+    } else {
+        "everysec"
     };
     let (host, port, folder) = (host.to_string(), port.to_string(), folder.display().to_string());
     let mut arguments = vec!["--bind", &host, "--port", &port, "--dir", &folder];

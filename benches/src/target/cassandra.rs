@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use scylla::{
     client::{execution_profile::ExecutionProfile, session::Session, session_builder::SessionBuilder},
+    policies::host_filter::{AllowListHostFilter, HostFilter},
     statement::{Consistency, prepared::PreparedStatement},
 };
 
@@ -22,13 +23,24 @@ struct Cassandra {
 }
 
 pub(crate) async fn connect(hosts: Vec<String>) -> Result<Arc<dyn Target>> {
-    let session = session(&hosts).await?;
+    let session = session(&hosts, None).await?;
     for statement in schema(hosts.len()) {
         session
             .query_unpaged(statement.as_str(), ())
             .await
             .with_context(|| format!("run {statement}"))?;
     }
+    prepare(session).await
+}
+
+/// Of one node, once the others have made the table: none of them is asked, whatever the driver learns of them.
+pub(crate) async fn connect_to(host: String) -> Result<Arc<dyn Target>> {
+    let alone = AllowListHostFilter::new([&host]).with_context(|| format!("{host} is no address"))?;
+    let session = session(&[host], Some(Arc::new(alone))).await?;
+    prepare(session).await
+}
+
+async fn prepare(session: Session) -> Result<Arc<dyn Target>> {
     let insert = session
         .prepare("INSERT INTO kvbench.kv (key, value) VALUES (?, ?)")
         .await
@@ -48,18 +60,20 @@ pub(crate) async fn connect(hosts: Vec<String>) -> Result<Arc<dyn Target>> {
 
 /// How many nodes a node knows, itself included; None if it does not answer.
 pub(crate) async fn members(host: String) -> Option<usize> {
-    let session = session(&[host]).await.ok()?;
+    let session = session(&[host], None).await.ok()?;
     Some(session.get_cluster_state().get_nodes_info().len())
 }
 
-async fn session(hosts: &[String]) -> Result<Session> {
+async fn session(hosts: &[String], filter: Option<Arc<dyn HostFilter>>) -> Result<Session> {
     let profile = ExecutionProfile::builder()
         .consistency(Consistency::Quorum)
         .request_timeout(Some(REQUEST))
         .build();
-    SessionBuilder::new()
+    let mut builder = SessionBuilder::new()
         .known_nodes(hosts)
-        .default_execution_profile_handle(profile.into_handle())
+        .default_execution_profile_handle(profile.into_handle());
+    builder.config.host_filter = filter;
+    builder
         .build()
         .await
         .with_context(|| format!("connect to Cassandra at {}", hosts.join(", ")))

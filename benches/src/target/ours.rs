@@ -7,11 +7,12 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use anyhow::Result;
 use bytes::Bytes;
-use dynamo_client::{Client, Context, Coordination, Error, Found};
+use dynamo_client::{Builder, Client, Context, Coordination, Error, Found};
 use futures::{FutureExt as _, future::BoxFuture};
 use parking_lot::Mutex;
 
@@ -22,6 +23,9 @@ use crate::{
 
 /// So many tasks can look up contexts at once.
 const SHARDS: usize = 64;
+
+/// For a request to a node that may not serve yet: the client tries again at growing intervals, which would be counted as the node's.
+const AT_ONCE: Duration = Duration::from_millis(100);
 
 struct Ours {
     client: Client,
@@ -40,6 +44,19 @@ pub(crate) async fn connect(endpoints: Vec<String>, shape: Shape) -> Result<Arc<
         .endpoints(endpoints)
         .ring_aware(shape.route != Route::Random)
         .coordination(coordination);
+    connected(builder, shape).await
+}
+
+/// Of one node, which may not serve yet.
+pub(crate) async fn connect_to(endpoint: String, shape: Shape) -> Result<Arc<dyn Target>> {
+    let builder = Client::builder()
+        .endpoint(endpoint)
+        .ring_aware(false)
+        .deadline(AT_ONCE);
+    connected(builder, shape).await
+}
+
+async fn connected(builder: Builder, shape: Shape) -> Result<Arc<dyn Target>> {
     let client = builder.connect().await?.with_bucket(BUCKET);
     Ok(Arc::new(Ours {
         client,
@@ -96,6 +113,10 @@ impl Target for Ours {
             self.write(key, value, &context.unwrap_or_default()).await
         }
         .boxed()
+    }
+
+    fn hedges(&self) -> Option<u64> {
+        Some(self.client.stats().hedged)
     }
 
     fn siblings(&self) -> Option<Tally> {

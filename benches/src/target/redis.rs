@@ -1,4 +1,5 @@
-//! Redis at its cheapest: writes that wait at the same time travel as one pipeline and share one WAIT.
+//! Redis: every write with a WAIT of its own, on a connection of its own meanwhile; or, as cheap as can be, writes that wait at the
+//! same time as one pipeline with one WAIT.
 
 use std::{
     sync::{
@@ -11,12 +12,13 @@ use std::{
 use anyhow::{Context as _, Result, anyhow};
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use redis::{AsyncConnectionConfig, Client, RedisResult, aio::MultiplexedConnection};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::system::Target;
+use crate::system::{RedisWait, Target};
 
-/// Connections of writes. WAIT holds up what follows it on its connection, so a second one is written to meanwhile.
+/// Connections of writes that share a WAIT. It holds up what follows it on its connection, so a second one is written to meanwhile.
 const WRITERS: usize = 2;
 /// Connections of reads, apart since a WAIT would hold them up.
 const READERS: usize = 2;
@@ -33,28 +35,57 @@ struct Put {
     done: oneshot::Sender<Result<(), String>>,
 }
 
+/// How writes are done.
+enum Writers {
+    Each(Pool),
+    Shared(Vec<mpsc::Sender<Put>>),
+}
+
+/// A connection for each write under way: WAIT holds up what follows it on its connection.
+struct Pool {
+    primary: String,
+    acknowledgements: u16,
+    idle: Mutex<Vec<MultiplexedConnection>>,
+}
+
 struct Redis {
-    writers: Vec<mpsc::Sender<Put>>,
+    writers: Writers,
     readers: Vec<MultiplexedConnection>,
     turn: AtomicUsize,
 }
 
-pub(crate) async fn connect(primary: String, acknowledgements: u16) -> Result<Arc<dyn Target>> {
+pub(crate) async fn connect(
+    primary: String,
+    acknowledgements: u16,
+    wait: RedisWait,
+) -> Result<Arc<dyn Target>> {
     let mut readers = Vec::new();
     for _ in 0..READERS {
         readers.push(connection(&primary).await?);
     }
-    let mut writers = Vec::new();
-    for _ in 0..WRITERS {
-        let (sender, puts) = mpsc::channel(BATCH);
-        tokio::spawn(write(connection(&primary).await?, puts, acknowledgements));
-        writers.push(sender);
-    }
+    let writers = match wait {
+        RedisWait::Each => Writers::Each(Pool {
+            primary,
+            acknowledgements,
+            idle: Mutex::default(),
+        }),
+        RedisWait::Shared => Writers::Shared(shared(&primary, acknowledgements).await?),
+    };
     Ok(Arc::new(Redis {
         writers,
         readers,
         turn: AtomicUsize::new(0),
     }))
+}
+
+async fn shared(primary: &str, acknowledgements: u16) -> Result<Vec<mpsc::Sender<Put>>> {
+    let mut writers = Vec::new();
+    for _ in 0..WRITERS {
+        let (sender, puts) = mpsc::channel(BATCH);
+        tokio::spawn(write(connection(primary).await?, puts, acknowledgements));
+        writers.push(sender);
+    }
+    Ok(writers)
 }
 
 /// How many replicas have all that the primary has, and follow it.
@@ -79,7 +110,8 @@ async fn connection(primary: &str) -> Result<MultiplexedConnection> {
 async fn write(mut connection: MultiplexedConnection, mut puts: mpsc::Receiver<Put>, acknowledgements: u16) {
     let mut batch = Vec::with_capacity(BATCH);
     while puts.recv_many(&mut batch, BATCH).await > 0 {
-        let result = write_batch(&mut connection, &batch, acknowledgements).await;
+        let pairs = batch.iter().map(|put| (&put.key, &put.value));
+        let result = write_all(&mut connection, pairs, acknowledgements).await;
         for put in batch.drain(..) {
             // Whoever asked may have gone.
             let _ = put.done.send(result.clone());
@@ -87,14 +119,15 @@ async fn write(mut connection: MultiplexedConnection, mut puts: mpsc::Receiver<P
     }
 }
 
-async fn write_batch(
+/// In one pipeline, with one WAIT at its end.
+async fn write_all(
     connection: &mut MultiplexedConnection,
-    batch: &[Put],
+    pairs: impl Iterator<Item = (&Bytes, &Bytes)>,
     acknowledgements: u16,
 ) -> Result<(), String> {
     let mut pipeline = redis::pipe();
-    for put in batch {
-        pipeline.cmd("SET").arg(&*put.key).arg(&*put.value).ignore();
+    for (key, value) in pairs {
+        pipeline.cmd("SET").arg(&**key).arg(&**value).ignore();
     }
     if acknowledgements > 0 {
         pipeline.cmd("WAIT").arg(acknowledgements).arg(WAIT_MS);
@@ -109,6 +142,27 @@ async fn write_batch(
     }
 }
 
+impl Pool {
+    async fn put(&self, key: &Bytes, value: &Bytes) -> Result<()> {
+        let idle = self.idle.lock().pop();
+        let mut connection = match idle {
+            Some(connection) => connection,
+            None => connection(&self.primary).await?,
+        };
+        let written = write_all(
+            &mut connection,
+            std::iter::once((key, value)),
+            self.acknowledgements,
+        );
+        let result = written.await.map_err(anyhow::Error::msg);
+        // One that failed may be of no more use.
+        if result.is_ok() {
+            self.idle.lock().push(connection);
+        }
+        result
+    }
+}
+
 impl Redis {
     fn turn(&self) -> usize {
         self.turn.fetch_add(1, Ordering::Relaxed)
@@ -118,8 +172,12 @@ impl Redis {
 impl Target for Redis {
     fn put(&self, key: Bytes, value: Bytes) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
+            let writers = match &self.writers {
+                Writers::Each(pool) => return pool.put(&key, &value).await,
+                Writers::Shared(writers) => writers,
+            };
             let (done, answer) = oneshot::channel();
-            let writer = &self.writers[self.turn() % WRITERS];
+            let writer = &writers[self.turn() % WRITERS];
             writer
                 .send(Put { key, value, done })
                 .await

@@ -324,7 +324,8 @@ impl LocalRing {
         } = &self.settings;
         // They share this machine's processors.
         let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
-        let threads = (processors / self.nodes.len().max(1)).max(1);
+        let share = (processors / self.nodes.len().max(1)).max(1);
+        let threads = self.settings.threads.unwrap_or(share);
         let pairs = [
             ("--threads", Some(threads.to_string())),
             ("--read-quorum", read_quorum.map(|quorum| quorum.to_string())),

@@ -24,6 +24,8 @@ pub struct Settings {
     pub write_quorum: Option<u32>,
     /// `every` or `interval`; None: the node's default.
     pub durability: Option<String>,
+    /// Threads that serve requests in each node; None: its share of the machine's processors.
+    pub threads: Option<usize>,
     /// More flags for every node.
     pub options: Vec<String>,
     /// Where each node runs; left out, all on loopback.
@@ -62,6 +64,7 @@ impl Settings {
             read_quorum: None,
             write_quorum: None,
             durability: None,
+            threads: None,
             options: Vec::new(),
             places: Vec::new(),
             log_level: "info".to_owned(),
