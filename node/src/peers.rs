@@ -35,6 +35,7 @@ use crate::{
     grpc::status,
     node::Digest,
     storage::DataKey,
+    telemetry::traffic::Traffic,
 };
 
 pub(crate) mod lane;
@@ -83,6 +84,7 @@ pub(crate) struct Peers {
     channels: Mutex<BTreeMap<MemberId, Arc<Peer>>>,
     detector: Mutex<Detector>,
     faults: Faults,
+    traffic: Arc<Traffic>,
     call_timeout: Duration,
     message_bytes_max: usize,
 }
@@ -100,10 +102,16 @@ impl Peers {
             connect,
             channels: Mutex::default(),
             faults,
+            traffic: Arc::default(),
             detector: Mutex::new(Detector::new(config.limits.peer_timeout_ms)),
             call_timeout: Duration::from_millis(config.limits.peer_timeout_ms),
             message_bytes_max: config.peer_message_bytes_max(),
         }
+    }
+
+    /// What goes over the streams to and from them.
+    pub(crate) fn traffic(&self) -> &Arc<Traffic> {
+        &self.traffic
     }
 
     pub(crate) fn reachable(&self, member: &MemberId) -> bool {
@@ -430,7 +438,7 @@ impl Peers {
         let peer = Arc::new(Peer {
             address: to.address.clone(),
             client: self.connect(&to.address)?,
-            lane: Lane::new(),
+            lane: Lane::new(Arc::clone(&self.traffic)),
             greeted: AtomicBool::new(false),
         });
         channels.insert(to.member.clone(), Arc::clone(&peer));

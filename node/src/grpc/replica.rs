@@ -77,6 +77,11 @@ impl Serving {
     }
 
     fn begin(&mut self, message: ReplicaRequests) {
+        self.node
+            .peers()
+            .traffic()
+            .requests_received
+            .message(message.requests.len());
         let header = message.header.as_ref();
         let early = gate::is_early(&self.node, header);
         let served = gate::data(&self.node, header);
@@ -116,7 +121,14 @@ impl Stream for Serving {
             }
         }
         if !responses.is_empty() {
-            return Poll::Ready(Some(Ok(ReplicaResponses { responses })));
+            let message = ReplicaResponses { responses };
+            let (entries, bytes) = (message.responses.len(), message.encoded_len());
+            this.node
+                .peers()
+                .traffic()
+                .answers_sent
+                .message_of(entries, bytes);
+            return Poll::Ready(Some(Ok(message)));
         }
         Poll::Pending
     }

@@ -142,6 +142,8 @@ impl Node {
             life_kept,
             faults,
         } = storage;
+        let peers = Peers::new(&config, faults.clone(), connect);
+        let stores = [("data", Arc::clone(&store)), ("hints", Arc::clone(hints.store()))];
         let node = Self {
             background: Background::new(&config),
             hints,
@@ -158,11 +160,11 @@ impl Node {
             change: Change::default(),
             taking_up: Mutex::default(),
             gossip_due: Notify::new(),
-            faults: faults.clone(),
+            faults,
             asked: Asked::default(),
             refetches: Refetches::default(),
-            peers: Peers::new(&config, faults, connect),
-            metrics: Metrics::new()?,
+            metrics: Metrics::new(peers.traffic(), stores)?,
+            peers,
             hlc: Mutex::new(Hlc::default()),
             in_flight: Arc::new(Mutex::new(Overload::new(
                 config.limits.requests_in_flight_max as u64,

@@ -28,6 +28,7 @@ use tokio::sync::oneshot;
 use tonic::{Status, transport::Channel};
 
 use super::{CallError, classify, refused};
+use crate::telemetry::traffic::Traffic;
 
 /// Requests of one message.
 pub(crate) const MESSAGE_REQUESTS_MAX: usize = 64;
@@ -44,7 +45,7 @@ pub(super) struct Lane {
 }
 
 #[derive(Default)]
-struct Shared(Mutex<State>);
+struct Shared(Mutex<State>, Arc<Traffic>);
 
 #[derive(Default)]
 struct State {
@@ -72,9 +73,9 @@ struct Waiting {
 }
 
 impl Lane {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(traffic: Arc<Traffic>) -> Self {
         Self {
-            shared: Arc::default(),
+            shared: Arc::new(Shared(Mutex::default(), traffic)),
         }
     }
 
@@ -226,6 +227,7 @@ async fn carry(mut client: PeerClient<Channel>, shared: Arc<Shared>) {
             loop {
                 match answers.message().await {
                     Ok(Some(ReplicaResponses { responses })) => {
+                        shared.1.answers_received.message(responses.len());
                         let mut state = shared.0.lock();
                         for response in responses {
                             state.answered(response);
@@ -289,6 +291,11 @@ impl Stream for Leaving {
             return Poll::Pending;
         }
         let message = state.message();
+        drop(state);
+        if let Some(message) = &message {
+            let (entries, bytes) = (message.requests.len(), message.encoded_len());
+            self.shared.1.requests_sent.message_of(entries, bytes);
+        }
         Poll::Ready(message)
     }
 }

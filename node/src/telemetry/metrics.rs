@@ -1,6 +1,6 @@
 //! Metrics: instruments of OpenTelemetry, read by Prometheus. Base units, no key, client or partition in a label.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use dynamo_core::{entropy::ExchangeReport, reap::ReapReport};
 use opentelemetry::{
@@ -9,6 +9,9 @@ use opentelemetry::{
 };
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use prometheus::{Registry, TextEncoder};
+
+use super::{observed, traffic::Traffic};
+use crate::storage::Store;
 
 /// From 100 µs to 10 s, about three per decade.
 const SECONDS: [f64; 16] = [
@@ -112,11 +115,14 @@ pub(crate) struct Snapshot {
 }
 
 impl Metrics {
-    /// Makes the instruments.
+    /// Makes the instruments. `stores`: by their names.
     ///
     /// # Errors
     /// If the exporter cannot be registered.
-    pub(crate) fn new() -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        traffic: &Arc<Traffic>,
+        stores: [(&'static str, Arc<dyn Store>); 2],
+    ) -> anyhow::Result<Self> {
         let registry = Registry::new();
         let exporter = opentelemetry_prometheus::exporter()
             .with_registry(registry.clone())
@@ -126,6 +132,8 @@ impl Metrics {
             .build()?;
         let provider = SdkMeterProvider::builder().with_reader(exporter).build();
         let meter = provider.meter("dynamo");
+        observed::traffic(&meter, traffic);
+        observed::stores(&meter, stores);
         let gauge =
             |name: &'static str, text: &'static str| meter.u64_gauge(name).with_description(text).build();
         let counter =

@@ -3,6 +3,10 @@
 pub(crate) mod http;
 pub(crate) mod metrics;
 
+pub(crate) mod traffic;
+
+mod observed;
+
 use std::io::IsTerminal as _;
 
 use anyhow::Context as _;
