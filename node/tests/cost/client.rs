@@ -12,7 +12,7 @@ use bytes::Bytes;
 use dynamo_proto::v1::{self, key_value_client::KeyValueClient};
 use prost::Message as _;
 use tokio::runtime::Handle;
-use tonic::transport::Channel;
+use tonic::{Response, Status, transport::Channel};
 
 use crate::harness::Cluster;
 
@@ -24,8 +24,8 @@ const WARM_UP: u64 = 150;
 /// Of these once more, one after the other, so that it is known what the servers are like at rest.
 const REPEATED: u64 = 20;
 const VALUE_BYTES: usize = 1024;
-/// For the servers to come to rest.
-const DEADLINE: Duration = Duration::from_secs(60);
+/// For an answer, and for the servers to come to rest: longer than a disk may be busy with others.
+const DEADLINE: Duration = Duration::from_mins(5);
 
 /// What is measured.
 #[derive(Debug, Clone, Copy)]
@@ -107,22 +107,23 @@ impl Client {
         }
     }
 
-    /// Before the servers' clock stands still: connections, streams, and whatever is made at its first use.
-    pub(crate) async fn warm_up(&mut self) {
+    /// Connections, streams, and whatever else is made at its first use.
+    async fn warm_up(&mut self) {
         for key in 0..WARM_UP {
             self.put(key).await;
             self.get(key).await;
         }
-    }
-
-    /// What [`OPERATIONS`] of each kind cost.
-    pub(crate) async fn measure(&mut self) -> [Measured; 3] {
         for key in 0..REPEATED {
             self.put(key).await;
             self.rest().await;
             self.get(key).await;
             self.rest().await;
         }
+    }
+
+    /// What [`OPERATIONS`] of each kind cost.
+    pub(crate) async fn measure(mut self) -> [Measured; 3] {
+        self.warm_up().await;
         let [first, second, third] = Kind::ALL;
         [
             self.measure_one(first).await,
@@ -197,7 +198,7 @@ impl Client {
             ..v1::PutRequest::default()
         };
         self.request_bytes += request.encoded_len() as u64;
-        let response = self.kv.put(request).await.unwrap().into_inner();
+        let response = answered(self.kv.put(request)).await;
         self.response_bytes += response.encoded_len() as u64;
         self.contexts.insert(key, response.context);
     }
@@ -208,10 +209,19 @@ impl Client {
             ..v1::GetRequest::default()
         };
         self.request_bytes += request.encoded_len() as u64;
-        let response = self.kv.get(request).await.unwrap().into_inner();
+        let response = answered(self.kv.get(request)).await;
         self.response_bytes += response.encoded_len() as u64;
         assert_eq!(response.versions.len(), 1);
     }
+}
+
+/// The nodes' time-outs stand still, too.
+async fn answered<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> T {
+    tokio::time::timeout(DEADLINE, call)
+        .await
+        .unwrap()
+        .unwrap()
+        .into_inner()
 }
 
 /// 24 bytes, whatever the number.

@@ -83,8 +83,7 @@ fn a_put_and_a_get_cost_what_the_table_says() {
             })
             .await,
         );
-        let (warm, warmed_up) = oneshot::channel();
-        let (still, stands_still) = oneshot::channel();
+        let standing = Still::new();
         let (done, measured) = oneshot::channel();
         let (handle, for_client) = (runtime::Handle::current(), Arc::clone(&cluster));
         let client = std::thread::spawn(move || {
@@ -92,20 +91,12 @@ fn a_put_and_a_get_cost_what_the_table_says() {
                 .enable_all()
                 .build()
                 .unwrap();
-            runtime.block_on(async {
-                let mut client = Client::new(for_client, handle);
-                client.warm_up().await;
-                warm.send(()).unwrap();
-                stands_still.await.unwrap();
-                done.send(client.measure().await).unwrap();
-            });
+            let figures = runtime.block_on(async { Client::new(for_client, handle).measure().await });
+            done.send(figures).unwrap();
         });
-        warmed_up.await.unwrap();
-        let standing = Still::new();
-        still.send(()).unwrap();
         let measured = measured.await;
-        drop(standing);
         client.join().unwrap();
+        drop(standing);
         let mut cluster = Arc::into_inner(cluster).unwrap();
         for index in 0..3 {
             cluster.stop_node(index).await;
