@@ -163,7 +163,7 @@ impl Node {
             faults,
             asked: Asked::default(),
             refetches: Refetches::default(),
-            metrics: Metrics::new(peers.traffic(), stores)?,
+            metrics: Metrics::new(peers.traffic(), &stores)?,
             peers,
             hlc: Mutex::new(Hlc::default()),
             in_flight: Arc::new(Mutex::new(Overload::new(

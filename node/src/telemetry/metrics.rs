@@ -121,7 +121,7 @@ impl Metrics {
     /// If the exporter cannot be registered.
     pub(crate) fn new(
         traffic: &Arc<Traffic>,
-        stores: [(&'static str, Arc<dyn Store>); 2],
+        stores: &[(&'static str, Arc<dyn Store>); 2],
     ) -> anyhow::Result<Self> {
         let registry = Registry::new();
         let exporter = opentelemetry_prometheus::exporter()

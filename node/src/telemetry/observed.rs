@@ -55,7 +55,7 @@ fn flows(traffic: &Traffic) -> [(&'static str, &'static str, &Flow); 4] {
 }
 
 /// Metrics of what stores count themselves, by the name of the store.
-pub(super) fn stores(meter: &Meter, stores: [(&'static str, Arc<dyn Store>); 2]) {
+pub(super) fn stores(meter: &Meter, stores: &[(&'static str, Arc<dyn Store>); 2]) {
     let counter = |name: &'static str, text: &'static str, read: fn(&StoreCounters) -> u64| {
         let stores = stores.clone();
         let observe = move |counter: &dyn opentelemetry::metrics::AsyncInstrument<u64>| {
