@@ -43,7 +43,7 @@ impl Link {
     pub(crate) fn new(channel: Channel) -> Self {
         Self {
             channel,
-            lane: Lane::new(),
+            lane: Lane::new(Arc::default()),
             by_calls: AtomicBool::new(false),
         }
     }

@@ -20,7 +20,7 @@ use dynamo_core::{
     types::MemberId,
     version::{KeyState, STATE_FORMAT_VERSION},
 };
-use dynamo_lane::{Lane, Lost, Peers as PeerMessages};
+use dynamo_lane::{Lane, Lost, Peers as PeerMessages, Traffic};
 use dynamo_proto::peer::{
     self, CoordinateRequest, CoordinateResponse, GossipRequest, GossipResponse, HandshakeRequest, Header,
     ReadRequest, Refusal, ScanRequest, ScanResponse, WriteRequest, peer_client::PeerClient,
@@ -80,6 +80,7 @@ pub(crate) struct Peers {
     channels: Mutex<BTreeMap<MemberId, Arc<Peer>>>,
     detector: Mutex<Detector>,
     faults: Faults,
+    traffic: Arc<Traffic>,
     call_timeout: Duration,
     message_bytes_max: usize,
 }
@@ -97,10 +98,16 @@ impl Peers {
             connect,
             channels: Mutex::default(),
             faults,
+            traffic: Arc::default(),
             detector: Mutex::new(Detector::new(config.limits.peer_timeout_ms)),
             call_timeout: Duration::from_millis(config.limits.peer_timeout_ms),
             message_bytes_max: config.peer_message_bytes_max(),
         }
+    }
+
+    /// What goes over the streams to and from them.
+    pub(crate) fn traffic(&self) -> &Arc<Traffic> {
+        &self.traffic
     }
 
     pub(crate) fn reachable(&self, member: &MemberId) -> bool {
@@ -437,7 +444,7 @@ impl Peers {
         let peer = Arc::new(Peer {
             address: Arc::clone(&to.address),
             client: self.connect(&to.address)?,
-            lane: Lane::new(),
+            lane: Lane::new(Arc::clone(&self.traffic)),
             greeted: AtomicBool::new(false),
         });
         channels.insert(to.member.clone(), Arc::clone(&peer));

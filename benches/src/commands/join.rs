@@ -76,13 +76,13 @@ pub(crate) async fn run(options: &cli::Join) -> Result<()> {
         ..bench.shape(Workload::A)
     };
     let mut bed = Bed::prepare(Kind::Ours, shape, Workload::A, bench).await?;
-    leave(&bed, members).await?;
+    leave(&mut bed, members).await?;
     Bed::rest(&mut [&mut bed], bench).await?;
     let rate = bed.rate(options.rate, RATE_SHARE).await?;
     let mut rounds = Vec::new();
     for number in 1..=options.rounds {
         if number > 1 {
-            leave(&bed, members).await?;
+            leave(&mut bed, members).await?;
             sleep(bench.settle()).await;
         }
         let round = round(options, &mut bed, members, rate).await?;
@@ -102,11 +102,14 @@ pub(crate) async fn run(options: &cli::Join) -> Result<()> {
     publish("join", bench, about, &[section])
 }
 
-async fn leave(bed: &Bed, members: usize) -> Result<()> {
+/// It begins anew with an empty store: its process has ended, or does so now.
+async fn leave(bed: &mut Bed, members: usize) -> Result<()> {
     say("the last node leaves");
     let ring = bed.ring()?;
     let plan = commit(ring, members).await?;
-    changed(ring, members, &plan).await
+    changed(ring, members, &plan).await?;
+    bed.kill(members).await?;
+    bed.launch(members)
 }
 
 async fn round(options: &cli::Join, bed: &mut Bed, members: usize, rate: f64) -> Result<Round> {

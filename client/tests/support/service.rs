@@ -300,7 +300,7 @@ impl KeyValue for Service {
             requests: 1000,
             bytes: 1 << 20,
         };
-        let serving = dynamo_lane::serve(self.clone(), request.into_inner(), stops, bounds);
+        let serving = dynamo_lane::serve(self.clone(), request.into_inner(), stops, bounds, Arc::default());
         Ok(Response::new(serving))
     }
 

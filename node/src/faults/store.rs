@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::Faults;
 use crate::storage::{
-    Batch, Cached, Estimate, Health, KeyRange, Page, Run, ScanLimit, Space, Store, StoreError,
+    Batch, Cached, Estimate, Health, KeyRange, Page, Run, ScanLimit, Space, Store, StoreCounters, StoreError,
 };
 
 /// Fails what its node's settings say, and passes everything else on.
@@ -84,6 +84,10 @@ impl Store for FaultyStore {
 
     fn estimate(&self) -> Result<Estimate, StoreError> {
         self.store.estimate()
+    }
+
+    fn counters(&self) -> StoreCounters {
+        self.store.counters()
     }
 
     fn health(&self) -> Result<Health, StoreError> {

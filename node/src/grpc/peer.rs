@@ -142,6 +142,7 @@ impl Peer for PeerService {
             request.into_inner(),
             stops,
             replica::BOUNDS,
+            Arc::clone(self.node.peers().traffic()),
         )))
     }
 

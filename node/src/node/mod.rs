@@ -20,6 +20,7 @@ use dynamo_core::{
     types::{MemberId, PartitionId},
     version::{Hlc, Stamp},
 };
+use dynamo_lane::Traffic;
 use dynamo_proto::peer;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -96,6 +97,7 @@ pub(crate) struct Node {
     membership: Membership,
     placed: ArcSwapOption<Placed>,
     peers: Peers,
+    client_traffic: Arc<Traffic>,
     metrics: Metrics,
     hlc: Mutex<Hlc>,
     in_flight: Arc<Mutex<Overload>>,
@@ -142,6 +144,13 @@ impl Node {
             life_kept,
             faults,
         } = storage;
+        let peers = Peers::new(&config, faults.clone(), connect);
+        let client_traffic = Arc::default();
+        let streams = [
+            ("nodes", Arc::clone(peers.traffic())),
+            ("clients", Arc::clone(&client_traffic)),
+        ];
+        let stores = [("data", Arc::clone(&store)), ("hints", Arc::clone(hints.store()))];
         let node = Self {
             background: Background::new(&config),
             hints,
@@ -158,11 +167,12 @@ impl Node {
             change: Change::default(),
             taking_up: Mutex::default(),
             gossip_due: Notify::new(),
-            faults: faults.clone(),
+            faults,
             asked: Asked::default(),
             refetches: Refetches::default(),
-            peers: Peers::new(&config, faults, connect),
-            metrics: Metrics::new()?,
+            metrics: Metrics::new(&streams, &stores)?,
+            peers,
+            client_traffic,
             hlc: Mutex::new(Hlc::default()),
             in_flight: Arc::new(Mutex::new(Overload::new(
                 config.limits.requests_in_flight_max as u64,
@@ -202,6 +212,11 @@ impl Node {
 
     pub(crate) fn peers(&self) -> &Peers {
         &self.peers
+    }
+
+    /// What goes over the streams of clients.
+    pub(crate) fn client_traffic(&self) -> &Arc<Traffic> {
+        &self.client_traffic
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {

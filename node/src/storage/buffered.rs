@@ -18,7 +18,8 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
 use super::{
-    Batch, Cached, Estimate, Health, KeyRange, Page, Run, ScanLimit, Space, Store, StoreError, inside,
+    Batch, Cached, Estimate, Health, KeyRange, Page, Run, ScanLimit, Space, Store, StoreCounters, StoreError,
+    inside,
 };
 
 /// A store whose unsynced writes wait in memory.
@@ -202,6 +203,11 @@ impl<S: Store> Store for BufferedStore<S> {
             }
         }
         Ok(estimate)
+    }
+
+    /// What is only in the buffer has not come to the store.
+    fn counters(&self) -> StoreCounters {
+        self.inner.counters()
     }
 
     fn health(&self) -> Result<Health, StoreError> {

@@ -256,6 +256,11 @@ impl HintStore {
         Ok(())
     }
 
+    /// The store behind it.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
     /// Numbers of the writer; `budget_spent` counts the hints declined.
     pub fn counters(&self) -> WriterCounters {
         self.writer.counters()

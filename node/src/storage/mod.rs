@@ -103,6 +103,11 @@ pub trait Store: Send + Sync + 'static {
     /// Rough sizes of [`Space::Data`].
     fn estimate(&self) -> Result<Estimate, StoreError>;
 
+    /// What the store itself has counted since it was opened; zeros from one that does not count.
+    fn counters(&self) -> StoreCounters {
+        StoreCounters::default()
+    }
+
     /// What the store says about its own condition; cheap enough to ask some times a second.
     fn health(&self) -> Result<Health, StoreError>;
 
@@ -292,6 +297,23 @@ pub struct Estimate {
     pub keys: u64,
     /// Bytes of keys and values, compressed as they are stored.
     pub bytes: u64,
+}
+
+/// What a store has counted since it was opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StoreCounters {
+    /// Keys looked up, found or not.
+    pub reads: u64,
+    /// Bytes of the values that were found.
+    pub read_bytes: u64,
+    /// Batches written.
+    pub batches: u64,
+    /// Keys put or deleted.
+    pub changes: u64,
+    /// Bytes written to the write-ahead log.
+    pub log_bytes: u64,
+    /// Syncs of the write-ahead log.
+    pub log_syncs: u64,
 }
 
 /// What a store says about itself.

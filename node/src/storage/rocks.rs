@@ -11,12 +11,12 @@ use std::{
 use bytes::Bytes;
 use rocksdb::{
     CStrLike, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, Direction, Env, ErrorKind, IteratorMode,
-    ReadOptions, WriteBatch, WriteOptions, properties,
+    Options, ReadOptions, WriteBatch, WriteOptions, properties, statistics::Ticker,
 };
 
 use super::{
-    Batch, Cached, Disk, Estimate, Health, KeyRange, Page, Run, ScanLimit, Space, Store, StoreError, format,
-    inside, keys,
+    Batch, Cached, Disk, Estimate, Health, KeyRange, Page, Run, ScanLimit, Space, Store, StoreCounters,
+    StoreError, format, inside, keys,
 };
 
 mod open;
@@ -35,6 +35,8 @@ use runs::Runs;
 /// A RocksDB store. Only one process at a time can have a directory open.
 pub struct RocksStore {
     db: DB,
+    /// RocksDB's statistics belong to them.
+    options: Options,
     cache: Cache,
     from_memory: ReadOptions,
     synced: WriteOptions,
@@ -78,6 +80,7 @@ impl RocksStore {
             DB::open_cf_descriptors(&database, path, families).map_err(|error| open_error(path, &error))?;
         let store = Self {
             db,
+            options: database,
             cache,
             from_memory: memory_only(),
             synced: write_options(true),
@@ -205,6 +208,18 @@ impl Store for RocksStore {
             bytes: self.number(Space::Data, properties::LIVE_SST_FILES_SIZE)?
                 + self.number(Space::Data, properties::CUR_SIZE_ALL_MEM_TABLES)?,
         })
+    }
+
+    fn counters(&self) -> StoreCounters {
+        let ticker = |ticker| self.options.get_ticker_count(ticker);
+        StoreCounters {
+            reads: ticker(Ticker::NumberKeysRead),
+            read_bytes: ticker(Ticker::BytesRead),
+            batches: ticker(Ticker::WriteDoneBySelf) + ticker(Ticker::WriteDoneByOther),
+            changes: ticker(Ticker::NumberKeysWritten),
+            log_bytes: ticker(Ticker::WalFileBytes),
+            log_syncs: ticker(Ticker::WalFileSynced),
+        }
     }
 
     fn health(&self) -> Result<Health, StoreError> {

@@ -1,14 +1,18 @@
 //! Metrics: instruments of OpenTelemetry, read by Prometheus. Base units, no key, client or partition in a label.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use dynamo_core::{entropy::ExchangeReport, reap::ReapReport};
+use dynamo_lane::Traffic;
 use opentelemetry::{
     KeyValue,
     metrics::{Counter, Gauge, Histogram, MeterProvider as _},
 };
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use prometheus::{Registry, TextEncoder};
+
+use super::observed;
+use crate::storage::Store;
 
 /// From 100 µs to 10 s, about three per decade.
 const SECONDS: [f64; 16] = [
@@ -112,11 +116,14 @@ pub(crate) struct Snapshot {
 }
 
 impl Metrics {
-    /// Makes the instruments.
+    /// Makes the instruments. `streams` and `stores` by their names.
     ///
     /// # Errors
     /// If the exporter cannot be registered.
-    pub(crate) fn new() -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        streams: &[(&'static str, Arc<Traffic>); 2],
+        stores: &[(&'static str, Arc<dyn Store>); 2],
+    ) -> anyhow::Result<Self> {
         let registry = Registry::new();
         let exporter = opentelemetry_prometheus::exporter()
             .with_registry(registry.clone())
@@ -126,6 +133,8 @@ impl Metrics {
             .build()?;
         let provider = SdkMeterProvider::builder().with_reader(exporter).build();
         let meter = provider.meter("dynamo");
+        observed::traffic(&meter, streams);
+        observed::stores(&meter, stores);
         let gauge =
             |name: &'static str, text: &'static str| meter.u64_gauge(name).with_description(text).build();
         let counter =

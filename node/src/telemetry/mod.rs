@@ -3,6 +3,8 @@
 pub(crate) mod http;
 pub(crate) mod metrics;
 
+mod observed;
+
 use std::io::IsTerminal as _;
 
 use anyhow::Context as _;

@@ -13,7 +13,7 @@ use dynamo_proto::{
     },
     v1::{self, key_value_client::KeyValueClient},
 };
-use futures::FutureExt as _;
+use futures::{FutureExt as _, future::BoxFuture};
 use tempfile::TempDir;
 use tonic::{Code, IntoRequest, Status, transport::Channel};
 
@@ -42,6 +42,8 @@ pub(crate) struct Shape {
     pub(crate) configure: fn(&mut Config),
     /// In addition, for one node.
     pub(crate) configure_node: fn(usize, &mut Config),
+    /// How a node starts.
+    pub(crate) start: fn(Config) -> BoxFuture<'static, anyhow::Result<Running>>,
 }
 
 impl Shape {
@@ -54,6 +56,7 @@ impl Shape {
             partitions: 16,
             configure: |_| (),
             configure_node: |_, _| (),
+            start: |config| dynamo_node::start(config).boxed(),
         }
     }
 
@@ -234,7 +237,7 @@ impl Cluster {
         config.limits.block_cache_bytes = 1 << 20;
         (self.shape.configure)(&mut config);
         (self.shape.configure_node)(index, &mut config);
-        let running = started(config).await;
+        let running = started(self.shape.start, config).await;
         if index == 0 {
             self.seed_port = Some(running.peer.port());
         }
@@ -593,10 +596,13 @@ impl Cluster {
     }
 }
 
-async fn started(config: Config) -> Running {
+async fn started(
+    start: fn(Config) -> BoxFuture<'static, anyhow::Result<Running>>,
+    config: Config,
+) -> Running {
     let begun = tokio::time::Instant::now();
     loop {
-        match dynamo_node::start(config.clone()).await {
+        match start(config.clone()).await {
             Ok(running) => return running,
             // In one process, what a stopped node still had under way may hold its store for a moment.
             Err(error) if begun.elapsed() < deadline() && format!("{error:#}").contains("has it open") => {

@@ -15,7 +15,7 @@ use prost::Message as _;
 use tokio::sync::oneshot;
 use tonic::{Response, Status, Streaming};
 
-use crate::{MESSAGE_BYTES_MAX, MESSAGE_ITEMS_MAX, Protocol};
+use crate::{MESSAGE_BYTES_MAX, MESSAGE_ITEMS_MAX, Protocol, Traffic};
 
 /// Requests that may wait to be sent; further ones are refused at once.
 const WAITING_MAX: usize = 4096;
@@ -38,7 +38,10 @@ pub enum Lost {
     Sent(Status),
 }
 
-struct Shared<P: Protocol>(Mutex<State<P>>);
+struct Shared<P: Protocol> {
+    state: Mutex<State<P>>,
+    traffic: Arc<Traffic>,
+}
 
 struct State<P: Protocol> {
     next_id: u64,
@@ -66,10 +69,11 @@ struct Waiting<P: Protocol> {
 }
 
 impl<P: Protocol> Lane<P> {
-    /// Nothing is opened yet.
-    pub fn new() -> Self {
+    /// Nothing is opened yet; `traffic` counts what will go over it.
+    pub fn new(traffic: Arc<Traffic>) -> Self {
+        let state = Mutex::new(State::new());
         Self {
-            shared: Arc::new(Shared(Mutex::new(State::new()))),
+            shared: Arc::new(Shared { state, traffic }),
         }
     }
 
@@ -89,7 +93,7 @@ impl<P: Protocol> Lane<P> {
     {
         let (answer, answered) = oneshot::channel();
         let (id, carried) = {
-            let mut state = self.shared.0.lock();
+            let mut state = self.shared.state.lock();
             let id = state.push(group, asked, answer)?;
             (id, std::mem::replace(&mut state.carried, true))
         };
@@ -105,15 +109,9 @@ impl<P: Protocol> Lane<P> {
     }
 }
 
-impl<P: Protocol> Default for Lane<P> {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl<P: Protocol> Drop for Lane<P> {
     fn drop(&mut self) {
-        let mut state = self.shared.0.lock();
+        let mut state = self.shared.state.lock();
         state.closed = true;
         state.wake();
     }
@@ -121,7 +119,7 @@ impl<P: Protocol> Drop for Lane<P> {
 
 impl<P: Protocol> fmt::Debug for Lane<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = self.shared.0.lock();
+        let state = self.shared.state.lock();
         f.debug_struct("Lane")
             .field("waiting", &state.waiting.len())
             .field("sent", &state.sent.len())
@@ -137,7 +135,7 @@ struct Waits<'a, P: Protocol> {
 
 impl<P: Protocol> Drop for Waits<'_, P> {
     fn drop(&mut self) {
-        self.shared.0.lock().forget(self.id);
+        self.shared.state.lock().forget(self.id);
     }
 }
 
@@ -245,8 +243,10 @@ async fn carry<P: Protocol>(
             loop {
                 match answers.message().await {
                     Ok(Some(responses)) => {
-                        let mut state = shared.0.lock();
-                        for response in P::split(responses) {
+                        let responses = P::split(responses);
+                        shared.traffic.answers_received.message(responses.len());
+                        let mut state = shared.state.lock();
+                        for response in responses {
                             state.answered(response);
                         }
                     }
@@ -257,7 +257,7 @@ async fn carry<P: Protocol>(
         }
         Err(status) => status,
     };
-    shared.0.lock().broke(&status);
+    shared.state.lock().broke(&status);
 }
 
 fn ended() -> Status {
@@ -275,7 +275,7 @@ pub struct Leaving<P: Protocol> {
 
 impl<P: Protocol> Leaving<P> {
     fn new(shared: Arc<Shared<P>>) -> Self {
-        let stream = shared.0.lock().broken;
+        let stream = shared.state.lock().broken;
         Self {
             stream,
             shared,
@@ -297,7 +297,7 @@ impl<P: Protocol> Stream for Leaving<P> {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<P::Requests>> {
         let yielded = std::mem::replace(&mut self.yielded, false);
-        let mut state = self.shared.0.lock();
+        let mut state = self.shared.state.lock();
         if state.closed || state.broken != self.stream {
             return Poll::Ready(None);
         }
@@ -311,7 +311,13 @@ impl<P: Protocol> Stream for Leaving<P> {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
-        Poll::Ready(state.message())
+        let message = state.message();
+        drop(state);
+        if let Some(message) = &message {
+            let sent = &self.shared.traffic.requests_sent;
+            sent.message_of(P::count(message), message.encoded_len());
+        }
+        Poll::Ready(message)
     }
 }
 

@@ -15,9 +15,12 @@ mod protocol;
 
 mod serve;
 
+mod traffic;
+
 pub use ask::{Lane, Leaving, Lost};
 pub use protocol::{Clients, Peers, Protocol};
 pub use serve::{Begun, Bounds, Serves, Serving, serve};
+pub use traffic::{Flow, Traffic};
 
 /// Requests, or responses, of one message.
 pub const MESSAGE_ITEMS_MAX: usize = 64;

@@ -17,17 +17,20 @@ pub trait Protocol: 'static {
     /// A request.
     type Request: Message;
     /// A message of requests.
-    type Requests: Send + 'static;
+    type Requests: Message + 'static;
     /// A response.
     type Response: Message + 'static;
     /// A message of responses.
-    type Responses: Send + 'static;
+    type Responses: Message + 'static;
 
     /// Numbers a request.
     fn request(id: u64, asked: Self::Asked) -> Self::Request;
 
     /// Puts requests into a message.
     fn requests(group: Self::Group, requests: Vec<Self::Request>) -> Self::Requests;
+
+    /// How many requests a message has.
+    fn count(requests: &Self::Requests) -> usize;
 
     /// The number of the request that is answered.
     fn id(response: &Self::Response) -> u64;
@@ -62,6 +65,10 @@ impl Protocol for Clients {
 
     fn requests((): (), requests: Vec<Request>) -> Requests {
         Requests { requests }
+    }
+
+    fn count(requests: &Requests) -> usize {
+        requests.requests.len()
     }
 
     fn id(response: &Response) -> u64 {
@@ -101,6 +108,10 @@ impl Protocol for Peers {
             header: Some(Arc::unwrap_or_clone(header)),
             requests,
         }
+    }
+
+    fn count(requests: &ReplicaRequests) -> usize {
+        requests.requests.len()
     }
 
     fn id(response: &ReplicaResponse) -> u64 {

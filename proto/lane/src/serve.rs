@@ -15,7 +15,7 @@ use prost::Message as _;
 use tokio::task::AbortHandle;
 use tonic::Status;
 
-use crate::{MESSAGE_BYTES_MAX, MESSAGE_ITEMS_MAX, Protocol};
+use crate::{MESSAGE_BYTES_MAX, MESSAGE_ITEMS_MAX, Protocol, Traffic};
 
 /// What carries out requests.
 pub trait Serves: Send + 'static {
@@ -70,6 +70,7 @@ pub fn serve<S: Serves>(
     arriving: impl Stream<Item = Result<<S::Protocol as Protocol>::Requests, Status>> + Send + Unpin + 'static,
     stops: impl Future<Output = ()> + Send + 'static,
     bounds: Bounds,
+    traffic: Arc<Traffic>,
 ) -> Serving<S::Protocol> {
     let done = Arc::new(Mutex::new(Done {
         responses: VecDeque::new(),
@@ -87,11 +88,13 @@ pub fn serve<S: Serves>(
         running: FuturesUnordered::new(),
         bytes: 0,
         done: Arc::clone(&done),
+        traffic: Arc::clone(&traffic),
     };
     let work = tokio::spawn(async move { poll_fn(|context| work.poll(context)).await });
     Serving {
         done,
         work: work.abort_handle(),
+        traffic,
     }
 }
 
@@ -99,6 +102,7 @@ pub fn serve<S: Serves>(
 pub struct Serving<P: Protocol> {
     done: Arc<Mutex<Done<P>>>,
     work: AbortHandle,
+    traffic: Arc<Traffic>,
 }
 
 /// Answers that wait to be sent.
@@ -124,6 +128,7 @@ struct Work<S: Serves, A> {
     /// Of what runs.
     bytes: usize,
     done: Arc<Mutex<Done<S::Protocol>>>,
+    traffic: Arc<Traffic>,
 }
 
 impl<S, A> Work<S, A>
@@ -171,6 +176,8 @@ where
         while !self.ended && self.has_room(context) {
             match self.arriving.poll_next_unpin(context) {
                 Poll::Ready(Some(Ok(message))) => {
+                    let received = &self.traffic.requests_received;
+                    received.message(S::Protocol::count(&message));
                     for begun in self.service.begin(message) {
                         self.bytes += begun.bytes;
                         self.running.push(begun);
@@ -207,7 +214,7 @@ impl<P: Protocol> Done<P> {
     }
 
     /// The next message: as many as wait and fit.
-    fn message(&mut self) -> Option<P::Responses> {
+    fn message(&mut self, traffic: &Traffic) -> Option<P::Responses> {
         let (mut bytes, first) = self.responses.pop_front()?;
         let mut responses = vec![first];
         while responses.len() < MESSAGE_ITEMS_MAX
@@ -222,7 +229,10 @@ impl<P: Protocol> Done<P> {
         if let Some(work) = self.taken.take() {
             work.wake();
         }
-        Some(P::join(responses))
+        let entries = responses.len();
+        let message = P::join(responses);
+        traffic.answers_sent.message_of(entries, message.encoded_len());
+        Some(message)
     }
 }
 
@@ -231,7 +241,7 @@ impl<P: Protocol> Stream for Serving<P> {
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let mut done = self.done.lock();
-        if let Some(message) = done.message() {
+        if let Some(message) = done.message(&self.traffic) {
             return Poll::Ready(Some(Ok(message)));
         }
         if done.ended {

@@ -173,6 +173,7 @@ impl KeyValue for KvService {
             request.into_inner(),
             stops,
             stream::BOUNDS,
+            Arc::clone(self.node.client_traffic()),
         )))
     }
 

@@ -3,7 +3,7 @@
 
 use rocksdb::{
     BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, DataBlockIndexType, LogLevel, Options,
-    ReadOptions, ReadTier, WriteOptions,
+    ReadOptions, ReadTier, WriteOptions, statistics::StatsLevel,
 };
 
 use crate::storage::Space;
@@ -68,6 +68,9 @@ pub(super) fn database_options(options: RocksOptions) -> Options {
     database.set_log_level(LogLevel::Warn);
     database.set_max_log_file_size(1 << 20);
     database.set_keep_log_file_num(2);
+    // Counters only: what takes time to measure stays off.
+    database.enable_statistics();
+    database.set_statistics_level(StatsLevel::ExceptHistogramOrTimers);
     database.set_stats_dump_period_sec(0);
     database.set_stats_persist_period_sec(0);
     database

@@ -99,11 +99,11 @@ fn a_broken_stream_tells_what_was_sent_from_what_was_not() {
 
 #[test]
 fn what_is_left_of_a_broken_stream_takes_nothing_of_the_next_one() {
-    let lane = Lane::<Peers>::new();
+    let lane = Lane::<Peers>::new(Arc::default());
     let mut old = Leaving::new(Arc::clone(&lane.shared));
-    lane.shared.0.lock().broke(&Status::unavailable("gone"));
+    lane.shared.state.lock().broke(&Status::unavailable("gone"));
     let mut new = Leaving::new(Arc::clone(&lane.shared));
-    let (id, _answer) = push(&mut lane.shared.0.lock(), 1, 10);
+    let (id, _answer) = push(&mut lane.shared.state.lock(), 1, 10);
     let waker = noop_waker();
     let mut context = Context::from_waker(&waker);
     assert!(matches!(old.poll_next_unpin(&mut context), Poll::Ready(None)));
@@ -111,6 +111,8 @@ fn what_is_left_of_a_broken_stream_takes_nothing_of_the_next_one() {
     assert!(new.poll_next_unpin(&mut context).is_pending());
     let sent = new.poll_next_unpin(&mut context).map(ids);
     assert_eq!(sent, Poll::Ready(vec![id]));
+    let sent = &lane.shared.traffic.requests_sent;
+    assert_eq!((sent.messages(), sent.entries()), (1, 1));
 }
 
 #[test]
@@ -125,7 +127,7 @@ fn who_takes_nothing_is_asked_no_more_than_the_bound() {
 
 #[test]
 fn a_lane_that_is_dropped_ends_its_stream() {
-    let lane = Lane::<Peers>::new();
+    let lane = Lane::<Peers>::new(Arc::default());
     let mut leaving = Leaving::new(Arc::clone(&lane.shared));
     let waker = noop_waker();
     let mut context = Context::from_waker(&waker);

@@ -56,7 +56,11 @@ fn started(echo: &Echo, bounds: Bounds) -> (Sender, oneshot::Sender<()>, Serving
     let (requests, arriving) = mpsc::unbounded();
     let (stop, stops) = oneshot::channel::<()>();
     let stops = async move { drop(stops.await) };
-    (requests, stop, serve(echo.clone(), arriving, stops, bounds))
+    (
+        requests,
+        stop,
+        serve(echo.clone(), arriving, stops, bounds, Arc::default()),
+    )
 }
 
 fn message(ids: impl IntoIterator<Item = u64>) -> Result<Requests, Status> {
