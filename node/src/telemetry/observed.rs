@@ -15,8 +15,8 @@ pub(super) fn traffic(meter: &Meter, streams: &[(&'static str, Arc<Traffic>); 2]
             for (from, traffic) in &streams {
                 for (direction, kind, flow) in flows(traffic) {
                     let labels = [
-                        KeyValue::new("from", *from),
                         KeyValue::new("direction", direction),
+                        KeyValue::new("from", *from),
                         KeyValue::new("kind", kind),
                     ];
                     if direction == "sent" || !sent_only {

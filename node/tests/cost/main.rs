@@ -44,14 +44,14 @@ const COSTS: &[Cost] = &[
     ("bytes of requests",         [  2346,   2346,    240],   0),
     ("messages with answers",     [     2,      2,      2],   0),
     ("bytes of answers",          [    18,     18,     18],   0),
-    ("look-ups in stores",        [     7,      7,      3],   0),
+    ("look-ups in stores",        [     4,      4,      3],   0),
     ("bytes read",                [     0,   3187,   3171],   0),
     ("batches written",           [     3,      3,      0],   0),
     ("changes written",           [     4,      4,      0],   0),
     ("log bytes",                 [  3402,   3402,      0],   0),
     ("log syncs",                 [     3,      3,      0],   0),
-    ("allocations",               [   225,    241,    179],   1),
-    ("bytes allocated",           [ 75200,  81300,  54088], 200),
+    ("allocations",               [   186,    202,    136],   1),
+    ("bytes allocated",           [ 74250,  80300,  53060], 200),
 ];
 
 /// A figure: its name; of a put of a new key, a put with the context of what it replaces, a get; by how much it may be off.

@@ -55,7 +55,8 @@ fn sum(page: &str, name: &str, label: &str) -> f64 {
         let named = rest.is_empty() || rest.starts_with('{');
         (named && rest.contains(label)).then(|| value.parse::<f64>().ok())?
     };
-    page.lines().filter_map(of_series).sum()
+    // Not `sum`, which makes a negative zero of nothing.
+    page.lines().filter_map(of_series).fold(0.0, |all, one| all + one)
 }
 
 #[cfg(test)]
