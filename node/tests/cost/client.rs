@@ -49,27 +49,27 @@ const METRICS: [(&str, &str, &str); 14] = [
     ("read repairs", "dynamo_read_repairs_total", ""),
     (
         "requests to replicas",
-        "dynamo_replica_message_entries_total",
+        "dynamo_stream_message_entries_total",
         r#"direction="sent",from="nodes",kind="requests""#,
     ),
     (
         "messages with requests",
-        "dynamo_replica_messages_total",
+        "dynamo_stream_messages_total",
         r#"direction="sent",from="nodes",kind="requests""#,
     ),
     (
         "bytes of requests",
-        "dynamo_replica_message_bytes_total",
+        "dynamo_stream_message_bytes_total",
         r#"direction="sent",from="nodes",kind="requests""#,
     ),
     (
         "messages with answers",
-        "dynamo_replica_messages_total",
+        "dynamo_stream_messages_total",
         r#"direction="sent",from="nodes",kind="answers""#,
     ),
     (
         "bytes of answers",
-        "dynamo_replica_message_bytes_total",
+        "dynamo_stream_message_bytes_total",
         r#"direction="sent",from="nodes",kind="answers""#,
     ),
     ("look-ups in stores", "dynamo_store_reads_total", ""),
