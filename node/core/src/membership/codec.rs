@@ -8,7 +8,7 @@
 //! varint   number of entries, then for each, ascending by id:
 //!          id, generation, incarnation id (8 bytes), version, peer, client and admin address, zone, release, starts,
 //!          synced (not in version 1)
-//! entries  of the lives before, in the same form (not in version 1)
+//! entries  of the lives before, in the same form, ascending by id and life, at most two of a member (not in version 1)
 //! bytes    encoded base ring with its length; 0: none
 //!          with a ring: what follows it, and whom this life has heard from, as `transition::codec` has it (from version 3)
 //! varint   number of rings in the log, ascending: epoch, hash (8 bytes), number of members, their ids ascending
@@ -25,7 +25,7 @@ use super::entry::MemberEntry;
 use super::log::{LOG_ENTRIES_MAX, Log, LogEntry};
 use super::message::RingVersion;
 use super::policies::Policies;
-use super::view::{MEMBERS_MAX, Parts, View};
+use super::view::{DISPLACED_MAX, MEMBERS_MAX, Parts, View};
 use crate::ring::Ring;
 use crate::transition::Transition;
 use crate::types::{ClusterId, Incarnation, MemberId, Zone};
@@ -46,7 +46,7 @@ pub(super) fn encode(view: &View) -> Bytes {
     out.extend_from_slice(&view.cluster_id().0);
     put_text(&mut out, view.me().member.as_str());
     put_entries(&mut out, view.members());
-    put_entries(&mut out, view.displaced());
+    put_entries(&mut out, view.displaced().into_iter());
     put_bytes(
         &mut out,
         &view.ring().map(|ring| ring.encode()).unwrap_or_default(),
@@ -98,7 +98,7 @@ fn decode_body(bytes: Bytes) -> Result<View, DecodeError> {
     let displaced = if old {
         BTreeMap::new()
     } else {
-        read_entries(&mut reader, old)?
+        read_displaced(&mut reader)?
     };
     let life = |member: &MemberId| entries[member].incarnation;
     let transition = match read_ring(&mut reader, cluster)? {
@@ -150,12 +150,8 @@ fn put_entry(out: &mut Vec<u8>, entry: &MemberEntry) {
 }
 
 fn read_entries(reader: &mut Reader, old: bool) -> Result<BTreeMap<MemberId, MemberEntry>, DecodeError> {
-    let count = reader.count(ENTRY_BYTES_MIN)?;
-    if count > MEMBERS_MAX {
-        return Err(DecodeError::Invalid("number of entries"));
-    }
     let mut entries = BTreeMap::new();
-    for _ in 0..count {
+    for _ in 0..read_count(reader, MEMBERS_MAX)? {
         let entry = read_entry(reader, old)?;
         if entries
             .last_key_value()
@@ -166,6 +162,31 @@ fn read_entries(reader: &mut Reader, old: bool) -> Result<BTreeMap<MemberId, Mem
         entries.insert(entry.member.clone(), entry);
     }
     Ok(entries)
+}
+
+fn read_displaced(reader: &mut Reader) -> Result<BTreeMap<MemberId, Vec<MemberEntry>>, DecodeError> {
+    let mut displaced: BTreeMap<MemberId, Vec<MemberEntry>> = BTreeMap::new();
+    for _ in 0..read_count(reader, MEMBERS_MAX * DISPLACED_MAX)? {
+        let entry = read_entry(reader, false)?;
+        let last = displaced.last_key_value().and_then(|(_, lives)| lives.last());
+        if last.is_some_and(|last| (&last.member, last.incarnation) >= (&entry.member, entry.incarnation)) {
+            return Err(DecodeError::Invalid("order of lives before"));
+        }
+        let lives = displaced.entry(entry.member.clone()).or_default();
+        lives.push(entry);
+        if lives.len() > DISPLACED_MAX {
+            return Err(DecodeError::Invalid("number of lives before"));
+        }
+    }
+    Ok(displaced)
+}
+
+fn read_count(reader: &mut Reader, most: usize) -> Result<usize, DecodeError> {
+    let count = reader.count(ENTRY_BYTES_MIN)?;
+    if count > most {
+        return Err(DecodeError::Invalid("number of entries"));
+    }
+    Ok(count)
 }
 
 fn read_entry(reader: &mut Reader, old: bool) -> Result<MemberEntry, DecodeError> {

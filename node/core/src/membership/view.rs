@@ -26,14 +26,18 @@ use crate::wire::DecodeError;
 /// Most members that a view holds.
 pub const MEMBERS_MAX: usize = crate::ring::MEMBERS_MAX;
 
+/// Lives before the present one that are remembered of a member.
+pub(super) const DISPLACED_MAX: usize = 2;
+
 /// One node's knowledge. Only [`View::update_self`] changes what it says about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View {
     cluster: ClusterId,
     me: MemberId,
     entries: BTreeMap<MemberId, MemberEntry>,
-    /// Of each other member the last statement of the life before the one in `entries`.
-    displaced: BTreeMap<MemberId, MemberEntry>,
+    /// Of each other member the last statement of the life before the one in `entries`, and of an earlier one that said more; at most
+    /// [`DISPLACED_MAX`], ascending by incarnation.
+    displaced: BTreeMap<MemberId, Vec<MemberEntry>>,
     /// `None` before the first ring.
     transition: Option<Transition>,
     log: Log,
@@ -48,7 +52,7 @@ pub(super) struct Parts {
     pub(super) cluster: ClusterId,
     pub(super) me: MemberId,
     pub(super) entries: BTreeMap<MemberId, MemberEntry>,
-    pub(super) displaced: BTreeMap<MemberId, MemberEntry>,
+    pub(super) displaced: BTreeMap<MemberId, Vec<MemberEntry>>,
     pub(super) transition: Option<Transition>,
     pub(super) log: Log,
     pub(super) policies: Policies,
@@ -487,8 +491,8 @@ impl View {
         }
     }
 
-    pub(super) fn displaced(&self) -> impl ExactSizeIterator<Item = &MemberEntry> {
-        self.displaced.values()
+    pub(super) fn displaced(&self) -> Vec<&MemberEntry> {
+        self.displaced.values().flatten().collect()
     }
 
     pub(super) fn policy_set(&self) -> &Policies {
@@ -522,8 +526,9 @@ impl View {
     /// Statements of the claim's sender, from a life that it names, of more than it can account for, or from one that it
     /// should know of and does not.
     fn contradicts<'a>(&'a self, claim: &'a Claim) -> impl Iterator<Item = &'a MemberEntry> {
-        let known = [self.entries.get(&claim.member), self.displaced.get(&claim.member)];
-        known.into_iter().flatten().filter(|entry| {
+        let present = self.entries.get(&claim.member).into_iter();
+        let known = present.chain(self.displaced.get(&claim.member).into_iter().flatten());
+        known.filter(|entry| {
             let lives = || claim.lives.iter().take(LIVES_MAX);
             let less =
                 lives().any(|life| life.incarnation == entry.incarnation && life.synced < entry.synced);
@@ -560,7 +565,7 @@ impl View {
         delta.followers = followers
             .filter(|followers| !followers.is_empty())
             .map(Followers::encode);
-        let displaced = self.displaced.values().filter(|entry| {
+        let displaced = self.displaced().into_iter().filter(|entry| {
             let present = self.entries.get(&entry.member);
             present.is_some_and(|present| rivals(present.incarnation, entry.incarnation))
         });
@@ -630,16 +635,26 @@ impl View {
     }
 
     /// Keeps the last statement of a life that is over, or of a larger `synced` than the member now says.
+    ///
+    /// A short life after a volume was put back says less than the one before; it must not be all that is remembered. So does one that
+    /// began with nothing, after its member had left or its volume was emptied; then what the life before said proves nothing any more.
+    /// Nobody can tell which it is: both are kept.
     fn keep_displaced(&mut self, entry: MemberEntry) {
-        let kept = self.displaced.get(&entry.member);
-        // A short life after a volume was put back says less than the one before; it must not be all that is remembered.
-        let says_more = |kept: &MemberEntry| {
-            let (old, new) = (kept.incarnation, entry.incarnation);
-            let later = new.generation > old.generation + 1;
-            (old, kept.synced) < (new, entry.synced) && (later || entry.synced >= kept.synced)
-        };
-        if kept.is_none_or(says_more) {
-            self.displaced.insert(entry.member.clone(), entry);
+        let kept = self.displaced.entry(entry.member.clone()).or_default();
+        let place = kept.partition_point(|known| known.incarnation < entry.incarnation);
+        match kept
+            .get_mut(place)
+            .filter(|known| known.incarnation == entry.incarnation)
+        {
+            Some(known) if known.synced < entry.synced => *known = entry,
+            Some(_) => {}
+            None => kept.insert(place, entry),
+        }
+        if kept.len() > DISPLACED_MAX {
+            let (old, new) = (&kept[0], &kept[1]);
+            let later = new.incarnation.generation > old.incarnation.generation + 1;
+            let says_more = later || new.synced >= old.synced;
+            kept.remove(usize::from(!says_more));
         }
     }
 

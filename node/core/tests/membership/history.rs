@@ -363,6 +363,37 @@ fn z3_what_nobody_contradicts_is_not_talked_about() {
     assert_eq!(changes.self_superseded, None);
 }
 
+/// A life that began with nothing, since its member had left and joined again, says less than the one before. It is the one that a volume
+/// put back in time betrays, and what said more is kept beside it: between the two there may be a volume that was put back, too.
+#[test]
+fn z3_a_volume_put_back_shows_also_if_an_earlier_life_had_synced_more() {
+    let third = Incarnation { generation: 3, id: 7 };
+    let said = |incarnation, synced| MemberEntry {
+        incarnation,
+        ..of_first_life(synced)
+    };
+    let mut peer = view(1);
+    for heard in [said(FIRST, 800), said(SECOND, 163), said(third, 69)] {
+        peer.merge(delta(vec![heard]));
+        peer = View::decode(peer.encode()).unwrap();
+    }
+    for (previous, since, recovered, lost) in [
+        (SECOND, vec![], 69, Some(SECOND)),
+        (SECOND, vec![], 163, None),
+        (FIRST, vec![SECOND], 69, Some(FIRST)),
+    ] {
+        let mut me = view(0);
+        me.update_self(|me| me.incarnation = third);
+        let mut me = me.with_history(SelfHistory {
+            previous: Some(previous),
+            since,
+            recovered,
+        });
+        let changes = me.merge(peer.answer(&me.digest()).delta);
+        assert_eq!(changes.self_superseded, lost, "{recovered} of {previous}");
+    }
+}
+
 /// A member in one of several first lives.
 fn life(id: u64) -> MemberEntry {
     MemberEntry {
