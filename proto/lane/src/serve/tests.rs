@@ -63,14 +63,14 @@ fn started(echo: &Echo, bounds: Bounds) -> (Sender, oneshot::Sender<()>, Serving
     )
 }
 
-fn message(ids: impl IntoIterator<Item = u64>) -> Result<Requests, Status> {
+fn message(ids: impl IntoIterator<Item = u64>) -> Requests {
     let request = |id| Request {
         id,
         ..Request::default()
     };
-    Ok(Requests {
+    Requests {
         requests: ids.into_iter().map(request).collect(),
-    })
+    }
 }
 
 async fn next(serving: &mut Serving<Clients>) -> Option<Vec<u64>> {
@@ -89,8 +89,8 @@ async fn settled() {
 async fn answers_that_are_there_leave_together_within_the_bounds_of_a_message() {
     let echo = Echo::new(0);
     let (requests, _stop, mut serving) = started(&echo, BOUNDS);
-    requests.unbounded_send(message(0..40)).unwrap();
-    requests.unbounded_send(message(40..70)).unwrap();
+    requests.unbounded_send(Ok(message(0..40))).unwrap();
+    requests.unbounded_send(Ok(message(40..70))).unwrap();
     settled().await;
     echo.permits.add_permits(70);
     settled().await;
@@ -109,7 +109,7 @@ async fn who_takes_no_answers_is_not_read_further_and_what_runs_goes_on() {
     let echo = Echo::new(5);
     let (requests, _stop, mut serving) = started(&echo, bounds);
     for id in 0..10 {
-        requests.unbounded_send(message([id])).unwrap();
+        requests.unbounded_send(Ok(message([id]))).unwrap();
     }
     settled().await;
     assert_eq!(
@@ -129,7 +129,7 @@ async fn bytes_of_requests_are_bounded_as_well() {
     let echo = Echo::new(0);
     let (requests, _stop, mut serving) = started(&echo, bounds);
     for id in 1..=3 {
-        requests.unbounded_send(message([id])).unwrap();
+        requests.unbounded_send(Ok(message([id]))).unwrap();
     }
     for id in 1..=3 {
         settled().await;
@@ -143,11 +143,11 @@ async fn bytes_of_requests_are_bounded_as_well() {
 async fn a_service_that_stops_answers_what_it_has_read_and_nothing_else() {
     let echo = Echo::new(0);
     let (requests, stop, mut serving) = started(&echo, BOUNDS);
-    requests.unbounded_send(message([1])).unwrap();
+    requests.unbounded_send(Ok(message([1]))).unwrap();
     settled().await;
     stop.send(()).unwrap();
     settled().await;
-    let _ = requests.unbounded_send(message([2]));
+    let _ = requests.unbounded_send(Ok(message([2])));
     echo.permits.add_permits(2);
     assert_eq!(next(&mut serving).await.unwrap(), [1]);
     assert_eq!(next(&mut serving).await, None);
@@ -158,7 +158,7 @@ async fn a_service_that_stops_answers_what_it_has_read_and_nothing_else() {
 async fn a_connection_that_is_gone_takes_its_requests_with_it() {
     let echo = Echo::new(0);
     let (requests, _stop, serving) = started(&echo, BOUNDS);
-    requests.unbounded_send(message([1])).unwrap();
+    requests.unbounded_send(Ok(message([1]))).unwrap();
     settled().await;
     assert_eq!(
         Arc::strong_count(&echo.permits),
