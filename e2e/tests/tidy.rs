@@ -51,12 +51,13 @@ fn crates_depend_on_each_other_in_one_direction() {
         ),
         ("proto", (&[], &[])),
         ("node/core", (&[], &[])),
-        ("client", (&["dynamo-core", "dynamo-proto"], &[])),
+        ("proto/lane", (&["dynamo-proto"], &[])),
+        ("client", (&["dynamo-core", "dynamo-lane", "dynamo-proto"], &[])),
         (
             "client/ctl",
             (
                 &["dynamo-client", "dynamo-core", "dynamo-proto"],
-                &["dynamo-local"],
+                &["dynamo-lane", "dynamo-local"],
             ),
         ),
         ("node/sim", (&["dynamo-core"], &[])),
@@ -66,7 +67,7 @@ fn crates_depend_on_each_other_in_one_direction() {
         (
             "node",
             (
-                &["dynamo-core", "dynamo-proto"],
+                &["dynamo-core", "dynamo-lane", "dynamo-proto"],
                 &[
                     "dynamo-client",
                     "dynamo-fault-fs",

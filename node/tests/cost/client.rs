@@ -115,9 +115,9 @@ impl Client {
         }
         for key in 0..REPEATED {
             self.put(key).await;
-            self.rest().await;
+            self.wait_for_rest().await;
             self.get(key).await;
-            self.rest().await;
+            self.wait_for_rest().await;
         }
     }
 
@@ -134,7 +134,7 @@ impl Client {
 
     async fn measure_one(&mut self, kind: Kind) -> Measured {
         let before = self.counted().await;
-        self.rest().await;
+        self.wait_for_rest().await;
         let session = Session::new().no_stdout().no_file();
         let (everybody, me) = (session.operation("everybody"), session.operation("me"));
         let spans = (
@@ -146,7 +146,7 @@ impl Client {
                 Kind::PutNew | Kind::PutOver => self.put(key).await,
                 Kind::Get => self.get(key).await,
             }
-            self.rest().await;
+            self.wait_for_rest().await;
         }
         drop(spans);
         let mut measured = self.counted().await;
@@ -170,7 +170,7 @@ impl Client {
     }
 
     /// Waits until the servers do nothing: what they still had to do after the last reply is done.
-    async fn rest(&mut self) {
+    async fn wait_for_rest(&mut self) {
         let begun = Instant::now();
         loop {
             let metrics = self.servers.metrics();

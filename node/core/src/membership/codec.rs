@@ -21,11 +21,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::displaced::{Displaced, LIVES_MAX};
 use super::entry::MemberEntry;
 use super::log::{LOG_ENTRIES_MAX, Log, LogEntry};
 use super::message::RingVersion;
 use super::policies::Policies;
-use super::view::{DISPLACED_MAX, MEMBERS_MAX, Parts, View};
+use super::view::{MEMBERS_MAX, Parts, View};
 use crate::ring::Ring;
 use crate::transition::Transition;
 use crate::types::{ClusterId, Incarnation, MemberId, Zone};
@@ -46,7 +47,8 @@ pub(super) fn encode(view: &View) -> Bytes {
     out.extend_from_slice(&view.cluster_id().0);
     put_text(&mut out, view.me().member.as_str());
     put_entries(&mut out, view.members());
-    put_entries(&mut out, view.displaced().into_iter());
+    let displaced: Vec<_> = view.displaced().iter().collect();
+    put_entries(&mut out, displaced.into_iter());
     put_bytes(
         &mut out,
         &view.ring().map(|ring| ring.encode()).unwrap_or_default(),
@@ -96,7 +98,7 @@ fn decode_body(bytes: Bytes) -> Result<View, DecodeError> {
         return Err(DecodeError::Invalid("view without its own member"));
     }
     let displaced = if old {
-        BTreeMap::new()
+        Displaced::default()
     } else {
         read_displaced(&mut reader)?
     };
@@ -164,18 +166,11 @@ fn read_entries(reader: &mut Reader, old: bool) -> Result<BTreeMap<MemberId, Mem
     Ok(entries)
 }
 
-fn read_displaced(reader: &mut Reader) -> Result<BTreeMap<MemberId, Vec<MemberEntry>>, DecodeError> {
-    let mut displaced: BTreeMap<MemberId, Vec<MemberEntry>> = BTreeMap::new();
-    for _ in 0..read_count(reader, MEMBERS_MAX * DISPLACED_MAX)? {
-        let entry = read_entry(reader, false)?;
-        let last = displaced.last_key_value().and_then(|(_, lives)| lives.last());
-        if last.is_some_and(|last| (&last.member, last.incarnation) >= (&entry.member, entry.incarnation)) {
-            return Err(DecodeError::Invalid("order of lives before"));
-        }
-        let lives = displaced.entry(entry.member.clone()).or_default();
-        lives.push(entry);
-        if lives.len() > DISPLACED_MAX {
-            return Err(DecodeError::Invalid("number of lives before"));
+fn read_displaced(reader: &mut Reader) -> Result<Displaced, DecodeError> {
+    let mut displaced = Displaced::default();
+    for _ in 0..read_count(reader, MEMBERS_MAX * LIVES_MAX)? {
+        if !displaced.push(read_entry(reader, false)?) {
+            return Err(DecodeError::Invalid("order or number of lives before"));
         }
     }
     Ok(displaced)

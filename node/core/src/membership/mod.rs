@@ -17,6 +17,8 @@
 
 mod codec;
 
+mod displaced;
+
 pub mod entry;
 
 pub mod log;

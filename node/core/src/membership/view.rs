@@ -13,6 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::codec;
+use super::displaced::{Displaced, is_another_life, rivals};
 use super::entry::{EntryError, MemberEntry};
 use super::history::{Claim, LIVES_MAX, Life, SelfHistory};
 use super::log::{LOG_ENTRIES_MAX, Log, LogEntry};
@@ -26,18 +27,13 @@ use crate::wire::DecodeError;
 /// Most members that a view holds.
 pub const MEMBERS_MAX: usize = crate::ring::MEMBERS_MAX;
 
-/// Lives before the present one that are remembered of a member.
-pub(super) const DISPLACED_MAX: usize = 2;
-
 /// One node's knowledge. Only [`View::update_self`] changes what it says about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View {
     cluster: ClusterId,
     me: MemberId,
     entries: BTreeMap<MemberId, MemberEntry>,
-    /// Of each other member the last statement of the life before the one in `entries`, and of an earlier one that said more; at most
-    /// [`DISPLACED_MAX`], ascending by incarnation.
-    displaced: BTreeMap<MemberId, Vec<MemberEntry>>,
+    displaced: Displaced,
     /// `None` before the first ring.
     transition: Option<Transition>,
     log: Log,
@@ -52,7 +48,7 @@ pub(super) struct Parts {
     pub(super) cluster: ClusterId,
     pub(super) me: MemberId,
     pub(super) entries: BTreeMap<MemberId, MemberEntry>,
-    pub(super) displaced: BTreeMap<MemberId, Vec<MemberEntry>>,
+    pub(super) displaced: Displaced,
     pub(super) transition: Option<Transition>,
     pub(super) log: Log,
     pub(super) policies: Policies,
@@ -110,7 +106,7 @@ impl View {
             cluster,
             me: me.member.clone(),
             entries: BTreeMap::from([(me.member.clone(), me)]),
-            displaced: BTreeMap::new(),
+            displaced: Displaced::default(),
             transition: None,
             log: Log::default(),
             policies: Policies::default(),
@@ -491,8 +487,8 @@ impl View {
         }
     }
 
-    pub(super) fn displaced(&self) -> Vec<&MemberEntry> {
-        self.displaced.values().flatten().collect()
+    pub(super) fn displaced(&self) -> &Displaced {
+        &self.displaced
     }
 
     pub(super) fn policy_set(&self) -> &Policies {
@@ -527,7 +523,7 @@ impl View {
     /// should know of and does not.
     fn contradicts<'a>(&'a self, claim: &'a Claim) -> impl Iterator<Item = &'a MemberEntry> {
         let present = self.entries.get(&claim.member).into_iter();
-        let known = present.chain(self.displaced.get(&claim.member).into_iter().flatten());
+        let known = present.chain(self.displaced.of(&claim.member));
         known.filter(|entry| {
             let lives = || claim.lives.iter().take(LIVES_MAX);
             let less =
@@ -565,7 +561,7 @@ impl View {
         delta.followers = followers
             .filter(|followers| !followers.is_empty())
             .map(Followers::encode);
-        let displaced = self.displaced().into_iter().filter(|entry| {
+        let displaced = self.displaced.iter().filter(|entry| {
             let present = self.entries.get(&entry.member);
             present.is_some_and(|present| rivals(present.incarnation, entry.incarnation))
         });
@@ -610,7 +606,7 @@ impl View {
             // Of two lives that began from the same one the other may be the true one: its node has to hear of it, also
             // from those who met the false one first.
             if rivals(known.0, entry.incarnation) {
-                self.keep_displaced(entry);
+                self.displaced.keep(entry);
             }
             return;
         }
@@ -630,31 +626,7 @@ impl View {
         if let Some(before) = self.entries.insert(entry.member.clone(), entry)
             && (before.incarnation != incarnation || before.synced > synced)
         {
-            self.keep_displaced(before);
-        }
-    }
-
-    /// Keeps the last statement of a life that is over, or of a larger `synced` than the member now says.
-    ///
-    /// A short life after a volume was put back says less than the one before; it must not be all that is remembered. So does one that
-    /// began with nothing, after its member had left or its volume was emptied; then what the life before said proves nothing any more.
-    /// Nobody can tell which it is: both are kept.
-    fn keep_displaced(&mut self, entry: MemberEntry) {
-        let kept = self.displaced.entry(entry.member.clone()).or_default();
-        let place = kept.partition_point(|known| known.incarnation < entry.incarnation);
-        match kept
-            .get_mut(place)
-            .filter(|known| known.incarnation == entry.incarnation)
-        {
-            Some(known) if known.synced < entry.synced => *known = entry,
-            Some(_) => {}
-            None => kept.insert(place, entry),
-        }
-        if kept.len() > DISPLACED_MAX {
-            let (old, new) = (&kept[0], &kept[1]);
-            let later = new.incarnation.generation > old.incarnation.generation + 1;
-            let says_more = later || new.synced >= old.synced;
-            kept.remove(usize::from(!says_more));
+            self.displaced.keep(before);
         }
     }
 
@@ -702,14 +674,4 @@ impl View {
             self.entries.remove(&id).is_some()
         })
     }
-}
-
-/// Somebody else lives under this node's id, or has since.
-fn is_another_life(mine: Incarnation, theirs: Incarnation) -> bool {
-    theirs.id != mine.id && theirs.generation >= mine.generation
-}
-
-/// Two lives neither of which can follow the other.
-fn rivals(one: Incarnation, other: Incarnation) -> bool {
-    one.id != other.id && one.generation == other.generation
 }
