@@ -1,15 +1,8 @@
 //! What people and scripts see of data types, buckets and the upkeep of replicas.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
-#[path = "../../tests/support/mod.rs"]
-mod support;
-
-mod admin;
-
-mod runner;
-
-use runner::{ask, command, has, run, run_with};
-use support::{Act, Cluster, FakeNode, Seen};
+use crate::admin;
+use crate::runner::{ask, command, has, run, run_with};
+use crate::support::{self, Act, Cluster, FakeNode, Seen};
 
 #[tokio::test]
 async fn d53_d54_data_types_are_updated_and_shown() {

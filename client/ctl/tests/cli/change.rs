@@ -1,14 +1,7 @@
 //! What people and scripts see of a change of the ring.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
-#[path = "../../tests/support/mod.rs"]
-mod support;
-
-mod admin;
-
-mod runner;
-
-use runner::{ask, has};
+use crate::admin;
+use crate::runner::{ask, has};
 
 #[tokio::test]
 async fn a_plan_names_the_command_that_commits_it_and_that_can_be_repeated() {

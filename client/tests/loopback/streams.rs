@@ -1,11 +1,8 @@
 //! Requests of one key to one node share a stream.
-#![allow(clippy::unwrap_used, reason = "tests")]
 
-mod support;
-
+use crate::support::{self, Cluster, Seen};
 use dynamo_client::{Client, Context};
 use futures::future::join_all;
-use support::{Cluster, Seen};
 
 async fn client(cluster: &Cluster) -> Client {
     let builder = Client::builder().endpoints(cluster.addresses());

@@ -1,19 +1,16 @@
 //! Where requests go: to replicas, past silent nodes, and after the ring.
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
-
-mod support;
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use crate::support::{self, Act, Cluster, Seen};
 use dynamo_client::{Builder, Client, Context};
 use dynamo_core::{
     ring::{Member, Ring, RingParts},
     types::{ClusterId, KeyHash, MemberId, Zone},
 };
-use support::{Act, Cluster, Seen};
 
 const ATTEMPT: Duration = Duration::from_millis(400);
 

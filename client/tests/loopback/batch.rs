@@ -1,13 +1,10 @@
 //! Batches and listings.
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
-
-mod support;
 
 use std::{collections::BTreeSet, time::Duration};
 
+use crate::support::{self, Act, Cluster, Seen, partial};
 use dynamo_client::{Builder, Client, Context, Error, ListOptions, PutEntry, ReadOptions, WriteOptions};
 use futures::TryStreamExt as _;
-use support::{Act, Cluster, Seen, partial};
 use tonic::Status;
 
 fn builder(cluster: &Cluster) -> Builder {

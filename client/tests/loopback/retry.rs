@@ -1,12 +1,9 @@
 //! What a client does when nodes fail, refuse or stay silent.
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
-
-mod support;
 
 use std::time::{Duration, Instant};
 
+use crate::support::{self, Act, Cluster, not_applied, partial, status};
 use dynamo_client::{Builder, Client, Context, Error, Outcome, WriteOptions};
-use support::{Act, Cluster, not_applied, partial, status};
 use tonic::{Code, Status};
 
 const ATTEMPT: Duration = Duration::from_millis(200);

@@ -1,12 +1,9 @@
 //! Updates of data types, the choices of a put, and resolution under concurrency. Paper: §4.4.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
-
-mod support;
 
 use std::time::Duration;
 
+use crate::support::{self, Act, Cluster, Seen, not_applied};
 use dynamo_client::{Client, Context, Error, MapUpdate, Replicas, Typed, WriteOptions};
-use support::{Act, Cluster, Seen, not_applied};
 use tonic::Code;
 
 async fn client(cluster: &Cluster) -> Client {

@@ -1,18 +1,11 @@
 //! The binary as users run it, against a cluster in memory.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
-#[path = "../../tests/support/mod.rs"]
-mod support;
-
-mod admin;
-
-mod runner;
-
+use crate::admin;
 use std::{path::Path, process::Stdio};
 
-use runner::{Ran, command, run, run_with};
+use crate::runner::{Ran, command, run, run_with};
+use crate::support::{self, Act, Cluster, not_applied, partial};
 use serde_json::Value;
-use support::{Act, Cluster, not_applied, partial};
 use tokio::process::Command;
 use tonic::{Code, Status};
 

@@ -1,12 +1,9 @@
 //! What a client does about a node that is slow and not dead.
-#![allow(clippy::unwrap_used, reason = "in a test it is its failure")]
-
-mod support;
 
 use std::time::Duration;
 
+use crate::support::{Act, Cluster};
 use dynamo_client::{Client, Context};
-use support::{Act, Cluster};
 
 /// Reads by which a client knows how long a node usually takes.
 const READS: usize = 32;

@@ -1,10 +1,8 @@
 //! Reads that the client coordinates itself, and where its writes go afterwards. Paper: §5, §6.4.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
-
-mod support;
 
 use std::time::{Duration, Instant};
 
+use crate::support::{self, Act, Cluster, Seen as Request, rules, status};
 use bytes::Bytes;
 use dynamo_client::{Builder, Client, Context, Coordination, Error, ReadOptions, Replicas};
 use dynamo_core::{
@@ -12,7 +10,6 @@ use dynamo_core::{
     version::{self, Actor, Content, Dot, KeyState, Seen, Sibling, Stamp},
 };
 use dynamo_proto::v1;
-use support::{Act, Cluster, Seen as Request, rules, status};
 use tonic::Code;
 
 const ALL: ReadOptions = ReadOptions {
