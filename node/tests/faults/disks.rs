@@ -75,6 +75,29 @@ async fn d67_full_disks_refuse_writes_while_reads_go_on_and_recover_by_themselve
     cluster.equal("", "key").await;
 }
 
+/// Who is asked and is no replica passes a write on to a primary that has room, not only to the first that lives.
+#[tokio::test(flavor = "multi_thread")]
+async fn d67_a_write_is_passed_on_past_a_primary_whose_disk_is_full() {
+    let cluster = Cluster::start(Shape::quick(4, 0)).await;
+    let key = cluster.key_with(|primaries, _| !primaries.contains(&3)).await;
+    let (primaries, _) = cluster.placed(&key).await;
+    let write = async |at: usize| cluster.kv(at).put(put(&key, "value", &Bytes::new())).await;
+    for (index, primary) in primaries.iter().enumerate() {
+        write(3).await.unwrap();
+        set(&cluster, *primary, full()).await;
+        until("it refuses writes", || async {
+            let refused = write(*primary).await;
+            refused.is_err_and(|status| status.code() == Code::ResourceExhausted)
+        })
+        .await;
+        if index + 1 < primaries.len() {
+            continue;
+        }
+        let status = write(3).await.unwrap_err();
+        assert_eq!(why(&status), (Code::ResourceExhausted, "DISK_FULL".into()));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_that_cannot_be_read_is_never_taken_for_none() {
     let cluster = Cluster::start(Shape::quick(3, 0)).await;

@@ -123,14 +123,20 @@ async fn serve(node: &Arc<Node>, mut write: Write, deadline: Deadline) -> Result
     if primaries.any(|primary| primary.member == *placed.me()) {
         return Ok(run(node, &placed, command, deadline).await?);
     }
+    let mut refused = None;
     for candidate in candidates.top_reachable() {
         // Only without a primary in reach does a fallback coordinate, and keeps the write as a hint.
         if candidate.member == *placed.me() {
             return Ok(run(node, &placed, command, deadline).await?);
         }
-        if let Some(answer) = forward(node, &write, &command, &candidate.member, deadline).await? {
-            return Ok(answer);
+        match forward(node, &write, &command, &candidate.member, deadline).await? {
+            Forwarded::Done(answer) => return Ok(answer),
+            Forwarded::DiskFull(status) => refused = Some(status),
+            Forwarded::NotSent => {}
         }
+    }
+    if let Some(status) = refused {
+        return Err(status);
     }
     let hash = command.key.hash();
     let message = format!("no node that may coordinate the key with hash {hash} can be reached; try again");
@@ -153,16 +159,24 @@ async fn run(
     })
 }
 
-/// Passes a write on. `None`: nothing was sent. What may have been applied is never sent again.
+/// What became of a write that was passed on and may be passed on again.
+enum Forwarded {
+    Done(Written),
+    /// That node has no room, of which others may have plenty.
+    DiskFull(Status),
+    NotSent,
+}
+
+/// Passes a write on. What may have been applied is never sent again.
 async fn forward(
     node: &Arc<Node>,
     write: &Write,
     command: &Command,
     target: &MemberId,
     deadline: Deadline,
-) -> Result<Option<Written>, Status> {
+) -> Result<Forwarded, Status> {
     let Some(to) = node.membership().to(target) else {
-        return Ok(None);
+        return Ok(Forwarded::NotSent);
     };
     node.metrics().forward();
     let remaining = deadline.remaining();
@@ -179,10 +193,13 @@ async fn forward(
         .await
         .map_err(|error| Status::internal(format!("the forwarding task ended early: {error}")))?;
     match answer {
-        Ok(response) => Written::forwarded(response).map(Some),
+        Ok(response) => Written::forwarded(response).map(Forwarded::Done),
         Err(error) if error.kind == FailureKind::StaleEpoch => {
             node.catch_up();
-            Ok(None)
+            Ok(Forwarded::NotSent)
+        }
+        Err(error) if error.answered && status::reason_word(&error.status) == Reason::DiskFull.name() => {
+            Ok(Forwarded::DiskFull(relay(&error.status)))
         }
         Err(error) if error.answered => Err(relay(&error.status)),
         Err(error) if error.sent => {
@@ -199,7 +216,7 @@ async fn forward(
             let failure = Failure::new(Reason::WriteTimedOut, message);
             Err(failure.with_outcome(outcome).into())
         }
-        Err(_) => Ok(None),
+        Err(_) => Ok(Forwarded::NotSent),
     }
 }
 
