@@ -62,18 +62,18 @@ macro_rules! mistakes {
 mistakes! {
     reply_with_merged_context: MergedContextReply, of_seed 1, ["I4"];
     ack_before_sync: AckBeforeSync, of_seed 1, ["I6", "I1"];
-    hint_counted_twice: HintCountedTwice, of_seed 2, ["I6", "I1"];
-    hints_forgotten_after_restart: ForgetHintsOnRestart, of_seed 135, ["I1"];
+    hint_counted_twice: HintCountedTwice, of_seed 14, ["I6", "I1"];
+    hints_forgotten_after_restart: ForgetHintsOnRestart, of_seed 1, ["I1"];
     hint_deleted_before_the_durable_word: HintDeletedEarly, of_seed 2, ["I1", "I9"];
-    anti_entropy_pushing_one_way_only: OneWayExchange, of_seed 35, ["I13"];
-    same_incarnation_after_volume_loss: SameIncarnationAfterLoss, of_seed 24, ["I3", "I1", "I15"];
-    emptied_member_counted_in_a_read_quorum: EmptiedCountsInReads, of_seed 24, ["I15"];
-    reaping_by_time_only: ReapByTimeOnly, of_seed 145, ["I7"];
-    read_error_answered_as_absent: ReadErrorIsAbsent, of_seed 1, ["I1", "I15", "I3"];
+    anti_entropy_pushing_one_way_only: OneWayExchange, of_seed 37, ["I13"];
+    same_incarnation_after_volume_loss: SameIncarnationAfterLoss, of_seed 2, ["I3", "I1", "I15"];
+    emptied_member_counted_in_a_read_quorum: EmptiedCountsInReads, of_seed 2, ["I15"];
+    reaping_by_time_only: ReapByTimeOnly, of_seed 41, ["I7"];
+    read_error_answered_as_absent: ReadErrorIsAbsent, of_seed 16, ["I1", "I15", "I3"];
     retry_without_its_operation_id: ForgetOpIds, of_seed 10, ["I5"];
-    going_on_after_a_failed_sync: IgnoreFailedSync, of_seed 1, ["I6", "I1"];
+    going_on_after_a_failed_sync: IgnoreFailedSync, of_seed 25, ["I6", "I1"];
     overwriting_instead_of_merging: OverwriteInsteadOfMerge, of_seed 2, ["I1", "I15"];
-    empty_fallback_counted_as_a_primary: EmptyFallbackIsPrimary, of_seed 18, ["I15"];
+    empty_fallback_counted_as_a_primary: EmptyFallbackIsPrimary, of_seed 9, ["I15"];
     plain_counters: PlainCounters, of_seed 4, ["I3", "I1", "I15"];
     merging_without_seen: IgnoreSeenInMerge, of_seed 2, ["I5"];
     addresses_taken_for_identities: AddressIsIdentity, of_seed 9, ["I2", "I6", "I1"];
