@@ -9,10 +9,13 @@ use std::{
 
 use alloc_tracker::Session;
 use bytes::Bytes;
-use dynamo_proto::v1::{self, key_value_client::KeyValueClient};
+use dynamo_proto::v1::{
+    self, Request, Requests, Responses, request::Request as Asked, response::Response as Answer,
+};
+use futures::channel::mpsc;
 use prost::Message as _;
-use tokio::runtime::Handle;
-use tonic::{Response, Status, transport::Channel};
+use tokio::{runtime::Handle, time::timeout};
+use tonic::Streaming;
 
 use crate::harness::Cluster;
 
@@ -84,7 +87,9 @@ pub(crate) struct Client {
     cluster: Arc<Cluster>,
     /// Of the servers.
     servers: Handle,
-    kv: KeyValueClient<Channel>,
+    requests: mpsc::UnboundedSender<Requests>,
+    responses: Streaming<Responses>,
+    last_id: u64,
     /// Tasks of the servers that are always there.
     tasks_at_rest: usize,
     /// The context that the last put of each key gave.
@@ -95,9 +100,13 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(cluster: Arc<Cluster>, servers: Handle) -> Self {
+    pub(crate) async fn new(cluster: Arc<Cluster>, servers: Handle) -> Self {
+        let (requests, leaving) = mpsc::unbounded();
+        let responses = cluster.kv(0).serve(leaving).await.unwrap().into_inner();
         Self {
-            kv: cluster.kv(0),
+            requests,
+            responses,
+            last_id: 0,
             cluster,
             servers,
             tasks_at_rest: usize::MAX,
@@ -190,6 +199,26 @@ impl Client {
         }
     }
 
+    /// On the stream, as clients do; the nodes' time-outs stand still.
+    async fn ask(&mut self, asked: Asked) -> Answer {
+        self.last_id += 1;
+        let request = Request {
+            id: self.last_id,
+            request: Some(asked),
+            ..Request::default()
+        };
+        let requests = Requests {
+            requests: vec![request],
+        };
+        self.request_bytes += requests.encoded_len() as u64;
+        self.requests.unbounded_send(requests).unwrap();
+        let message = timeout(DEADLINE, self.responses.message()).await.unwrap();
+        let mut responses = message.unwrap().unwrap();
+        self.response_bytes += responses.encoded_len() as u64;
+        assert_eq!(responses.responses.len(), 1);
+        responses.responses.remove(0).response.unwrap()
+    }
+
     async fn put(&mut self, key: u64) {
         let request = v1::PutRequest {
             key: name(key),
@@ -197,9 +226,9 @@ impl Client {
             context: self.contexts.get(&key).cloned().unwrap_or_default(),
             ..v1::PutRequest::default()
         };
-        self.request_bytes += request.encoded_len() as u64;
-        let response = answered(self.kv.put(request)).await;
-        self.response_bytes += response.encoded_len() as u64;
+        let Answer::Put(response) = self.ask(Asked::Put(request)).await else {
+            panic!("a put was answered by something else");
+        };
         self.contexts.insert(key, response.context);
     }
 
@@ -208,20 +237,11 @@ impl Client {
             key: name(key),
             ..v1::GetRequest::default()
         };
-        self.request_bytes += request.encoded_len() as u64;
-        let response = answered(self.kv.get(request)).await;
-        self.response_bytes += response.encoded_len() as u64;
+        let Answer::Get(response) = self.ask(Asked::Get(request)).await else {
+            panic!("a get was answered by something else");
+        };
         assert_eq!(response.versions.len(), 1);
     }
-}
-
-/// The nodes' time-outs stand still, too.
-async fn answered<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> T {
-    tokio::time::timeout(DEADLINE, call)
-        .await
-        .unwrap()
-        .unwrap()
-        .into_inner()
 }
 
 /// 24 bytes, whatever the number.
