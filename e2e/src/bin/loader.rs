@@ -20,6 +20,9 @@ struct Cli {
     /// host:port of any node, or of the Service.
     #[arg(long)]
     endpoint: String,
+    /// Of an operation, with all that the client tries again.
+    #[arg(long, global = true, default_value_t = 2)]
+    deadline_s: u64,
     #[command(subcommand)]
     mode: Mode,
 }
@@ -103,7 +106,10 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     let client = wait::until("the cluster tells its ring", Duration::from_secs(30), || async {
         let builder = Client::builder().endpoint(&cli.endpoint);
         Ok(Look::Done(
-            builder.deadline(Duration::from_secs(2)).connect().await?,
+            builder
+                .deadline(Duration::from_secs(cli.deadline_s))
+                .connect()
+                .await?,
         ))
     })
     .await?;
