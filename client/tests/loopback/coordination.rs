@@ -1,8 +1,8 @@
 //! Reads that the client coordinates itself, and where its writes go afterwards. Paper: §5, §6.4.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::support::{self, Act, Cluster, Seen as Request, rules, status};
+use crate::support::{self, Act, Cluster, Seen as Request, eventually, rules, status};
 use bytes::Bytes;
 use dynamo_client::{Builder, Client, Context, Coordination, Error, ReadOptions, Replicas};
 use dynamo_core::{
@@ -85,17 +85,6 @@ fn handed_over(cluster: &Cluster, key: &str) -> usize {
     let get = Request::Get(key.to_owned());
     let all = cluster.nodes.iter().flat_map(support::FakeNode::seen);
     all.filter(|seen| *seen == get).count()
-}
-
-async fn eventually(what: &str, holds: impl Fn() -> bool) {
-    let begin = Instant::now();
-    while !holds() {
-        assert!(
-            begin.elapsed() < Duration::from_secs(20),
-            "{what} has not come true"
-        );
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 #[tokio::test]
@@ -260,17 +249,23 @@ async fn d32_a_fallback_is_read_for_a_primary_that_is_gone() {
     assert_eq!(handed_over(&cluster, &key), 0);
 }
 
-#[tokio::test]
-async fn d8_a_stale_client_still_succeeds_and_refreshes_its_ring() {
-    let cluster = Cluster::start(4).await;
-    cluster.set_ring(&Cluster::ring_of(3), &cluster.addresses()[..3]);
-    let client = builder(&cluster)
+/// Knows how reads of the bucket are coordinated, and refreshes its ring only if it is told to.
+async fn stale_client(cluster: &Cluster) -> Client {
+    let client = builder(cluster)
         .ring_refresh_interval(Duration::from_hours(1))
         .connect()
         .await
         .unwrap();
     client.put("k", "by the nodes", &Context::none()).await.unwrap();
     assert!(client.get("unrelated").await.unwrap_err().is_not_found());
+    client
+}
+
+#[tokio::test]
+async fn d8_a_stale_client_still_succeeds_and_refreshes_its_ring() {
+    let cluster = Cluster::start(4).await;
+    cluster.set_ring(&Cluster::ring_of(3), &cluster.addresses()[..3]);
+    let client = stale_client(&cluster).await;
     let four = support::with_epoch(&Cluster::ring_of(4), 2);
     cluster.set_ring(&four, &cluster.addresses());
     let found = client.get("k").await.unwrap();
@@ -302,13 +297,7 @@ async fn a_node_that_is_behind_does_not_speak_as_a_primary() {
 #[tokio::test]
 async fn a_replica_that_refuses_the_clients_ring_has_it_refreshed() {
     let cluster = Cluster::start(3).await;
-    let client = builder(&cluster)
-        .ring_refresh_interval(Duration::from_hours(1))
-        .connect()
-        .await
-        .unwrap();
-    client.put("k", "by the nodes", &Context::none()).await.unwrap();
-    assert!(client.get("unrelated").await.unwrap_err().is_not_found());
+    let client = stale_client(&cluster).await;
     let rings = || {
         let all = cluster.nodes.iter().flat_map(support::FakeNode::seen);
         all.filter(|seen| matches!(seen, Request::GetRing { .. })).count()

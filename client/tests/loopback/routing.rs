@@ -5,10 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::{self, Act, Cluster, Seen};
+use crate::support::{self, Act, Cluster, Seen, eventually, of_cluster, with_epoch};
 use dynamo_client::{Builder, Client, Context};
 use dynamo_core::{
-    ring::{Member, Ring, RingParts},
+    ring::{Member, Ring},
     types::{ClusterId, KeyHash, MemberId, Zone},
 };
 
@@ -28,18 +28,6 @@ fn builder(cluster: &Cluster) -> Builder {
         .attempt_timeout(ATTEMPT)
         .deadline(Duration::from_secs(10))
         .probe_interval(Duration::from_millis(50))
-}
-
-/// Looks again and again until it holds.
-async fn eventually(what: &str, holds: impl Fn() -> bool) {
-    let begin = Instant::now();
-    while !holds() {
-        assert!(
-            begin.elapsed() < Duration::from_secs(20),
-            "{what} has not come true"
-        );
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 #[tokio::test]
@@ -126,7 +114,7 @@ async fn d8_a_reply_from_a_newer_ring_brings_the_ring() {
         .await
         .unwrap();
     assert_eq!(client.ring().unwrap().epoch(), 1);
-    let four = next(&Cluster::ring_of(4), 2);
+    let four = with_epoch(&Cluster::ring_of(4), 2);
     cluster.set_ring(&four, &cluster.addresses());
     client.put("k", "v", &Context::none()).await.unwrap();
     eventually("the new ring", || client.ring().unwrap().epoch() == 2).await;
@@ -144,33 +132,18 @@ async fn d8_a_reply_from_a_newer_ring_brings_the_ring() {
 }
 
 /// The same ring with another epoch.
-fn next(ring: &Ring, epoch: u64) -> Ring {
-    with(ring, epoch, ring.cluster_id())
-}
-
-fn with(ring: &Ring, epoch: u64, cluster_id: ClusterId) -> Ring {
-    Ring::new(RingParts {
-        cluster_id,
-        epoch,
-        factor: ring.factor(),
-        members: ring.members().to_vec(),
-        owners: ring.owners().to_vec(),
-    })
-    .unwrap()
-}
-
 #[tokio::test]
 async fn older_and_foreign_rings_are_not_taken() {
     let cluster = Cluster::start(3).await;
     let ring = Cluster::ring_of(3);
-    cluster.set_ring(&next(&ring, 5), &cluster.addresses());
+    cluster.set_ring(&with_epoch(&ring, 5), &cluster.addresses());
     let client = patient(&cluster)
         .ring_refresh_interval(Duration::from_hours(1))
         .connect()
         .await
         .unwrap();
-    let foreign = with(&ring, 9, ClusterId([9; 16]));
-    for other in [next(&ring, 4), foreign] {
+    let foreign = of_cluster(&ring, 9, ClusterId([9; 16]));
+    for other in [with_epoch(&ring, 4), foreign] {
         cluster.set_ring(&other, &cluster.addresses());
         client.refresh_ring().await.unwrap();
         let held = client.ring().unwrap();

@@ -16,6 +16,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -331,14 +332,31 @@ impl FakeNode {
 
 /// The same ring with another epoch.
 pub fn with_epoch(ring: &Ring, epoch: u64) -> Ring {
+    of_cluster(ring, epoch, ring.cluster_id())
+}
+
+/// The same ring of another cluster.
+pub fn of_cluster(ring: &Ring, epoch: u64, cluster_id: ClusterId) -> Ring {
     Ring::new(RingParts {
-        cluster_id: ring.cluster_id(),
+        cluster_id,
         epoch,
         factor: ring.factor(),
         members: ring.members().to_vec(),
         owners: ring.owners().to_vec(),
     })
     .unwrap()
+}
+
+/// Looks again and again until it holds.
+pub async fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let begin = Instant::now();
+    while !holds() {
+        assert!(
+            begin.elapsed() < Duration::from_secs(20),
+            "{what} has not come true"
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// What nodes say of a bucket with this quorum and no policy.
