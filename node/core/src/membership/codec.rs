@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::displaced::{Displaced, LIVES_MAX};
+use super::displaced::{DISPLACED_MAX, Displaced};
 use super::entry::MemberEntry;
 use super::log::{LOG_ENTRIES_MAX, Log, LogEntry};
 use super::message::RingVersion;
@@ -168,7 +168,7 @@ fn read_entries(reader: &mut Reader, old: bool) -> Result<BTreeMap<MemberId, Mem
 
 fn read_displaced(reader: &mut Reader) -> Result<Displaced, DecodeError> {
     let mut displaced = Displaced::default();
-    for _ in 0..read_count(reader, MEMBERS_MAX * LIVES_MAX)? {
+    for _ in 0..read_count(reader, MEMBERS_MAX * DISPLACED_MAX)? {
         if !displaced.push(read_entry(reader, false)?) {
             return Err(DecodeError::Invalid("order or number of lives before"));
         }

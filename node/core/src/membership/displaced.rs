@@ -6,12 +6,12 @@ use super::entry::MemberEntry;
 use crate::types::{Incarnation, MemberId};
 
 /// Lives before the present one that are remembered of a member.
-pub(super) const LIVES_MAX: usize = 2;
+pub(super) const DISPLACED_MAX: usize = 2;
 
 /// Of each other member the last statement of the life before its present one, and of an earlier one that said more.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Displaced {
-    /// At most [`LIVES_MAX`] each, ascending by incarnation.
+    /// At most [`DISPLACED_MAX`] each, ascending by incarnation.
     lives: BTreeMap<MemberId, Vec<MemberEntry>>,
 }
 
@@ -36,7 +36,7 @@ impl Displaced {
         }
         let lives = self.lives.entry(entry.member.clone()).or_default();
         lives.push(entry);
-        lives.len() <= LIVES_MAX
+        lives.len() <= DISPLACED_MAX
     }
 
     /// Keeps the last statement of a life that is over, or of a larger `synced` than the member now says.
@@ -55,7 +55,7 @@ impl Displaced {
             Some(_) => {}
             None => kept.insert(place, entry),
         }
-        if kept.len() > LIVES_MAX {
+        if kept.len() > DISPLACED_MAX {
             let (old, new) = (&kept[0], &kept[1]);
             let later = new.incarnation.generation > old.incarnation.generation + 1;
             let says_more = later || new.synced >= old.synced;
