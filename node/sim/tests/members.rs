@@ -317,20 +317,24 @@ fn d64_new_holders_pull_from_all_that_are_left() {
     }
 }
 
+/// Every partition has one copy, and a new member gets some of each of the others.
+fn lone(seed: u64) -> Knobs {
+    Knobs {
+        n: 1,
+        r: 1,
+        w: 1,
+        partitions: 64,
+        ..six(seed)
+    }
+}
+
 /// A member dies that was the only one of a partition's primaries, but a new holder has the partition already. Another ring takes the
 /// place of the one that lists the new holder: whoever is to hold the partition now gets it from there.
 #[test]
 fn d64_what_a_holder_by_a_superseded_ring_has_is_not_lost() {
     let mut superseded = 0;
     for seed in 1..6 {
-        let knobs = Knobs {
-            n: 1,
-            r: 1,
-            w: 1,
-            // The new one gets some of each of the others.
-            partitions: 64,
-            ..six(seed)
-        };
+        let knobs = lone(seed);
         let mut plan: Plan = vec![(2000, Fault::Members(0, SIX))];
         let all = holds(&knobs, &plan).stats.pulled;
         let pulled_ms = (2000..8000)
@@ -352,13 +356,7 @@ fn d64_what_a_holder_by_a_superseded_ring_has_is_not_lost() {
 fn d64_what_a_dead_successor_was_to_hold_is_not_let_go() {
     const DIES_MS: u64 = 1000;
     for seed in 1..3 {
-        let knobs = Knobs {
-            n: 1,
-            r: 1,
-            w: 1,
-            partitions: 64,
-            ..six(seed)
-        };
+        let knobs = lone(seed);
         let leaves = (2000, Fault::Members(0, FIVE & !(1 << 4)));
         // It tells that it has everything, and hears no more that all have.
         let of = |deaf_ms| {
