@@ -13,7 +13,7 @@ use futures::future;
 use serde_json::json;
 use tokio::{sync::watch, time::sleep};
 
-use super::rounds::{Bar, Round, Section, publish, told};
+use super::rounds::{Bar, Round, Section, measure, publish};
 use crate::{
     bed::{Bed, Figures, say},
     cli,
@@ -79,16 +79,14 @@ pub(crate) async fn run(options: &cli::Join) -> Result<()> {
     leave(&mut bed, members).await?;
     Bed::rest(&mut [&mut bed], bench).await?;
     let rate = bed.rate(options.rate, RATE_SHARE).await?;
-    let mut rounds = Vec::new();
-    for number in 1..=options.rounds {
+    let rounds = measure(options.rounds, async |number| {
         if number > 1 {
             leave(&mut bed, members).await?;
             sleep(bench.settle()).await;
         }
-        let round = round(options, &mut bed, members, rate).await?;
-        told(number, &round);
-        rounds.push(round);
-    }
+        round(options, &mut bed, members, rate).await
+    })
+    .await?;
     let section = Section {
         note: format!(
             "ours: {}; {members} nodes and one that joins; {rate:.0} operations a second",
@@ -181,12 +179,7 @@ async fn join(bed: &Bed, members: usize) -> Result<(PlanResponse, Duration)> {
 fn take(run: &str, figures: &Figures, foreign_max: f64, round: &mut Round) {
     round.check(run, figures, foreign_max);
     round.set(format!("{run}, s"), figures.seconds);
-    if let Some(latency) = &figures.latency {
-        round.set(format!("{run}, samples"), latency.samples as f64);
-        round.set(format!("{run}, p50 us"), latency.p50_us);
-        round.set(format!("{run}, p99 us"), latency.p99_us);
-        round.set(format!("{run}, p99.9 us"), latency.p999_us);
-    }
+    round.take_latency(run, figures);
 }
 
 fn moved(before: &Metrics, after: &Metrics, plan: &PlanResponse, took: Duration, round: &mut Round) {

@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 use tokio::time::{sleep, timeout};
 
-use super::rounds::{Bar, Round, Section, publish, told};
+use super::rounds::{Bar, Round, Section, measure, publish};
 use crate::{
     bed::{Bed, say},
     cli,
@@ -65,16 +65,15 @@ pub(crate) async fn run(options: &cli::Restart) -> Result<()> {
     for bed in &beds {
         bed.pause()?;
     }
-    let mut rounds = Vec::new();
-    for number in 1..=options.rounds {
+    let rounds = measure(options.rounds, async |number| {
         let mut round = Round::default();
         let victim = (number - 1) as usize % usize::from(shape.nodes);
         for (bed, name) in beds.iter_mut().zip([OURS, PEER]) {
             round.set(name, away(bed, victim, bench.settle()).await?);
         }
-        told(number, &round);
-        rounds.push(round);
-    }
+        Ok(round)
+    })
+    .await?;
     let note = format!(
         "ours: {}\n{} (peer): {}\n{} records; one node of each is killed, in turn, and its system alone runs",
         beds[0].guarantee(),

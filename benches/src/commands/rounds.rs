@@ -74,6 +74,16 @@ impl Round {
             || (foreign > foreign_max).then(|| format!("{run}: others used {foreign:.2} processors"));
         self.dropped = self.dropped.take().or(void).or_else(disturbed);
     }
+
+    /// Takes the latencies of a run, if it has any.
+    pub(crate) fn take_latency(&mut self, run: &str, figures: &Figures) {
+        if let Some(latency) = &figures.latency {
+            self.set(format!("{run}, samples"), latency.samples as f64);
+            self.set(format!("{run}, p50 us"), latency.p50_us);
+            self.set(format!("{run}, p99 us"), latency.p99_us);
+            self.set(format!("{run}, p99.9 us"), latency.p999_us);
+        }
+    }
 }
 
 impl Bar {
@@ -99,10 +109,19 @@ impl Judged {
     }
 }
 
-/// Says what a round has come to.
-pub(crate) fn told(number: u32, round: &Round) {
-    let dropped = round.dropped.as_deref().unwrap_or("counts");
-    say(&format!("round {number}: {dropped}"));
+/// Measures so many rounds, by their numbers from 1, and says what each has come to.
+pub(crate) async fn measure(
+    count: u32,
+    mut round: impl AsyncFnMut(u32) -> Result<Round>,
+) -> Result<Vec<Round>> {
+    let mut rounds = Vec::new();
+    for number in 1..=count {
+        let round = round(number).await?;
+        let dropped = round.dropped.as_deref().unwrap_or("counts");
+        say(&format!("round {number}: {dropped}"));
+        rounds.push(round);
+    }
+    Ok(rounds)
 }
 
 /// Prints tables and bars, and writes the JSON with `about`. An error if a bar has no figure.

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde_json::json;
 
-use super::rounds::{Bar, Round, Section, publish, told};
+use super::rounds::{Bar, Round, Section, measure, publish};
 use crate::{
     bed::{Bed, Figures},
     cli,
@@ -62,12 +62,7 @@ pub(crate) async fn run(options: &cli::Stall) -> Result<()> {
     let mut bed = Bed::prepare(Kind::Ours, shape, Workload::Get, bench).await?;
     Bed::rest(&mut [&mut bed], bench).await?;
     let rate = bed.rate(options.rate, RATE_SHARE).await?;
-    let mut rounds = Vec::new();
-    for number in 1..=options.rounds {
-        let round = round(options, &bed, rate).await?;
-        told(number, &round);
-        rounds.push(round);
-    }
+    let rounds = measure(options.rounds, async |_| round(options, &bed, rate).await).await?;
     let section = Section {
         note: format!("ours: {}; {rate:.0} reads a second", bed.guarantee()),
         rounds,
@@ -96,12 +91,7 @@ async fn take(options: &cli::Stall, bed: &Bed, rate: f64, run: &str, round: &mut
     let after = Metrics::read(bed.ring()?).await?;
     round.check(run, &figures, options.bench.foreign_max);
     let served = before.growth(&after, "dynamo_request_duration_seconds_count", "op=\"get\"");
-    if let Some(latency) = &figures.latency {
-        round.set(format!("{run}, samples"), latency.samples as f64);
-        round.set(format!("{run}, p50 us"), latency.p50_us);
-        round.set(format!("{run}, p99 us"), latency.p99_us);
-        round.set(format!("{run}, p99.9 us"), latency.p999_us);
-    }
+    round.take_latency(run, &figures);
     round.set(format!("{run}, extra requests, %"), extra_percent(&figures));
     round.set(
         format!("{run}, gets that nodes served / reads"),

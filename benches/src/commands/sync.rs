@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde_json::json;
 
-use super::rounds::{Bar, Round, Section, publish, told};
+use super::rounds::{Bar, Round, Section, measure, publish};
 use crate::{
     bed::Bed,
     cli,
@@ -42,12 +42,7 @@ pub(crate) async fn run(options: &cli::Sync) -> Result<()> {
     };
     let mut bed = Bed::prepare(Kind::Ours, shape, Workload::Put, bench).await?;
     Bed::rest(&mut [&mut bed], bench).await?;
-    let mut rounds = Vec::new();
-    for number in 1..=options.rounds {
-        let round = round(options, &bed).await?;
-        told(number, &round);
-        rounds.push(round);
-    }
+    let rounds = measure(options.rounds, async |_| round(options, &bed).await).await?;
     let (_, w) = bed.ring()?.quorums();
     let section = Section {
         note: format!(
