@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -21,7 +21,7 @@ use futures::future::join_all;
 use tokio::{sync::Mutex, task::JoinHandle};
 use tonic::{Code, transport::Channel};
 
-use crate::harness::{Cluster, Shape, get, put, until, values, why};
+use crate::harness::{Cluster, Shape, get, put, until, until_ok, values, why};
 
 impl Cluster {
     fn target(&self, members: &[usize]) -> RingTarget {
@@ -48,31 +48,23 @@ impl Cluster {
 
     /// Plans and commits, as often as it takes: others may do so at the same time, and new members are heard of by gossip.
     async fn commit(&self, at: usize, target: &RingTarget) -> u64 {
-        let epoch = AtomicUsize::new(0);
-        until("the change is committed", || async {
-            let asked = Some(target.clone());
-            let Ok(plan) = self
-                .admin(at)
+        let target = Some(target.clone());
+        until_ok("the change is committed", || async {
+            let mut admin = self.admin(at);
+            let target = target.clone();
+            let planned = admin
                 .plan(PlanRequest {
-                    target: asked.clone(),
+                    target: target.clone(),
                 })
-                .await
-            else {
-                return false;
-            };
+                .await?;
             let commit = CommitRequest {
-                target: asked,
-                expected_epoch: plan.into_inner().expected_epoch,
+                target,
+                expected_epoch: planned.get_ref().expected_epoch,
                 expected_hash: 0,
             };
-            let committed = self.admin(at).commit(commit).await;
-            if let Ok(committed) = &committed {
-                epoch.store(committed.get_ref().epoch as usize, Ordering::Relaxed);
-            }
-            committed.is_ok()
+            Ok(admin.commit(commit).await?.get_ref().epoch)
         })
-        .await;
-        epoch.into_inner() as u64
+        .await
     }
 
     async fn transition(&self, at: usize) -> TransitionResponse {
@@ -568,6 +560,28 @@ async fn d64_a_dead_member_is_replaced_and_only_its_partitions_move() {
     cluster.changed(epoch, &[0, 1, 2, 4]).await;
     all_there(&cluster, &[0, 1, 2, 4], &expected).await;
     cluster.equal_trees().await;
+}
+
+/// No other member has exchanged a word with it, so that none can tell what it knew.
+#[tokio::test(flavor = "multi_thread")]
+async fn d64_a_member_that_dies_before_anybody_has_heard_from_it_is_replaced() {
+    let mut cluster = Cluster::unassigned(Shape::quick(5, 0).with_first(4)).await;
+    let bootstrap = cluster.bootstrap_request();
+    cluster.stop_node(3).await;
+    cluster.admin(0).bootstrap(bootstrap).await.unwrap();
+    for index in [1, 2, 4] {
+        cluster
+            .admin(index)
+            .join(cluster.join_request(index))
+            .await
+            .unwrap();
+    }
+    cluster.all_valid().await;
+    let mut target = cluster.target(&[0, 1, 2, 4]);
+    target.members[3].replaces = Cluster::id(3);
+    target.dead = vec![Cluster::id(3)];
+    let epoch = cluster.commit(0, &target).await;
+    cluster.changed(epoch, &[0, 1, 2, 4]).await;
 }
 
 /// A member whose machine was moved to another zone, and then all members of a zone: the copies are spread over what is left.

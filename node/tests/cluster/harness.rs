@@ -649,3 +649,24 @@ pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut condition: i
         deadline()
     );
 }
+
+/// Waits until a request is answered; fails with what it was for and the last refusal after the deadline.
+pub(crate) async fn until_ok<T, F: Future<Output = Result<T, Status>>>(
+    what: &str,
+    mut request: impl FnMut() -> F,
+) -> T {
+    let begun = tokio::time::Instant::now();
+    loop {
+        match request().await {
+            Ok(answer) => return answer,
+            Err(refused) => assert!(
+                begun.elapsed() < deadline(),
+                "not within {:?}: {what}; refused {:?}: {}",
+                deadline(),
+                refused.code(),
+                refused.message()
+            ),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

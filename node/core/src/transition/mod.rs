@@ -19,7 +19,8 @@
 //! written to until everybody knows the new one, for somebody may read from it.
 //!
 //! **Forgetting.** A member that lost its disk may have proposed a ring, or have begun to read from one, and not know it. Until
-//! it has heard from everybody in this life, it proposes nothing, marks no `reading` and coordinates no reads.
+//! it has heard from everybody in this life, it proposes nothing, marks no `reading` and coordinates no reads. Nobody waits to hear
+//! from the dead; a proposal may be what names them.
 //!
 //! **A ring that lists the dead.** Who dies when all others read from a ring is named dead in that ring, and it comes to serve all the
 //! same. What its slots had is then with those that hold it by the rings before. These are *kept*: their members are not let go, have a
@@ -147,8 +148,8 @@ pub enum ProposeRefused {
     Reading(u64),
     /// This member began without a memory, or lost it, and has not yet heard from everybody.
     #[error(
-        "this member remembers no earlier ring and has not heard from all members since it began; ask again in a moment, or ask \
-         another one"
+        "this member remembers no earlier ring and has not heard from all members since it began; ask again in a moment, ask \
+         another one, or declare dead who is gone for good"
     )]
     Forgetful,
     /// Too many rings are written to.
@@ -277,7 +278,7 @@ impl Transition {
                 newest: newest.epoch,
             });
         }
-        if !self.remembers() {
+        if self.unheard().into_iter().any(|member| !dead.contains(member)) {
             return Err(ProposeRefused::Forgetful);
         }
         if !self.everybody().contains(&self.me) {

@@ -289,6 +289,12 @@ fn one_that_lost_its_memory_hears_everybody_before_it_reads_or_proposes() {
             emptied.propose(Arc::clone(&next), BTreeSet::new()),
             Err(ProposeRefused::Forgetful)
         );
+        let not_awaited: BTreeSet<_> = (other + 1..3).map(name).collect();
+        assert_eq!(
+            emptied.clone().propose(Arc::clone(&next), not_awaited),
+            Err(ProposeRefused::Forgetful),
+            "another one has not been heard either"
+        );
         emptied.heard_from(&name(other));
     }
     assert!(emptied.remembers());
@@ -341,6 +347,22 @@ fn a_suspect_store_is_trusted_with_everything_that_the_next_ring_makes_it_hold()
     // With no other ring in sight, one that the base lists gets back what that makes it hold, whoever is away.
     let alone = Transition::new(name(0), life(2), Arc::clone(cluster.0[0].base()), true);
     assert!(!alone.remembers() && alone.may_be_trusted(None));
+}
+
+/// Or a member that dies before anybody has heard from it could never be replaced: everybody begins without a memory.
+#[test]
+fn a_member_that_was_never_heard_can_be_declared_dead() {
+    let mut member = Transition::new(name(1), life(1), Arc::new(ring(1, &OLD)), true);
+    member.heard_from(&name(2));
+    let next = Arc::new(ring(2, &NEW));
+    let refused = member.propose(Arc::clone(&next), BTreeSet::new());
+    assert_eq!(refused, Err(ProposeRefused::Forgetful));
+    member.propose(next, [name(0)].into()).unwrap();
+    assert_eq!(
+        member.unheard(),
+        [&name(3)],
+        "whom the next ring lists is heard too"
+    );
 }
 
 #[test]
