@@ -30,6 +30,7 @@ use crate::{
         look, records,
         writer::{Expected, Swap},
     },
+    tasks,
 };
 
 /// Exchanges that pull at a time: while one waits for the network, another one waits for the disk.
@@ -56,10 +57,21 @@ pub(super) async fn steps(node: Arc<Node>) {
                 step = step_name(mark.step),
                 "a step of a change of the ring is taken"
             );
+            if mark.step == Step::Reading && leaves(&placed) {
+                // With the last of these marks it ends, and the others could not go on without its word.
+                let members = node.membership().transition().map(|known| known.told_to());
+                tasks::tell_all(&node, members.unwrap_or_default()).await;
+            }
             node.ring_changed();
             node.catch_up();
         }
     }
+}
+
+/// Whether this node has no part in the newest ring.
+fn leaves(placed: &Placed) -> bool {
+    let next = placed.layouts().next();
+    next.is_some_and(|next| next.ring().index_of(placed.me()).is_none())
 }
 
 /// The word for people.
