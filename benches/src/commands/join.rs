@@ -40,6 +40,8 @@ const RATE_SHARE: f64 = 0.4;
 const LOOK: Duration = Duration::from_millis(50);
 /// For a node that was killed to serve again.
 const READY_LIMIT: Duration = Duration::from_mins(1);
+/// For a node that has left to end.
+const ENDED_LIMIT: Duration = Duration::from_mins(1);
 /// For hints to be delivered.
 const HINTS_LIMIT: Duration = Duration::from_mins(10);
 /// The node that is killed, so that there are hints for it.
@@ -100,12 +102,18 @@ pub(crate) async fn run(options: &cli::Join) -> Result<()> {
     publish("join", bench, about, &[section])
 }
 
-/// It begins anew with an empty store: its process has ended, or does so now.
+/// It ends by itself, and begins anew with an empty store.
 async fn leave(bed: &mut Bed, members: usize) -> Result<()> {
     say("the last node leaves");
     let ring = bed.ring()?;
     let plan = commit(ring, members).await?;
     changed(ring, members, &plan).await?;
+    let (gone, began) = (member(members), Instant::now());
+    while ring.status(&gone).await.is_ok() {
+        anyhow::ensure!(began.elapsed() < ENDED_LIMIT, "{gone} has left and does not end");
+        sleep(LOOK).await;
+    }
+    // What is left of its process.
     bed.kill(members).await?;
     bed.launch(members)
 }
