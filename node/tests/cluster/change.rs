@@ -584,22 +584,6 @@ async fn d64_a_member_that_dies_before_anybody_has_heard_from_it_is_replaced() {
     cluster.changed(epoch, &[0, 1, 2, 4]).await;
 }
 
-/// It ends with the change, and is not started again: the others have its last word.
-#[tokio::test(flavor = "multi_thread")]
-async fn k6_the_others_need_nothing_more_of_a_member_that_has_left() {
-    for _ in 0..3 {
-        let cluster = Cluster::start(Shape::quick(4, 0)).await;
-        let epoch = cluster.commit(0, &cluster.target(&[0, 1, 2])).await;
-        for index in 0..3 {
-            until(&format!("node {index} serves by ring {epoch} alone"), || async {
-                let at = cluster.transition(index).await;
-                at.base_epoch == epoch && at.next_epoch == 0
-            })
-            .await;
-        }
-    }
-}
-
 /// A member whose machine was moved to another zone, and then all members of a zone: the copies are spread over what is left.
 #[tokio::test(flavor = "multi_thread")]
 async fn d30_members_change_their_zones_and_a_zone_is_evacuated_under_load() {
