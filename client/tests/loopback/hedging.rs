@@ -8,8 +8,8 @@ use dynamo_client::{Client, Context};
 /// Reads by which a client knows how long a node usually takes.
 const READS: usize = 32;
 
-/// A client that has read a key of n0 often; only a second node can save it from one that is silent.
-async fn client_that_knows_n0(cluster: &Cluster, hedge_percent: u32) -> (Client, String) {
+/// A client that has read a key of n0 so often; only a second node can save it from one that is silent.
+async fn client_after(reads: usize, cluster: &Cluster, hedge_percent: u32) -> (Client, String) {
     let client = Client::builder()
         .endpoints(cluster.addresses())
         .attempt_timeout(Duration::from_secs(20))
@@ -20,10 +20,27 @@ async fn client_that_knows_n0(cluster: &Cluster, hedge_percent: u32) -> (Client,
         .unwrap();
     let key = cluster.key_at(0);
     client.put(&key, "v", &Context::none()).await.unwrap();
-    for _ in 0..READS {
+    for _ in 0..reads {
         client.get(&key).await.unwrap();
     }
     (client, key)
+}
+
+async fn client_that_knows_n0(cluster: &Cluster, hedge_percent: u32) -> (Client, String) {
+    client_after(READS, cluster, hedge_percent).await
+}
+
+/// A pause of a node's process, for instance: what has been saved up is enough for them all.
+#[tokio::test]
+async fn d71_many_reads_of_a_node_that_stands_still_get_a_second_node_at_once() {
+    const TOGETHER: usize = 40;
+    let cluster = Cluster::start(3).await;
+    let (client, key) = client_after(400, &cluster, 25).await;
+    cluster.nodes[0].script((0..TOGETHER).map(|_| Act::Hang));
+    let reads = (0..TOGETHER).map(|_| client.get(&key));
+    // An attempt takes longer than that.
+    let all = tokio::time::timeout(Duration::from_secs(10), futures::future::join_all(reads)).await;
+    assert!(all.unwrap().into_iter().all(|read| read.is_ok()));
 }
 
 #[tokio::test]
