@@ -38,10 +38,8 @@ use crate::{
 const RATE_SHARE: f64 = 0.4;
 /// Between two looks at what is still to be done.
 const LOOK: Duration = Duration::from_millis(50);
-/// For a node that was killed to serve again.
-const READY_LIMIT: Duration = Duration::from_mins(1);
-/// For a node that has left to end.
-const ENDED_LIMIT: Duration = Duration::from_mins(1);
+/// For a node that has left to end, and for one that was killed to serve again.
+const NODE_LIMIT: Duration = Duration::from_mins(1);
 /// For hints to be delivered.
 const HINTS_LIMIT: Duration = Duration::from_mins(10);
 /// The node that is killed, so that there are hints for it.
@@ -108,11 +106,9 @@ async fn leave(bed: &mut Bed, members: usize) -> Result<()> {
     let ring = bed.ring()?;
     let plan = commit(ring, members).await?;
     changed(ring, members, &plan).await?;
-    let (gone, began) = (member(members), Instant::now());
-    while ring.status(&gone).await.is_ok() {
-        anyhow::ensure!(began.elapsed() < ENDED_LIMIT, "{gone} has left and does not end");
-        sleep(LOOK).await;
-    }
+    let gone = member(members);
+    let ended = async || Ok(ring.status(&gone).await.is_err());
+    until(&format!("{gone} has ended"), NODE_LIMIT, ended).await?;
     // What is left of its process.
     bed.kill(members).await?;
     bed.launch(members)
@@ -158,16 +154,11 @@ async fn miss_writes(options: &cli::Join, bed: &mut Bed, rate: f64) -> Result<()
         .await?;
     bed.launch(VICTIM)?;
     let (ring, member) = (bed.ring()?, member(VICTIM));
-    let began = Instant::now();
-    while !ring
-        .status(&member)
-        .await
-        .is_ok_and(|status| status.not_ready_reason.is_empty())
-    {
-        anyhow::ensure!(began.elapsed() < READY_LIMIT, "{member} does not serve again");
-        sleep(LOOK).await;
-    }
-    Ok(())
+    let serves = async || {
+        let status = ring.status(&member).await;
+        Ok(status.is_ok_and(|status| status.not_ready_reason.is_empty()))
+    };
+    until(&format!("{member} serves again"), NODE_LIMIT, serves).await
 }
 
 /// From the commit until all serve by the new ring and nobody keeps a hint.
@@ -176,12 +167,22 @@ async fn join(bed: &Bed, members: usize) -> Result<(PlanResponse, Duration)> {
     let plan = commit(ring, members).await?;
     changed(ring, members, &plan).await?;
     let took = began.elapsed();
+    let delivered = async || Ok(hints(ring).await? == 0);
+    until("all hints are delivered", HINTS_LIMIT, delivered).await?;
+    Ok((plan, took))
+}
+
+async fn until(what: &str, limit: Duration, mut condition: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
     let began = Instant::now();
-    while hints(ring).await? > 0 {
-        anyhow::ensure!(began.elapsed() < HINTS_LIMIT, "hints are not delivered");
+    while !condition().await? {
+        anyhow::ensure!(
+            began.elapsed() < limit,
+            "not within {} s: {what}",
+            limit.as_secs()
+        );
         sleep(LOOK).await;
     }
-    Ok((plan, took))
+    Ok(())
 }
 
 fn take(run: &str, figures: &Figures, foreign_max: f64, round: &mut Round) {
