@@ -106,10 +106,14 @@ async fn gossip_round(node: &Arc<Node>) {
     }
 }
 
-/// Tells members of a ring that this node proposes, all at once: as long as one has not heard of it, those who have refuse what it
-/// writes.
-pub(crate) async fn tell_all(node: &Arc<Node>, members: impl IntoIterator<Item = MemberId>) {
-    let told = members
+/// Tells all who are concerned by the rings what this node has put down of them, all at once: as long as one has not heard of a ring
+/// that it proposes, those who have refuse what that one writes.
+pub(crate) async fn tell_all(node: &Arc<Node>) {
+    let Some(transition) = node.membership().transition() else {
+        return;
+    };
+    let told = transition
+        .told_to()
         .into_iter()
         .filter(|member| node.peers().reachable(member))
         .take(TOLD_MAX)

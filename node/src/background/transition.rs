@@ -57,21 +57,14 @@ pub(super) async fn steps(node: Arc<Node>) {
                 step = step_name(mark.step),
                 "a step of a change of the ring is taken"
             );
-            if mark.step == Step::Reading && leaves(&placed) {
+            if mark.step == Step::Reading && placed.leaves() {
                 // With the last of these marks it ends, and the others could not go on without its word.
-                let members = node.membership().transition().map(|known| known.told_to());
-                tasks::tell_all(&node, members.unwrap_or_default()).await;
+                tasks::tell_all(&node).await;
             }
             node.ring_changed();
             node.catch_up();
         }
     }
-}
-
-/// Whether this node has no part in the newest ring.
-fn leaves(placed: &Placed) -> bool {
-    let next = placed.layouts().next();
-    next.is_some_and(|next| next.ring().index_of(placed.me()).is_none())
 }
 
 /// The word for people.

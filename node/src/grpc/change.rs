@@ -113,7 +113,7 @@ pub(super) async fn commit(
         .declare_dead(node.writer(), &planned.dead)
         .await?
     {
-        tell_all(node).await?;
+        tell_all(node).await;
         return Err(stale(
             "members read from the newest ring already, so that no other may be proposed; it does not wait for the dead any more: \
              ask again when it serves"
@@ -133,7 +133,7 @@ pub(super) async fn commit(
     node.membership()
         .propose(node.writer(), ring, planned.dead)
         .await?;
-    tell_all(node).await?;
+    tell_all(node).await;
     Ok(CommitResponse {
         epoch,
         hash,
@@ -142,12 +142,10 @@ pub(super) async fn commit(
 }
 
 /// Goes by what this node has just put down, and tells all others.
-async fn tell_all(node: &Arc<Node>) -> Result<(), Failure> {
+async fn tell_all(node: &Arc<Node>) {
     node.ring_changed();
-    let members = known(node)?.told_to();
-    tasks::tell_all(node, members).await;
+    tasks::tell_all(node).await;
     node.catch_up();
-    Ok(())
 }
 
 /// Where a change stands.

@@ -83,9 +83,8 @@ impl Node {
         let next = placed.layouts().next()?.ring();
         let newest = RingVersion::from(next.as_ref());
         let done = self.with_sync(|sync| sync.ring() == newest && sync.is_done())?;
-        let leaves = next.index_of(placed.me()).is_none();
         let rid_of_hints = || self.hints().owners().is_empty();
-        (done && !self.is_suspect_anywhere() && (!leaves || rid_of_hints())).then_some(newest)
+        (done && !self.is_suspect_anywhere() && (!placed.leaves() || rid_of_hints())).then_some(newest)
     }
 
     /// Works with what is to be pulled, while a ring is to follow.

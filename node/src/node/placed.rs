@@ -74,6 +74,12 @@ impl Placed {
         RingVersion::from(newest.ring().as_ref())
     }
 
+    /// Whether the newest ring, which is to follow the base, has no part for this node.
+    pub(crate) fn leaves(&self) -> bool {
+        let next = self.layouts.next();
+        next.is_some_and(|next| next.ring().index_of(&self.me).is_none())
+    }
+
     /// A destination of what goes by these rings, also if there are newer ones by now.
     pub(crate) fn stamped(&self, mut to: To) -> To {
         let stamp = (

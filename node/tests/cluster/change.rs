@@ -570,11 +570,7 @@ async fn d64_a_member_that_dies_before_anybody_has_heard_from_it_is_replaced() {
     cluster.stop_node(3).await;
     cluster.admin(0).bootstrap(bootstrap).await.unwrap();
     for index in [1, 2, 4] {
-        cluster
-            .admin(index)
-            .join(cluster.join_request(index))
-            .await
-            .unwrap();
+        cluster.join(index).await;
     }
     cluster.all_valid().await;
     let mut target = cluster.target(&[0, 1, 2, 4]);

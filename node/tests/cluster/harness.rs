@@ -179,8 +179,13 @@ impl Cluster {
     pub(crate) async fn assign(&self) {
         self.admin(0).bootstrap(self.bootstrap_request()).await.unwrap();
         for index in 1..self.shape.nodes {
-            self.admin(index).join(self.join_request(index)).await.unwrap();
+            self.join(index).await;
         }
+    }
+
+    /// Tells a node who it is.
+    pub(crate) async fn join(&self, index: usize) {
+        self.admin(index).join(self.join_request(index)).await.unwrap();
     }
 
     /// Waits until every node that runs serves, and knows and reaches all others that run where they are now.
@@ -284,7 +289,7 @@ impl Cluster {
     pub(crate) async fn start_emptied(&mut self, index: usize) {
         self.dirs[index] = tempfile::tempdir().unwrap();
         self.start_node(index).await;
-        self.admin(index).join(self.join_request(index)).await.unwrap();
+        self.join(index).await;
     }
 
     /// A copy of the volume of a node that does not run.
@@ -655,18 +660,16 @@ pub(crate) async fn until_ok<T, F: Future<Output = Result<T, Status>>>(
     what: &str,
     mut request: impl FnMut() -> F,
 ) -> T {
-    let begun = tokio::time::Instant::now();
-    loop {
-        match request().await {
-            Ok(answer) => return answer,
-            Err(refused) => assert!(
-                begun.elapsed() < deadline(),
-                "not within {:?}: {what}; refused {:?}: {}",
-                deadline(),
-                refused.code(),
-                refused.message()
-            ),
+    let mut refused = None;
+    let answered = async {
+        loop {
+            match request().await {
+                Ok(answer) => return answer,
+                Err(status) => refused = Some(status),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    };
+    let answer = tokio::time::timeout(deadline(), answered).await;
+    answer.unwrap_or_else(|_| panic!("not within {:?}: {what}; refused: {refused:?}", deadline()))
 }
