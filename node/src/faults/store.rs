@@ -58,6 +58,11 @@ impl Store for FaultyStore {
         if sync { self.synced() } else { Ok(()) }
     }
 
+    fn write_at_once(&self, batch: &Batch) -> Result<bool, StoreError> {
+        Self::fail_if(self.faults.settings().fail_writes, "writing")?;
+        self.store.write_at_once(batch)
+    }
+
     fn sync(&self) -> Result<(), StoreError> {
         Self::fail_if(self.faults.settings().fail_syncs, "syncing")?;
         self.store.sync()?;

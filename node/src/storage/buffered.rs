@@ -116,6 +116,18 @@ impl<S: Store> Store for BufferedStore<S> {
         if sync || full { self.flush(sync) } else { Ok(()) }
     }
 
+    fn write_at_once(&self, batch: &Batch) -> Result<bool, StoreError> {
+        let Some(_writing) = self.writing.try_lock() else {
+            return Ok(false);
+        };
+        let mut buffer = self.buffer.write();
+        let fits = buffer.batch.bytes() + batch.bytes() <= self.bytes_max;
+        if fits {
+            buffer.add(batch.clone());
+        }
+        Ok(fits)
+    }
+
     fn sync(&self) -> Result<(), StoreError> {
         let _writing = self.writing.lock();
         if self.buffer.read().batch.is_empty() {

@@ -108,6 +108,10 @@ impl Store for MemoryStore {
         Ok(())
     }
 
+    fn write_at_once(&self, batch: &Batch) -> Result<bool, StoreError> {
+        self.write(batch.clone(), false).map(|()| true)
+    }
+
     fn sync(&self) -> Result<(), StoreError> {
         self.state.lock().sync();
         Ok(())

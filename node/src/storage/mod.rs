@@ -1,7 +1,7 @@
-//! What one node keeps on disk: a small ordered key-value [`Store`], and the one thread that writes to it.
+//! What one node keeps on disk: a small ordered key-value [`Store`], and the one writer that changes it.
 //!
 //! ```text
-//!   request ──▶ writer (queue, one thread, group commit) ──▶ Store ◀── reads, scans (any thread)
+//!   request ──▶ writer (queue, one at a time, group commit) ──▶ Store ◀── reads, scans (any thread)
 //!                 reads, coordinates or merges, seals         rocks: RocksDB, one write-ahead log
 //!                                                             memory: its twin, for tests
 //!                                                             buffered: either, behind a buffer in memory
@@ -79,7 +79,13 @@ pub trait Store: Send + Sync + 'static {
     /// Writes a batch; with `sync`, makes it and everything before it durable.
     fn write(&self, batch: Batch, sync: bool) -> Result<(), StoreError>;
 
-    /// Makes everything written so far durable.
+    /// Like an unsynced [`Store::write`] that does not wait until flushes or compactions have caught up, so that it may be
+    /// called from an async task. False: it would have to, and nothing was done.
+    fn write_at_once(&self, _batch: &Batch) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
+    /// Makes everything written so far durable. Others may write meanwhile.
     fn sync(&self) -> Result<(), StoreError>;
 
     /// One page of a range, in ascending order of keys, as of one moment.

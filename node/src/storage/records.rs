@@ -57,12 +57,16 @@ pub fn decode(place: &Place, value: Bytes) -> Result<KeyState, StoreError> {
 /// # Errors
 /// As [`read`].
 pub fn read_epoch(store: &dyn Store, place: &Place) -> Result<Option<EpochEntry>, StoreError> {
-    let Some(value) = store.get(Space::Epochs, place.as_bytes())? else {
-        return Ok(None);
-    };
-    EpochEntry::decode(value)
-        .map(Some)
-        .map_err(|error| damaged("epoch", place, &error))
+    let stored = store.get(Space::Epochs, place.as_bytes())?;
+    stored.map(|value| decode_epoch(place, value)).transpose()
+}
+
+/// An epoch entry out of its stored bytes.
+///
+/// # Errors
+/// `Damaged` if they are not what was written.
+pub(crate) fn decode_epoch(place: &Place, value: Bytes) -> Result<EpochEntry, StoreError> {
+    EpochEntry::decode(value).map_err(|error| damaged("epoch", place, &error))
 }
 
 /// The mark of a record that is about to be reaped.

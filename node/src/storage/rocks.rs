@@ -29,7 +29,7 @@ pub use open::{OpenError, Remains};
 pub use options::RocksOptions;
 
 use open::{directory_error, open_error, prepare_directory, refuse_endless_manifest, refuse_unknown_spaces};
-use options::{database_options, family_name, family_options, memory_only, write_options};
+use options::{database_options, family_name, family_options, memory_only, without_waiting, write_options};
 use runs::Runs;
 
 /// A RocksDB store. Only one process at a time can have a directory open.
@@ -41,6 +41,7 @@ pub struct RocksStore {
     from_memory: ReadOptions,
     synced: WriteOptions,
     unsynced: WriteOptions,
+    at_once: WriteOptions,
     runs: Runs,
 }
 
@@ -67,17 +68,19 @@ impl RocksStore {
         prepare_directory(path)?;
         refuse_endless_manifest(path)?;
         let cache = Cache::new_hyper_clock_cache(options.block_cache_bytes, 0);
-        let mut runs = family_options(Space::Data, options, &cache);
+        let family = |space| family_options(space, options, &cache).map_err(|error| open_error(path, &error));
+        let mut runs = family(Space::Data)?;
         if let Some(env) = env {
             database.set_env(env);
             runs.set_env(env);
         }
         refuse_unknown_spaces(path, &database)?;
-        let families = Space::ALL.map(|space| {
-            ColumnFamilyDescriptor::new(family_name(space), family_options(space, options, &cache))
-        });
+        let families: Result<Vec<_>, OpenError> = Space::ALL
+            .into_iter()
+            .map(|space| Ok(ColumnFamilyDescriptor::new(family_name(space), family(space)?)))
+            .collect();
         let db =
-            DB::open_cf_descriptors(&database, path, families).map_err(|error| open_error(path, &error))?;
+            DB::open_cf_descriptors(&database, path, families?).map_err(|error| open_error(path, &error))?;
         let store = Self {
             db,
             options: database,
@@ -85,6 +88,7 @@ impl RocksStore {
             from_memory: memory_only(),
             synced: write_options(true),
             unsynced: write_options(false),
+            at_once: without_waiting(),
             runs: Runs::open(path, runs).map_err(|error| directory_error(path, &error))?,
         };
         format::claim(&store).map_err(|source| OpenError::Format {
@@ -101,6 +105,18 @@ impl RocksStore {
                 attempted: format!("using space {}", space.name()),
                 reason: "its column family is not open".to_owned(),
             })
+    }
+
+    fn encode(&self, batch: &Batch) -> Result<WriteBatch, StoreError> {
+        let mut writes = WriteBatch::default();
+        for change in batch.changes() {
+            let family = self.family(change.space)?;
+            match &change.value {
+                Some(value) => writes.put_cf(family, &change.key, value),
+                None => writes.delete_cf(family, &change.key),
+            }
+        }
+        Ok(writes)
     }
 
     fn number(&self, space: Space, property: impl CStrLike + Debug) -> Result<u64, StoreError> {
@@ -132,22 +148,17 @@ impl Store for RocksStore {
     }
 
     fn write(&self, batch: Batch, sync: bool) -> Result<(), StoreError> {
-        let mut writes = WriteBatch::default();
-        for change in batch.changes() {
-            let family = self.family(change.space)?;
-            match &change.value {
-                Some(value) => writes.put_cf(family, &change.key, value),
-                None => writes.delete_cf(family, &change.key),
-            }
-        }
         let options = if sync { &self.synced } else { &self.unsynced };
-        self.db.write_opt(writes, options).map_err(|error| {
-            let how = if sync { "syncing" } else { "writing" };
-            store_error(
-                format!("{how} a batch of {} changes", batch.changes().len()),
-                &error,
-            )
-        })
+        let written = self.db.write_opt(self.encode(&batch)?, options);
+        written.map_err(|error| write_error(&batch, sync, &error))
+    }
+
+    fn write_at_once(&self, batch: &Batch) -> Result<bool, StoreError> {
+        match self.db.write_opt(self.encode(batch)?, &self.at_once) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::Incomplete => Ok(false),
+            Err(error) => Err(write_error(batch, false, &error)),
+        }
     }
 
     fn sync(&self) -> Result<(), StoreError> {
@@ -272,6 +283,12 @@ fn reading(space: Space, key: &[u8]) -> String {
         }
         Space::Meta => format!("reading the {} record", String::from_utf8_lossy(key)),
     }
+}
+
+fn write_error(batch: &Batch, sync: bool, error: &rocksdb::Error) -> StoreError {
+    let how = if sync { "syncing" } else { "writing" };
+    let attempted = format!("{how} a batch of {} changes", batch.changes().len());
+    store_error(attempted, error)
 }
 
 fn store_error(attempted: String, error: &rocksdb::Error) -> StoreError {

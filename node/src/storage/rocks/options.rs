@@ -2,8 +2,8 @@
 //! little data stays far below 128 MiB) and none in recovery.
 
 use rocksdb::{
-    BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, DataBlockIndexType, LogLevel, Options,
-    ReadOptions, ReadTier, WriteOptions, statistics::StatsLevel,
+    BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, DataBlockIndexType, Error, LogLevel,
+    Options, ReadOptions, ReadTier, WriteOptions, statistics::StatsLevel,
 };
 
 use crate::storage::Space;
@@ -76,7 +76,13 @@ pub(super) fn database_options(options: RocksOptions) -> Options {
     database
 }
 
-pub(super) fn family_options(space: Space, options: RocksOptions, cache: &Cache) -> Options {
+/// What is flushed stays in the block cache. It was written last, and often is read next: without it every flush would send reads
+/// to the disk, which other threads have to make. Not so for compactions: what a large one writes would push out what gets use.
+const KEEP_FLUSHED: &str = "block_based_table_factory={prepopulate_block_cache=kFlushOnly}";
+
+/// # Errors
+/// If RocksDB does not know what it is told.
+pub(super) fn family_options(space: Space, options: RocksOptions, cache: &Cache) -> Result<Options, Error> {
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(cache);
     // 6: a block's checksum also covers its place in the file.
@@ -104,7 +110,8 @@ pub(super) fn family_options(space: Space, options: RocksOptions, cache: &Cache)
     // Files of the first level are soon rewritten: compressing them costs more than it saves.
     let (none, lz4) = (DBCompressionType::None, DBCompressionType::Lz4);
     family.set_compression_per_level(&[none, lz4, lz4, lz4, lz4, lz4, lz4]);
-    family
+    // The binding has no setter for it.
+    family.get_options_from_string(KEEP_FLUSHED)
 }
 
 pub(super) fn memory_only() -> ReadOptions {
@@ -116,5 +123,12 @@ pub(super) fn memory_only() -> ReadOptions {
 pub(super) fn write_options(sync: bool) -> WriteOptions {
     let mut options = WriteOptions::default();
     options.set_sync(sync);
+    options
+}
+
+/// Fails where a write would have to wait for flushes or compactions.
+pub(super) fn without_waiting() -> WriteOptions {
+    let mut options = write_options(false);
+    options.set_no_slowdown(true);
     options
 }

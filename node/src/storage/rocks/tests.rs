@@ -273,6 +273,18 @@ fn a_manifest_whose_record_has_become_one_of_a_recycled_file_is_damaged() {
     assert!(Remains::open(directory.path(), &[Space::Meta]).is_err());
 }
 
+/// Or every flush would send the reads of what was just written to the disk.
+#[test]
+fn what_has_been_flushed_is_still_in_memory() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    put(&store, b"k", b"v", false);
+    store.db.flush_cf(store.family(Space::Data).unwrap()).unwrap();
+    assert_eq!(files(directory.path(), "sst").len(), 1);
+    let found = store.get_cached(Space::Data, b"k").unwrap();
+    assert_eq!(found, Cached::Known(Some(Bytes::from_static(b"v"))));
+}
+
 fn run_of(store: &RocksStore, keys: impl IntoIterator<Item = u32>) -> Run {
     let mut records = keys
         .into_iter()

@@ -5,7 +5,7 @@ use dynamo_core::version::KeyState;
 
 use crate::storage::keys::Place;
 
-/// Follows a store: learns of every change after it was written, on the writer's thread, in the order of the log.
+/// Follows a store: learns of every change after it was written, from who wrote it, in the order of the log.
 pub trait Follower: Send + Sync {
     /// Whether records may grow by so many bytes; a bound, not an exact sum.
     fn admits(&self, _bytes: u64) -> bool {

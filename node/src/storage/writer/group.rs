@@ -24,6 +24,18 @@ pub(super) struct Group {
     pub(super) growth: u64,
 }
 
+/// A group of which nothing is left to be worked out.
+pub(super) struct Ready {
+    pub(super) batch: Batch,
+    /// What a follower is to be told once the batch is written.
+    pub(super) changes: Vec<RecordChange>,
+    /// How many more records are marked than before.
+    pub(super) more_marks: i64,
+    pub(super) sync: bool,
+    pub(super) operations: u64,
+    pub(super) waiters: Vec<Done>,
+}
+
 /// One record within a group.
 pub(super) struct Record {
     /// Its bytes in the store.
@@ -108,22 +120,22 @@ impl Group {
         }
     }
 
-    /// How many more records are marked than before.
-    pub(super) fn more_marks(&self) -> i64 {
-        let more =
+    /// Everything that changed, as one batch: a record, its epoch entry and its mark are never apart.
+    pub(super) fn ready(self) -> Ready {
+        let more_marks =
             |record: &Record| i64::from(record.mark.is_some()) - i64::from(record.stored_mark.is_some());
-        self.records.values().map(more).sum()
-    }
-
-    /// Everything that changed, as one batch: a record, its epoch entry and its mark are never apart. With it, what a
-    /// follower is to be told once it is written.
-    pub(super) fn changes(&mut self) -> (Batch, Vec<RecordChange>) {
-        let mut batch = std::mem::take(&mut self.meta);
-        let mut changes = Vec::new();
-        for (place, record) in std::mem::take(&mut self.records) {
-            record.write(place, &mut batch, &mut changes);
+        let mut ready = Ready {
+            more_marks: self.records.values().map(more_marks).sum(),
+            batch: self.meta,
+            changes: Vec::new(),
+            sync: self.sync,
+            operations: self.operations,
+            waiters: self.waiters,
+        };
+        for (place, record) in self.records {
+            record.write(place, &mut ready.batch, &mut ready.changes);
         }
-        (batch, changes)
+        ready
     }
 }
 

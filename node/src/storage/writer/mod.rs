@@ -1,4 +1,4 @@
-//! The single writer: the only place that changes data, on a thread of its own, many writes per sync.
+//! The single writer: the only place that changes data, one group at a time, many writes per sync.
 //!
 //! ```text
 //!   coordinate ─▶ ┌───────┐    for each operation: read the record (or take it from the group), coordinate or merge
@@ -10,7 +10,7 @@
 //! Writes of one key take effect in the order of their submission; those of one group see each other. Nothing is
 //! acknowledged before its batch is written, and as durable not before a sync that began after that. An error of a
 //! write or a sync ends the writer for good: see rule 6 of [`Store`]. An error while *reading* a record fails only the
-//! operation that needed it.
+//! operation that needed it. Whose turn it is to write, a thread's or a task's: `serve.rs`.
 
 use std::{
     io,
@@ -27,10 +27,12 @@ use dynamo_core::{
     version::{Dot, KeyState},
 };
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::{runtime::Handle, sync::oneshot};
 
 use super::{Batch, Space, Store, StoreError, keys::Place};
 use crate::durable::Renewal;
+
+mod committer;
 
 mod error;
 
@@ -46,7 +48,7 @@ mod queue;
 
 mod room;
 
-mod thread;
+mod serve;
 
 pub use error::WriteError;
 pub use follow::{Before, Follower, RecordChange};
@@ -56,9 +58,10 @@ pub use queue::{GROUP_BYTES_MAX, GROUP_OPERATIONS_MAX, QUEUE_BYTES_MAX, QUEUE_OP
 pub use room::free_bytes_min;
 pub(crate) use room::has_room;
 
+use committer::Committer;
 use operation::{Announced, Answer, Operation, Outcome};
 use queue::Queue;
-use thread::Here;
+use serve::{Here, Seat, Task};
 
 /// When a write counts as accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,7 +91,7 @@ pub struct WriterOptions {
 /// waits, and ends.
 #[derive(Clone)]
 pub struct Writer {
-    handle: Arc<Handle>,
+    handle: Arc<Inner>,
 }
 
 /// A write that has its dot, before it is committed.
@@ -154,8 +157,9 @@ impl Writer {
         Self::start_with(store, Mint::new(minter), options, None)
     }
 
-    /// Starts the writer, on a thread of its own if the store may wait for a disk. `mint` continues the epochs of this life of the data; all writers of a node share
-    /// it. `follower` learns of every record that changes.
+    /// Starts the writer. It has a thread of its own if the store may wait for a disk; in a tokio runtime and with
+    /// [`Durability::Interval`] also a task there, which writes what needs no disk. `mint` continues the epochs of this
+    /// life of the data; all writers of a node share it. `follower` learns of every record that changes.
     ///
     /// # Errors
     /// If the operating system gives no thread.
@@ -165,20 +169,34 @@ impl Writer {
         options: WriterOptions,
         follower: Option<Arc<dyn Follower>>,
     ) -> io::Result<(Self, Failure)> {
-        let shared = Arc::new(Shared::default());
         let (failed_in, failed) = oneshot::channel();
         let (ended_in, ended) = oneshot::channel();
         let blocks = store.blocks();
-        let thread = thread::Thread::new(store, mint.clone(), options, follower, Arc::clone(&shared));
+        let runtime = Handle::try_current().ok();
+        let runtime = runtime.filter(|_| blocks && matches!(options.durability, Durability::Interval(_)));
+        let shared = Arc::new(Shared {
+            queue: Queue::new(runtime.is_some()),
+            tally: Tally::default(),
+            synced: AtomicU64::default(),
+            failed: Mutex::new(Some(failed_in)),
+        });
+        let committer = Committer::new(store, mint.clone(), options, follower, Arc::clone(&shared));
+        let seat = Seat::new(committer, Arc::clone(&shared));
         let runs = if blocks {
+            let seat = Arc::new(seat);
+            let for_thread = Arc::clone(&seat);
             let joined = std::thread::Builder::new()
                 .name("dynamo-writer".to_owned())
-                .spawn(move || thread::run(thread, failed_in, ended_in))?;
+                .spawn(move || serve::thread(&for_thread, ended_in))?;
+            if let Some(runtime) = runtime {
+                runtime.spawn(Task(seat).serve());
+            }
             Runs::Apart(Mutex::new(Some(joined)))
         } else {
-            Runs::Here(Box::new(Mutex::new(Here::new(thread, failed_in, ended_in))))
+            let ended = Mutex::new(Some(ended_in));
+            Runs::Here(Box::new(Here { seat, ended }))
         };
-        let handle = Arc::new(Handle {
+        let handle = Arc::new(Inner {
             shared,
             mint,
             ended: Mutex::new(Some(ended)),
@@ -435,7 +453,7 @@ impl std::fmt::Debug for Writer {
     }
 }
 
-struct Handle {
+struct Inner {
     shared: Arc<Shared>,
     mint: Mint,
     ended: Mutex<Option<oneshot::Receiver<()>>>,
@@ -447,18 +465,18 @@ enum Runs {
     /// A thread.
     Apart(Mutex<Option<JoinHandle<()>>>),
     /// Whoever submits it.
-    Here(Box<Mutex<Here>>),
+    Here(Box<Here>),
 }
 
-impl Handle {
+impl Inner {
     fn serve(&self) {
         if let Runs::Here(here) = &self.runs {
-            here.lock().serve();
+            here.serve();
         }
     }
 }
 
-impl Drop for Handle {
+impl Drop for Inner {
     /// Waits for the thread, and so for its last sync: a process must not end while the store closes.
     fn drop(&mut self) {
         self.shared.queue.close();
@@ -472,12 +490,22 @@ impl Drop for Handle {
     }
 }
 
-/// What handles and the thread share.
-#[derive(Default)]
+/// What handles and the committer share.
 struct Shared {
     queue: Queue,
     tally: Tally,
     synced: AtomicU64,
+    failed: Mutex<Option<oneshot::Sender<StoreError>>>,
+}
+
+impl Shared {
+    /// The writer ends.
+    fn fail(&self, error: StoreError) {
+        self.queue.fail(error.clone());
+        if let Some(failed) = self.failed.lock().take() {
+            let _ = failed.send(error);
+        }
+    }
 }
 
 #[derive(Default)]

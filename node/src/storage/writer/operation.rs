@@ -157,7 +157,7 @@ fn values_bytes(state: &KeyState) -> usize {
     values.map(|sibling| sibling.value().map_or(0, Bytes::len)).sum()
 }
 
-/// An answer that is still to come; the writer's thread drops its end when it fails.
+/// An answer that is still to come; the writer drops its end when it fails.
 pub(super) struct Answer {
     pub(super) committed: Outcome,
     pub(super) shared: Arc<Shared>,

@@ -1,4 +1,9 @@
-use std::{collections::BTreeSet, future::Future, task::Poll};
+use std::{
+    collections::BTreeSet,
+    future::Future,
+    task::Poll,
+    thread::{self, ThreadId},
+};
 
 use bytes::Bytes;
 use dynamo_core::{
@@ -19,6 +24,8 @@ use crate::{
         records,
     },
 };
+
+mod at_once;
 
 mod lives;
 
@@ -53,6 +60,11 @@ struct ControlState {
     disk: Option<Disk>,
     writes: u64,
     syncs: u64,
+    /// Records and epoch entries that are not in memory.
+    on_disk: BTreeSet<(Space, Bytes)>,
+    /// Flushes lag behind.
+    stalls: bool,
+    last_writer: Option<ThreadId>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -140,11 +152,26 @@ impl Store for TestStore {
     }
 
     fn get_cached(&self, space: Space, key: &[u8]) -> Result<Cached, StoreError> {
+        let place = (space, Bytes::copy_from_slice(key));
+        if self.control.state.lock().on_disk.contains(&place) {
+            return Ok(Cached::OnDisk);
+        }
         self.get(space, key).map(Cached::Known)
     }
 
+    fn write_at_once(&self, batch: &Batch) -> Result<bool, StoreError> {
+        if self.control.state.lock().stalls {
+            return Ok(false);
+        }
+        self.write(batch.clone(), false).map(|()| true)
+    }
+
     fn write(&self, batch: Batch, sync: bool) -> Result<(), StoreError> {
-        self.set(|state| state.writes += 1);
+        self.set(|state| {
+            state.writes += 1;
+            state.last_writer = Some(thread::current().id());
+            assert!(!state.panics || sync, "told to");
+        });
         self.may(FailsAt::Write)?;
         self.memory.write(batch, false)?;
         if sync { self.sync() } else { Ok(()) }
@@ -258,7 +285,7 @@ async fn until(what: &str, condition: impl Fn() -> bool) {
     let wait = async {
         while !condition() {
             tokio::task::yield_now().await;
-            std::thread::yield_now();
+            thread::yield_now();
         }
     };
     tokio::time::timeout(Duration::from_mins(1), wait)

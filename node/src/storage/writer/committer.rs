@@ -1,4 +1,4 @@
-//! The writer's thread: takes a group of operations, works out what it changes, commits it, answers.
+//! Takes a group of operations, works out what it changes, commits it, answers.
 
 use std::{
     collections::btree_map::Entry,
@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use dynamo_core::{
     crdt,
     replica::{self, Coordinated},
@@ -16,18 +17,17 @@ use tokio::sync::oneshot;
 use super::{
     Committed, Durability, Shared, WriteError, WriterOptions,
     follow::{Before, Follower},
-    group::{Epoch, Group, Record},
+    group::{Epoch, Group, Ready, Record},
     mint::Mint,
     operation::{Announced, Expected, Intent, Operation, Preparation, Swap, Swapped},
-    queue::Taken,
     room::Room,
 };
 use crate::{
     clock,
-    storage::{Space, Store, StoreError, keys::Place, records},
+    storage::{Cached, Space, Store, StoreError, keys::Place, records},
 };
 
-pub(super) struct Thread {
+pub(super) struct Committer {
     store: Arc<dyn Store>,
     mint: Mint,
     options: WriterOptions,
@@ -38,90 +38,43 @@ pub(super) struct Thread {
     marks: u64,
     /// When the oldest write was made that no sync covers.
     unsynced_since_ms: Option<u64>,
+    /// Batches written without a sync.
+    unsynced_batches: u64,
+    /// Prepared by who must not wait for a disk, and not written.
+    left: Option<Ready>,
 }
 
-/// Runs until the queue is closed and empty, or the store fails.
-pub(super) fn run(mut thread: Thread, failed: oneshot::Sender<StoreError>, ended: oneshot::Sender<()>) {
-    let mut verdict = Verdict {
-        shared: Arc::clone(&thread.shared),
-        failed: Some(failed),
-    };
-    match thread.serve() {
-        Ok(()) => {
-            verdict.failed = None;
-            // Whoever waits for the end may open the store again.
-            drop(thread);
-            let _ = ended.send(());
-        }
-        Err(error) => verdict.reach(error),
+/// What is to become of a group that was to be carried out without the disk.
+pub(super) enum AtOnce {
+    Done,
+    /// These remain, and perhaps a batch that is ready to be written: for who may wait.
+    HandOver(Vec<Operation>),
+}
+
+/// A sync that is due, to be made while others write.
+pub(super) struct DueSync {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) covers: Covered,
+}
+
+/// What a sync that begins now covers.
+#[derive(Clone, Copy)]
+pub(super) struct Covered {
+    sequence: u64,
+    unsynced_batches: u64,
+    at_ms: u64,
+}
+
+/// What is looked for is not in memory, or is damaged: who may wait for the disk finds out.
+struct NotAtHand;
+
+impl From<StoreError> for NotAtHand {
+    fn from(_: StoreError) -> Self {
+        Self
     }
 }
 
-/// A writer without a thread: whoever submits an operation carries it out.
-pub(super) struct Here {
-    /// None: it has ended.
-    thread: Option<Thread>,
-    verdict: Verdict,
-    ended: Option<oneshot::Sender<()>>,
-}
-
-impl Here {
-    pub(super) fn new(
-        thread: Thread,
-        failed: oneshot::Sender<StoreError>,
-        ended: oneshot::Sender<()>,
-    ) -> Self {
-        let verdict = Verdict {
-            shared: Arc::clone(&thread.shared),
-            failed: Some(failed),
-        };
-        Self {
-            thread: Some(thread),
-            verdict,
-            ended: Some(ended),
-        }
-    }
-
-    /// Carries out all that waits.
-    pub(super) fn serve(&mut self) {
-        let Some(thread) = &mut self.thread else { return };
-        match thread.serve_waiting() {
-            Ok(false) => return,
-            Ok(true) => self.verdict.failed = None,
-            Err(error) => self.verdict.reach(error),
-        }
-        self.thread = None;
-        if let (None, Some(ended)) = (&self.verdict.failed, self.ended.take()) {
-            let _ = ended.send(());
-        }
-    }
-}
-
-/// Reports the failure, also if the thread panics.
-struct Verdict {
-    shared: Arc<Shared>,
-    failed: Option<oneshot::Sender<StoreError>>,
-}
-
-impl Verdict {
-    fn reach(&mut self, error: StoreError) {
-        self.shared.queue.fail(error.clone());
-        if let Some(failed) = self.failed.take() {
-            let _ = failed.send(error);
-        }
-    }
-}
-
-impl Drop for Verdict {
-    fn drop(&mut self) {
-        if self.failed.is_some() {
-            let (attempted, reason) = ("writing".to_owned(), "the writer's thread panicked".to_owned());
-            self.reach(StoreError::Io { attempted, reason });
-        }
-    }
-}
-
-impl Thread {
+impl Committer {
     pub(super) fn new(
         store: Arc<dyn Store>,
         mint: Mint,
@@ -141,32 +94,13 @@ impl Thread {
             follower,
             shared,
             unsynced_since_ms: None,
-        }
-    }
-
-    fn serve(&mut self) -> Result<(), StoreError> {
-        loop {
-            match self.shared.queue.take(self.wait()) {
-                Taken::Group(operations) => self.commit(operations)?,
-                Taken::TimedOut => self.sync()?,
-                Taken::Closed => return self.sync(),
-            }
-        }
-    }
-
-    /// Like [`Thread::serve`] for what waits now; true once the queue is closed.
-    fn serve_waiting(&mut self) -> Result<bool, StoreError> {
-        loop {
-            match self.shared.queue.take(Some(Duration::ZERO)) {
-                Taken::Group(operations) => self.commit(operations)?,
-                Taken::TimedOut => return self.sync().map(|()| false),
-                Taken::Closed => return self.sync().map(|()| true),
-            }
+            unsynced_batches: 0,
+            left: None,
         }
     }
 
     /// How long the oldest unsynced write may still wait.
-    fn wait(&self) -> Option<Duration> {
+    pub(super) fn wait(&self) -> Option<Duration> {
         let since = self.unsynced_since_ms?;
         let interval = match self.options.durability {
             Durability::Every => return Some(Duration::ZERO),
@@ -175,7 +109,41 @@ impl Thread {
         Some(interval.saturating_sub(Duration::from_millis(clock::monotonic_ms().saturating_sub(since))))
     }
 
-    fn commit(&mut self, operations: Vec<Operation>) -> Result<(), StoreError> {
+    /// A sync, if it is time for one, or at once.
+    pub(super) fn due_sync(&self, now: bool) -> Option<DueSync> {
+        let wait = self.wait()?;
+        (now || wait.is_zero()).then(|| DueSync {
+            store: Arc::clone(&self.store),
+            covers: self.covered(),
+        })
+    }
+
+    fn covered(&self) -> Covered {
+        Covered {
+            sequence: self.store.sequence(),
+            unsynced_batches: self.unsynced_batches,
+            at_ms: clock::monotonic_ms(),
+        }
+    }
+
+    /// A sync that began then has been made.
+    pub(super) fn synced(&mut self, covers: Covered) {
+        let newer = self.unsynced_batches > covers.unsynced_batches;
+        self.unsynced_since_ms = newer.then_some(covers.at_ms);
+        self.shared.tally.syncs.fetch_add(1, Relaxed);
+        self.shared.synced.store(covers.sequence, Relaxed);
+    }
+
+    pub(super) fn sync(&mut self) -> Result<(), StoreError> {
+        if self.unsynced_since_ms.is_some() {
+            self.store.sync()?;
+            self.synced(self.covered());
+        }
+        Ok(())
+    }
+
+    /// Carries out a group; waits for the disk, where that is needed.
+    pub(super) fn commit(&mut self, operations: Vec<Operation>) -> Result<(), StoreError> {
         let mut group = Group::default();
         for operation in operations {
             self.prepare(operation, &mut group)?;
@@ -184,67 +152,126 @@ impl Thread {
         self.finish(group)
     }
 
-    fn finish(&mut self, mut group: Group) -> Result<(), StoreError> {
+    fn finish(&mut self, group: Group) -> Result<(), StoreError> {
         if group.operations == 0 {
             return Ok(());
         }
-        let result = self.write(&mut group);
-        if let Err(error) = &result {
+        self.complete(group.ready())
+    }
+
+    /// Writes what a group that was carried out without the disk could not write.
+    pub(super) fn complete_left(&mut self) -> Result<(), StoreError> {
+        self.left.take().map_or(Ok(()), |ready| self.complete(ready))
+    }
+
+    fn complete(&mut self, mut ready: Ready) -> Result<(), StoreError> {
+        let result = self.write(&mut ready);
+        self.conclude(ready, result)
+    }
+
+    /// Writes a group's changes, and syncs if the mode or one of the group demands it.
+    fn write(&mut self, ready: &mut Ready) -> Result<(), StoreError> {
+        let sync = ready.sync || self.options.durability == Durability::Every;
+        if ready.batch.is_empty() {
+            return if sync { self.sync() } else { Ok(()) };
+        }
+        let batch = std::mem::take(&mut ready.batch);
+        let bytes = batch.bytes();
+        self.store.write(batch, sync)?;
+        self.wrote(ready, bytes);
+        if sync {
+            self.synced(self.covered());
+        }
+        Ok(())
+    }
+
+    fn wrote(&mut self, ready: &Ready, bytes: usize) {
+        self.marks = self.marks.saturating_add_signed(ready.more_marks);
+        self.room.wrote(bytes);
+        self.shared.tally.bytes.fetch_add(bytes as u64, Relaxed);
+        self.unsynced_batches += 1;
+        self.unsynced_since_ms.get_or_insert_with(clock::monotonic_ms);
+        if let Some(follower) = &self.follower {
+            follower.committed(&ready.changes);
+        }
+    }
+
+    /// Answers a group's waiters.
+    fn conclude(&self, ready: Ready, result: Result<(), StoreError>) -> Result<(), StoreError> {
+        if let Err(error) = result {
             // Before the group's waiters are dropped, who then ask for the reason.
             self.shared.queue.fail(error.clone());
-            return result;
+            return Err(error);
         }
         let tally = &self.shared.tally;
         tally.groups.fetch_add(1, Relaxed);
-        tally.operations.fetch_add(group.operations, Relaxed);
+        tally.operations.fetch_add(ready.operations, Relaxed);
         let committed = Committed {
             durable: self.unsynced_since_ms.is_none(),
         };
-        for waiter in group.waiters {
+        for waiter in ready.waiters {
             let _ = waiter.send(Ok(committed));
         }
         Ok(())
     }
 
-    /// Writes the group's changes, and syncs if the mode, one of the group, or time demands it.
-    fn write(&mut self, group: &mut Group) -> Result<(), StoreError> {
-        let more_marks = group.more_marks();
-        let (batch, changes) = group.changes();
-        let sync = group.sync
-            || self.options.durability == Durability::Every
-            || self.wait().is_some_and(|wait| wait.is_zero());
-        if batch.is_empty() {
-            return if sync { self.sync() } else { Ok(()) };
+    /// Carries out a group where nobody may wait for a disk. Whether anything is unsynced for the first time is in
+    /// [`Committer::wait`].
+    pub(super) fn commit_at_once(&mut self, operations: Vec<Operation>) -> Result<AtOnce, StoreError> {
+        let mut group = Group::default();
+        if !operations
+            .iter()
+            .all(|operation| self.at_hand(operation, &mut group))
+        {
+            return Ok(AtOnce::HandOver(operations));
         }
-        let bytes = batch.bytes();
-        self.store.write(batch, sync)?;
-        self.marks = self.marks.saturating_add_signed(more_marks);
-        self.room.wrote(bytes);
-        self.shared.tally.bytes.fetch_add(bytes as u64, Relaxed);
-        if sync {
-            self.synced();
+        for operation in operations {
+            self.prepare(operation, &mut group)?;
+            group.operations += 1;
+        }
+        let ready = group.ready();
+        let written = if ready.batch.is_empty() {
+            Ok(true)
         } else {
-            self.unsynced_since_ms.get_or_insert_with(clock::monotonic_ms);
+            self.store.write_at_once(&ready.batch)
+        };
+        let result = match written {
+            Ok(false) => {
+                self.left = Some(ready);
+                return Ok(AtOnce::HandOver(Vec::new()));
+            }
+            Ok(true) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if result.is_ok() && !ready.batch.is_empty() {
+            self.wrote(&ready, ready.batch.bytes());
         }
-        if let Some(follower) = &self.follower {
-            follower.committed(&changes);
-        }
-        Ok(())
+        self.conclude(ready, result).map(|()| AtOnce::Done)
     }
 
-    fn sync(&mut self) -> Result<(), StoreError> {
-        if self.unsynced_since_ms.is_some() {
-            self.store.sync()?;
-            self.synced();
-        }
-        Ok(())
-    }
-
-    /// Nobody else writes: all that is counted is synced.
-    fn synced(&mut self) {
-        self.unsynced_since_ms = None;
-        self.shared.tally.syncs.fetch_add(1, Relaxed);
-        self.shared.synced.store(self.store.sequence(), Relaxed);
+    /// Whether an operation needs no disk: nothing of it is synced, and all that it reads is in memory, and now in the group.
+    fn at_hand(&self, operation: &Operation, group: &mut Group) -> bool {
+        let (place, coordinated) = match operation {
+            Operation::Coordinate {
+                place, sync: false, ..
+            } => (place, true),
+            Operation::Merge {
+                place, sync: false, ..
+            } => (place, false),
+            _ => return false,
+        };
+        let look = |space| match self.store.get_cached(space, place.as_bytes()) {
+            Ok(Cached::Known(value)) => Ok(value),
+            Ok(Cached::OnDisk) | Err(_) => Err(NotAtHand),
+        };
+        let record = match group.records.entry(place.clone()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(vacant) => match self.read(place, look) {
+                Ok(record) => vacant.insert(record),
+                Err(NotAtHand) => return false,
+            },
+        };
+        !coordinated || read_epoch(place, record, look).is_ok()
     }
 
     fn prepare(&mut self, operation: Operation, group: &mut Group) -> Result<(), StoreError> {
@@ -335,10 +362,8 @@ impl Thread {
 
     fn coordinate(&self, place: &Place, intent: Intent, group: &mut Group) -> Preparation {
         let record = self.record(place, group)?;
-        if matches!(record.epoch, Epoch::NotRead) {
-            let stored = records::read_epoch(&*self.store, place).map_err(|error| self.read_failed(error))?;
-            record.epoch = Epoch::Stored(stored);
-        }
+        read_epoch(place, record, |space| self.store.get(space, place.as_bytes()))
+            .map_err(|error| self.read_failed(error))?;
         let (state, entry) = (record.state.as_ref(), record.epoch.entry());
         let caps = self.options.caps;
         let coordinated = self
@@ -437,20 +462,20 @@ impl Thread {
         match group.records.entry(place.clone()) {
             Entry::Occupied(known) => Ok(known.into_mut()),
             Entry::Vacant(vacant) => {
-                let record = self.read(place).map_err(|error| self.read_failed(error))?;
-                Ok(vacant.insert(record))
+                let record = self.read(place, |space| self.store.get(space, place.as_bytes()));
+                Ok(vacant.insert(record.map_err(|error| self.read_failed(error))?))
             }
         }
     }
 
-    fn read(&self, place: &Place) -> Result<Record, StoreError> {
-        let stored = self.store.get(Space::Data, place.as_bytes())?;
+    fn read<E: From<StoreError>>(
+        &self,
+        place: &Place,
+        look: impl Fn(Space) -> Result<Option<Bytes>, E>,
+    ) -> Result<Record, E> {
+        let stored = look(Space::Data)?;
         let state = stored.clone().map(|value| records::decode(place, value));
-        let mark = if self.marks > 0 {
-            records::read_mark(&*self.store, place)?
-        } else {
-            None
-        };
+        let mark = if self.marks > 0 { look(Space::Marks)? } else { None };
         Ok(Record::new(Before::Known(stored), state.transpose()?, mark))
     }
 
@@ -462,4 +487,18 @@ impl Thread {
     fn count_unchanged(&self) {
         self.shared.tally.unchanged.fetch_add(1, Relaxed);
     }
+}
+
+/// Reads a record's epoch entry, unless its group has it already.
+fn read_epoch<E: From<StoreError>>(
+    place: &Place,
+    record: &mut Record,
+    look: impl Fn(Space) -> Result<Option<Bytes>, E>,
+) -> Result<(), E> {
+    if matches!(record.epoch, Epoch::NotRead) {
+        let stored = look(Space::Epochs)?;
+        let entry = stored.map(|value| records::decode_epoch(place, value));
+        record.epoch = Epoch::Stored(entry.transpose()?);
+    }
+    Ok(())
 }
