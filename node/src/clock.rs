@@ -37,6 +37,13 @@ pub(crate) fn monotonic_ms() -> u64 {
     elapsed.as_millis() as u64
 }
 
+/// Time until the next of the moments that all waits of this length end at, in this process: who looks from time to time whether
+/// there is something to do is woken together with the others.
+pub(crate) fn until_next(period: Duration) -> Duration {
+    let period_ms = (period.as_millis() as u64).max(1);
+    Duration::from_millis(period_ms - monotonic_ms() % period_ms)
+}
+
 /// Milliseconds since 1970, from a clock that people and time servers move. Orders `lww` writes and expiry, nothing else.
 pub(crate) fn wall_ms() -> u64 {
     let since_1970 = match SIMULATED.get() {

@@ -382,10 +382,8 @@ impl Running {
         let (node, health) = (Arc::clone(&self.node), self.health.clone());
         self.tracker
             .spawn(self.shutdown.clone().run_until_cancelled_owned(async move {
-                let mut checks = tokio::time::interval(HEALTH_INTERVAL);
                 let mut last = None;
                 loop {
-                    checks.tick().await;
                     let ready = node.not_ready_reason().is_none();
                     if last.replace(ready) != Some(ready) {
                         let status = if ready {
@@ -396,6 +394,7 @@ impl Running {
                         health.set_service_status("", ServingStatus::Serving).await;
                         health.set_service_status(KV_SERVICE, status).await;
                     }
+                    tokio::time::sleep(clock::until_next(HEALTH_INTERVAL)).await;
                 }
             }));
     }

@@ -9,10 +9,10 @@ use dynamo_core::{
     types::MemberId,
 };
 use dynamo_proto::peer::{GossipRequest, GossipResponse};
-use tokio::time::{Interval, MissedTickBehavior, interval};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    clock,
     grpc::gossip::{delta_from_proto, delta_to_proto, digest_to_proto, ring_version_from_proto},
     membership::GossipTarget,
     node::Node,
@@ -61,20 +61,18 @@ pub(crate) fn start(node: &Arc<Node>, tracker: &TaskTracker, shutdown: &Cancella
     }));
     let probe_node = Arc::clone(node);
     tracker.spawn(shutdown.clone().run_until_cancelled_owned(async move {
-        let mut checks = every(PROBE_CHECK_INTERVAL);
         loop {
-            checks.tick().await;
             probe_node.runs();
             probe_unreachable(&probe_node);
+            tokio::time::sleep(clock::until_next(PROBE_CHECK_INTERVAL)).await;
         }
     }));
 }
 
 /// Completes when the store says that it has failed behind the writer's back, as by a failed compaction.
 pub(crate) async fn store_failed(node: &Arc<Node>) -> String {
-    let mut checks = every(HEALTH_INTERVAL);
     loop {
-        checks.tick().await;
+        tokio::time::sleep(clock::until_next(HEALTH_INTERVAL)).await;
         let data = look(node.store(), "asking for the store's condition", |store| {
             store.health()
         });
@@ -88,12 +86,6 @@ pub(crate) async fn store_failed(node: &Arc<Node>) -> String {
             }
         }
     }
-}
-
-fn every(period: Duration) -> Interval {
-    let mut interval = interval(period);
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    interval
 }
 
 /// One exchange with one random peer or seed.

@@ -149,7 +149,7 @@ impl Background {
     /// Waits for that, but no longer than so.
     async fn transition_changed(&self, longest: Duration) {
         // Whether it was told or the time is over, it is looked after.
-        let _ = tokio::time::timeout(longest, self.transition_due.notified()).await;
+        let _ = tokio::time::timeout(clock::until_next(longest), self.transition_due.notified()).await;
     }
 
     pub(crate) fn with_schedule<T>(&self, with: impl FnOnce(&mut Schedule) -> T) -> T {
@@ -185,7 +185,7 @@ async fn rebuild_loop(node: Arc<Node>) {
                     .wait_turn(Task::Rebuild, (folded.records / RECORDS_PER_OPERATION) as u32, 0)
                     .await;
             }
-            Ok(None) => tokio::time::sleep(IDLE).await,
+            Ok(None) => tokio::time::sleep(clock::until_next(IDLE)).await,
             Err(error) => {
                 tracing::warn!(%error, "cannot make a Merkle tree");
                 rot::met(&node, &error).await;
@@ -203,7 +203,7 @@ async fn hints_loop(node: Arc<Node>) {
         let pause = if all { IDLE.min(interval) } else { interval };
         tokio::select! {
             () = node.background().hints_due.notified() => {}
-            () = tokio::time::sleep(pause) => {}
+            () = tokio::time::sleep(clock::until_next(pause)) => {}
         }
     }
 }
@@ -211,7 +211,7 @@ async fn hints_loop(node: Arc<Node>) {
 async fn recovery_loop(node: Arc<Node>) {
     loop {
         if !recovery::step(&node).await {
-            tokio::time::sleep(IDLE).await;
+            tokio::time::sleep(clock::until_next(IDLE)).await;
         }
     }
 }
@@ -229,7 +229,7 @@ async fn exchange_loop(node: Arc<Node>) {
             })
             .flatten();
         let Some(due) = due else {
-            tokio::time::sleep(IDLE).await;
+            tokio::time::sleep(clock::until_next(IDLE)).await;
             continue;
         };
         // Each node pulls what it lacks, one partition at a time, and its peers do the same. If it also pushed, a replica that

@@ -80,7 +80,7 @@ pub(crate) fn step_name(step: Step) -> &'static str {
 pub(super) async fn pull(node: Arc<Node>) {
     loop {
         if !pull_next(&node).await {
-            tokio::time::sleep(IDLE).await;
+            tokio::time::sleep(clock::until_next(IDLE)).await;
         }
     }
 }
@@ -130,7 +130,7 @@ pub(super) async fn strays(node: Arc<Node>) {
             .ring_in_use()
             .filter(|_| !node.is_doubtful() && !node.is_suspect_anywhere());
         let Some(placed) = placed else {
-            tokio::time::sleep(IDLE).await;
+            tokio::time::sleep(clock::until_next(IDLE)).await;
             continue;
         };
         let idle = node.with_strays(|strays| strays.count()) == 0;
@@ -151,7 +151,7 @@ pub(super) async fn strays(node: Arc<Node>) {
             }
         }
         if !hand_over_next(&node, &placed).await && !erase_next(&node, &placed).await {
-            tokio::time::sleep(IDLE).await;
+            tokio::time::sleep(clock::until_next(IDLE)).await;
         }
     }
 }
