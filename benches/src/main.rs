@@ -44,11 +44,20 @@ mod proto {
 
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::Parser as _;
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match commands::run(cli::Cli::parse()).await {
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    // Not for this thread, whose priority the servers inherit that it starts.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .on_thread_start(load::go_first)
+        .build();
+    let result = runtime
+        .context("cannot start threads")
+        .and_then(|runtime| runtime.block_on(commands::run(cli)));
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");

@@ -178,6 +178,7 @@ async fn open(
         let runtime = Handle::current();
         move || {
             let _ended = ended;
+            super::go_first();
             let mut source = load.source(load.streams(1));
             let began = Instant::now();
             for number in 0..count {
