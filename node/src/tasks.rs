@@ -202,8 +202,17 @@ async fn exchange(
     }
 }
 
-/// Merges a delta from the wire and takes up a new ring.
+/// Merges a delta from the wire and takes up a new ring. To the end, also if this future is dropped, as that of a call is whose caller
+/// has gone (who leaves tells its last step, and ends): what has been merged is no news when the next one tells it.
 pub(crate) async fn merge(node: &Arc<Node>, delta: dynamo_proto::peer::GossipDelta) {
+    let node = Arc::clone(node);
+    let merged = tokio::spawn(async move { merge_whole(&node, delta).await });
+    if let Err(error) = merged.await {
+        tracing::error!(%error, "taking up a gossip message ended early");
+    }
+}
+
+async fn merge_whole(node: &Arc<Node>, delta: dynamo_proto::peer::GossipDelta) {
     let Some(cluster) = node.membership().cluster_id() else {
         return;
     };
