@@ -175,6 +175,11 @@ pub(crate) fn start(node: &Arc<Node>, tracker: &TaskTracker, shutdown: &Cancella
     spawn(Box::pin(refetch::serve(Arc::clone(node))));
 }
 
+/// Until a task that had nothing to do looks again.
+async fn idle() {
+    tokio::time::sleep(clock::until_next(IDLE)).await;
+}
+
 async fn rebuild_loop(node: Arc<Node>) {
     loop {
         node.background().wait_turn(Task::Rebuild, 0, 0).await;
@@ -185,7 +190,7 @@ async fn rebuild_loop(node: Arc<Node>) {
                     .wait_turn(Task::Rebuild, (folded.records / RECORDS_PER_OPERATION) as u32, 0)
                     .await;
             }
-            Ok(None) => tokio::time::sleep(clock::until_next(IDLE)).await,
+            Ok(None) => idle().await,
             Err(error) => {
                 tracing::warn!(%error, "cannot make a Merkle tree");
                 rot::met(&node, &error).await;
@@ -211,7 +216,7 @@ async fn hints_loop(node: Arc<Node>) {
 async fn recovery_loop(node: Arc<Node>) {
     loop {
         if !recovery::step(&node).await {
-            tokio::time::sleep(clock::until_next(IDLE)).await;
+            idle().await;
         }
     }
 }
@@ -229,7 +234,7 @@ async fn exchange_loop(node: Arc<Node>) {
             })
             .flatten();
         let Some(due) = due else {
-            tokio::time::sleep(clock::until_next(IDLE)).await;
+            idle().await;
             continue;
         };
         // Each node pulls what it lacks, one partition at a time, and its peers do the same. If it also pushed, a replica that

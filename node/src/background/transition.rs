@@ -20,7 +20,7 @@ use dynamo_core::{
 use futures::future::join_all;
 use tokio::time::Instant;
 
-use super::{IDLE, Task, bulk, exchange};
+use super::{IDLE, Task, bulk, exchange, idle};
 use crate::{
     clock,
     node::{Node, Placed},
@@ -80,7 +80,7 @@ pub(crate) fn step_name(step: Step) -> &'static str {
 pub(super) async fn pull(node: Arc<Node>) {
     loop {
         if !pull_next(&node).await {
-            tokio::time::sleep(clock::until_next(IDLE)).await;
+            idle().await;
         }
     }
 }
@@ -130,11 +130,11 @@ pub(super) async fn strays(node: Arc<Node>) {
             .ring_in_use()
             .filter(|_| !node.is_doubtful() && !node.is_suspect_anywhere());
         let Some(placed) = placed else {
-            tokio::time::sleep(clock::until_next(IDLE)).await;
+            idle().await;
             continue;
         };
-        let idle = node.with_strays(|strays| strays.count()) == 0;
-        if idle && looked.is_none_or(|at| at.elapsed() > STRAYS_INTERVAL) {
+        let none_left = node.with_strays(|strays| strays.count()) == 0;
+        if none_left && looked.is_none_or(|at| at.elapsed() > STRAYS_INTERVAL) {
             match find(&node, &placed).await {
                 Ok(found) => {
                     looked = Some(Instant::now());
@@ -151,7 +151,7 @@ pub(super) async fn strays(node: Arc<Node>) {
             }
         }
         if !hand_over_next(&node, &placed).await && !erase_next(&node, &placed).await {
-            tokio::time::sleep(clock::until_next(IDLE)).await;
+            idle().await;
         }
     }
 }

@@ -145,11 +145,16 @@ impl Committer {
     /// Carries out a group; waits for the disk, where that is needed.
     pub(super) fn commit(&mut self, operations: Vec<Operation>) -> Result<(), StoreError> {
         let mut group = Group::default();
+        self.prepare_all(operations, &mut group)?;
+        self.finish(group)
+    }
+
+    fn prepare_all(&mut self, operations: Vec<Operation>, group: &mut Group) -> Result<(), StoreError> {
         for operation in operations {
-            self.prepare(operation, &mut group)?;
+            self.prepare(operation, group)?;
             group.operations += 1;
         }
-        self.finish(group)
+        Ok(())
     }
 
     fn finish(&mut self, group: Group) -> Result<(), StoreError> {
@@ -225,27 +230,22 @@ impl Committer {
         {
             return Ok(AtOnce::HandOver(operations));
         }
-        for operation in operations {
-            self.prepare(operation, &mut group)?;
-            group.operations += 1;
-        }
+        self.prepare_all(operations, &mut group)?;
         let ready = group.ready();
-        let written = if ready.batch.is_empty() {
-            Ok(true)
-        } else {
-            self.store.write_at_once(&ready.batch)
-        };
-        let result = match written {
+        if ready.batch.is_empty() {
+            return self.conclude(ready, Ok(())).map(|()| AtOnce::Done);
+        }
+        let result = match self.store.write_at_once(&ready.batch) {
+            Ok(true) => {
+                self.wrote(&ready, ready.batch.bytes());
+                Ok(())
+            }
             Ok(false) => {
                 self.left = Some(ready);
                 return Ok(AtOnce::HandOver(Vec::new()));
             }
-            Ok(true) => Ok(()),
             Err(error) => Err(error),
         };
-        if result.is_ok() && !ready.batch.is_empty() {
-            self.wrote(&ready, ready.batch.bytes());
-        }
         self.conclude(ready, result).map(|()| AtOnce::Done)
     }
 
