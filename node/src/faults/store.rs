@@ -1,6 +1,11 @@
 //! A store that fails as it is told to.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 
@@ -8,6 +13,11 @@ use super::Faults;
 use crate::storage::{
     Batch, Cached, Estimate, Health, KeyRange, Page, Run, ScanLimit, Space, Store, StoreCounters, StoreError,
 };
+
+/// How often a held sync looks whether it may go on.
+const HELD_LOOK: Duration = Duration::from_millis(5);
+/// So long a sync is held at most; then it fails.
+const HELD_MAX: Duration = Duration::from_mins(2);
 
 /// Fails what its node's settings say, and passes everything else on.
 pub(crate) struct FaultyStore {
@@ -26,6 +36,16 @@ impl FaultyStore {
             attempted: "noting what is synced".to_owned(),
             reason: error.to_string(),
         })
+    }
+
+    /// Before a sync, on the thread that makes it.
+    fn before_sync(&self) -> Result<(), StoreError> {
+        let began = Instant::now();
+        while self.faults.settings().hold_syncs {
+            Self::fail_if(began.elapsed() > HELD_MAX, "syncing, held for too long,")?;
+            thread::sleep(HELD_LOOK);
+        }
+        Self::fail_if(self.faults.settings().fail_syncs, "syncing")
     }
 
     fn fail_if(fails: bool, attempted: &str) -> Result<(), StoreError> {
@@ -51,9 +71,10 @@ impl Store for FaultyStore {
     }
 
     fn write(&self, batch: Batch, sync: bool) -> Result<(), StoreError> {
-        let settings = self.faults.settings();
-        Self::fail_if(settings.fail_writes, "writing")?;
-        Self::fail_if(sync && settings.fail_syncs, "syncing")?;
+        Self::fail_if(self.faults.settings().fail_writes, "writing")?;
+        if sync {
+            self.before_sync()?;
+        }
         self.store.write(batch, sync)?;
         if sync { self.synced() } else { Ok(()) }
     }
@@ -64,7 +85,7 @@ impl Store for FaultyStore {
     }
 
     fn sync(&self) -> Result<(), StoreError> {
-        Self::fail_if(self.faults.settings().fail_syncs, "syncing")?;
+        self.before_sync()?;
         self.store.sync()?;
         self.synced()
     }
@@ -83,7 +104,7 @@ impl Store for FaultyStore {
     }
 
     fn take_in(&self, run: &Run) -> Result<Option<Vec<Bytes>>, StoreError> {
-        Self::fail_if(self.faults.settings().fail_syncs, "taking in a sorted run")?;
+        self.before_sync()?;
         self.store.take_in(run)
     }
 

@@ -1,12 +1,16 @@
-//! Full disks and disks that cannot be read (D67).
+//! Full disks, disks that cannot be read (D67), and disks that stand still.
 
 use bytes::Bytes;
-use dynamo_proto::{fault::SetRequest, v1};
+use dynamo_proto::{
+    admin::{CommitRequest, RingTarget, TargetMember, TransitionRequest, TransitionResponse},
+    fault::{PeerFault, SetRequest},
+    v1,
+};
 use tonic::Code;
 
 use crate::{
-    harness::{Cluster, Shape, count, get, put, until, values, why},
-    heal, set,
+    harness::{Cluster, Shape, count, get, put, until, until_ok, values, why},
+    heal, set, towards,
 };
 
 fn full() -> SetRequest {
@@ -125,4 +129,80 @@ async fn a_copy_that_cannot_be_read_is_never_taken_for_none() {
     }
     heal(&cluster).await;
     assert_eq!(cluster.read(0, "key").await.unwrap(), ["value"]);
+}
+
+/// Who tells of a ring may be gone before it is on the disk of who is told; it is no news when it is told again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ring_is_taken_up_whose_teller_did_not_wait_for_the_disk() {
+    let cluster = Cluster::start(Shape::quick(4, 0)).await;
+    // A first change: then all have heard of each other.
+    commits(&cluster, 1).await;
+    serve_by(&cluster, 2).await;
+    // Only node 0 is heard, and by node 2 only.
+    let deaf = PeerFault {
+        drop_arrivals: true,
+        ..PeerFault::default()
+    };
+    for index in [0, 1, 3] {
+        set(&cluster, index, towards(0..4, &deaf)).await;
+    }
+    let held = SetRequest {
+        hold_syncs: true,
+        ..towards([1, 3], &deaf)
+    };
+    set(&cluster, 2, held).await;
+    commits(&cluster, 2).await;
+    // Each is begun when the one before was answered or given up; the last ones have nothing new to say.
+    let exchanges = || cluster.metric(0, "dynamo_gossip_exchanges_total", "");
+    let before = exchanges().await;
+    until("node 0 has said all", || async { exchanges().await > before + 5 }).await;
+    let waited_for = async || transition(&cluster, 2).await.waits_for.contains(&Cluster::id(2));
+    assert!(waited_for().await);
+
+    set(&cluster, 2, towards([1, 3], &deaf)).await;
+    until("node 2 goes by what it was told", || async {
+        !waited_for().await
+    })
+    .await;
+    heal(&cluster).await;
+    serve_by(&cluster, 3).await;
+}
+
+/// Proposes another ring than that of `epoch`.
+async fn commits(cluster: &Cluster, epoch: u64) {
+    let members = (0..4).map(|index| TargetMember {
+        member_id: Cluster::id(index),
+        zone: cluster.zone(index),
+        weight: Shape::weight(index) + epoch as u32,
+        ..TargetMember::default()
+    });
+    let target = RingTarget {
+        members: members.collect(),
+        ..RingTarget::default()
+    };
+    let commit = CommitRequest {
+        target: Some(target),
+        expected_epoch: epoch,
+        expected_hash: 0,
+    };
+    until_ok("the change is committed", || async {
+        cluster.admin(0).commit(commit.clone()).await
+    })
+    .await;
+}
+
+async fn transition(cluster: &Cluster, index: usize) -> TransitionResponse {
+    let asked = cluster.admin(index).transition(TransitionRequest {}).await;
+    asked.unwrap().into_inner()
+}
+
+/// Waits until all serve by that ring alone.
+async fn serve_by(cluster: &Cluster, epoch: u64) {
+    for index in 0..4 {
+        until(&format!("node {index} serves by ring {epoch} alone"), || async {
+            let at = transition(cluster, index).await;
+            at.base_epoch == epoch && at.next_epoch == 0
+        })
+        .await;
+    }
 }
