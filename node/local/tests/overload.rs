@@ -15,8 +15,9 @@ use support::{
     Did, Writers, all_is_kept, alone, client, folder, peak_kib, settings, until_hints_are_delivered,
 };
 
-/// Writers that write as fast as they can: many times what the ring can serve.
-const CROWD: u32 = 4000;
+/// Writers that write as fast as they can: more than all nodes let in, however fast they are.
+const CROWD: u32 = NODES * 1024 + 2000;
+const NODES: u32 = 6;
 /// Connections carry a bounded number of requests.
 const PER_CLIENT: u32 = 500;
 /// Of these the ring is to serve every write.
@@ -90,7 +91,7 @@ fn puts(ring: &LocalRing, result: &str) -> u64 {
 async fn g18_overload_is_refused_early_and_leaves_nothing_behind() {
     let _alone = alone().await;
     let dir = folder();
-    let mut ring = LocalRing::start(settings(dir.path(), 6, 3)).await.unwrap();
+    let mut ring = LocalRing::start(settings(dir.path(), NODES, 3)).await.unwrap();
     let (calm, calm_per_s) = writes(&ring, 0, FEW, Duration::from_secs(2)).await;
     assert_eq!(calm.counts().1 + calm.counts().2, 0, "{:?}", calm.failures);
     let before = highest_peak_kib(&ring);
