@@ -116,7 +116,7 @@ pub enum Request {
     Pull {
         /// Of which partition.
         partition: PartitionId,
-        /// Which, with the asker's state without values.
+        /// Which, with the asker's state: on the wire, its hash and what is left of it without values.
         keys: Vec<(KeyIx, Option<Rc<KeyState>>)>,
     },
     /// Records to merge durably.

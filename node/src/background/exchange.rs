@@ -6,7 +6,7 @@ use bytes::Bytes;
 use dynamo_core::{
     entropy::{
         Exchange, ExchangeEffect, ExchangeEvent, ExchangeReport, KeyPage, KeySummary, Mode, PullResult,
-        PushResult, Tree, has_news_for,
+        PushResult, Tree, has_news_for, record_hash,
     },
     listing::Position,
     types::{MemberId, PartitionId},
@@ -153,8 +153,10 @@ impl With {
             let Ok(known) = self.known(position).await else {
                 return ExchangeEvent::Failed;
             };
+            let hash_of = |state: &KeyState| record_hash(position.as_bytes(), &state.encode());
             keys.push(peer::FetchKey {
                 position: position.as_bytes().clone(),
+                known_hash: known.as_ref().map(hash_of).unwrap_or_default(),
                 known: known.map(|state| state.without_values().encode()),
             });
         }

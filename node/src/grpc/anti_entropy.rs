@@ -6,7 +6,7 @@ use bytes::Bytes;
 use dynamo_core::{
     entropy::{
         exchange::{HASHES_PER_MESSAGE, LEAVES_PER_MESSAGE, RECORDS_PER_TRANSFER},
-        has_news_for,
+        has_news_for, record_hash,
     },
     types::{MemberId, PartitionId},
     version::KeyState,
@@ -119,9 +119,12 @@ async fn look_up(node: &Arc<Node>, place: &DataKey, asked: FetchKey) -> Result<F
     };
     let known = asked.known.map(KeyState::decode).transpose();
     let known = known.map_err(|error| Failure::invalid(format!("a key state cannot be read: {error}")))?;
+    let encoded = state.encode();
+    let same = asked.known_hash == record_hash(place.as_bytes(), &encoded);
     Ok(match known {
-        Some(known) if !has_news_for(&state, &known) => Found::NoNews(true),
-        _ => Found::State(state.encode()),
+        // It may have become the same since the asker compared hashes.
+        Some(known) if same || !has_news_for(&state, &known) => Found::NoNews(true),
+        _ => Found::State(encoded),
     })
 }
 

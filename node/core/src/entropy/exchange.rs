@@ -210,7 +210,7 @@ enum Stage {
 
 /// Whether a merge of `mine` would change the holder of `theirs`, which may come
 /// [without values](KeyState::without_values): what a replica asks itself before it sends a record of which the other
-/// side already has some state. It is only asked about records whose hashes differ.
+/// side already has some state. It is only asked about records whose hashes differ as they are now.
 ///
 /// So a key that one side is behind in travels once, in the right direction.
 pub fn has_news_for(mine: &KeyState, theirs: &KeyState) -> bool {

@@ -24,7 +24,7 @@ pub struct Schedule {
     period_ms: u64,
     paused: bool,
     peers: BTreeMap<MemberId, Peer>,
-    /// Partitions of which an exchange is under way that this node began: one at a time, or two peers send the same key.
+    /// Partitions of which an exchange is under way that this node began: one at a time, or two peers are asked for the same key.
     running: BTreeSet<PartitionId>,
     /// Partitions of which a peer has begun one that found a difference, and until when nobody else is let in.
     held: BTreeMap<PartitionId, (MemberId, u64)>,
@@ -163,7 +163,7 @@ impl Schedule {
     }
 
     /// Whether a peer whose exchange of a partition found that something differs may go on with it. One at a time: two would
-    /// send the same keys. Whoever is let in keeps others out for a sixteenth of the period from its last question;
+    /// compare the same keys. Whoever is let in keeps others out for a sixteenth of the period from its last question;
     /// whoever is not tries again soon.
     pub fn lets_in(&mut self, partition: PartitionId, peer: &MemberId, now_ms: u64) -> bool {
         let held = self.held.get(&partition);

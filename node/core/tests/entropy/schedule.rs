@@ -255,7 +255,7 @@ fn an_administrator_may_hurry_a_partition() {
     );
 }
 
-/// Two exchanges that found a difference in one partition would send the same keys.
+/// Two exchanges that found a difference in one partition would compare the same keys.
 #[test]
 fn one_exchange_at_a_time_may_send_keys_of_a_partition() {
     let mut schedule = Schedule::new(INTERVAL_MS);

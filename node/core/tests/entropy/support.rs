@@ -308,7 +308,8 @@ impl Session {
         let Some(theirs) = b.records.get(key).filter(|_| !b.marked.contains(key)) else {
             return PullResult::Gone;
         };
-        if a.records.get(key).is_some_and(|ours| !has_news_for(theirs, ours)) {
+        let no_news = |ours: &KeyState| ours == theirs || !has_news_for(theirs, ours);
+        if a.records.get(key).is_some_and(no_news) {
             return PullResult::NoNews;
         }
         self.traffic.bytes += key.as_bytes().len() + theirs.encode().len();

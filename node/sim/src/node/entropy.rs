@@ -216,7 +216,7 @@ impl Live<'_> {
             .filter_map(|position| self.sh.keys.find(position))
             .map(|key| {
                 let mine = self.disk.peek(Place::Data(key));
-                (key, mine.map(|state| Rc::new(state.without_values())))
+                (key, mine.cloned())
             })
             .collect();
         let timeout_ms = self.sh.knobs.call_timeout_ms * 2;
@@ -490,7 +490,7 @@ impl Live<'_> {
         }
         match self.disk.peek(Place::Data(key)).cloned() {
             None => Pulled::Without(PullResult::Gone),
-            Some(state) if mine.is_some_and(|mine| !has_news_for(&state, mine)) => {
+            Some(state) if mine.is_some_and(|mine| *mine == *state || !has_news_for(&state, mine)) => {
                 Pulled::Without(PullResult::NoNews)
             }
             Some(state) => Pulled::State(self.on_the_way(state)),
