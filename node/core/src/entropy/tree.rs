@@ -13,7 +13,7 @@
 
 use std::ops::RangeInclusive;
 
-use sha2::{Digest as _, Sha256};
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::ring::PARTITIONS_MAX;
 use crate::types::{KeyHash, PartitionId};
@@ -45,21 +45,12 @@ pub struct Tree {
     root: u64,
 }
 
-/// What a record adds to its leaf: the first 8 bytes, big-endian, of
-/// `SHA-256(u32be(len(position)) ‖ position ‖ encoded state)`.
+/// What a record adds to its leaf: XXH3-64 of its encoded state, seeded with XXH3-64 of its position.
 ///
 /// `position` is the data key. The state is in its one canonical encoding, which no clock has a part in: a value that
 /// expires keeps its hash, so expiry causes no repairs.
 pub fn record_hash(position: &[u8], encoded_state: &[u8]) -> u64 {
-    let mut hasher = Sha256::new();
-    hasher.update((position.len() as u32).to_be_bytes());
-    hasher.update(position);
-    hasher.update(encoded_state);
-    hasher
-        .finalize()
-        .iter()
-        .take(8)
-        .fold(0, |value, byte| value << 8 | u64::from(*byte))
+    xxh3_64_with_seed(encoded_state, xxh3_64(position))
 }
 
 impl TreeShape {

@@ -102,11 +102,13 @@ fn a_node_is_the_sum_of_its_children() {
     }
 }
 
-/// For ever, as nodes of different releases compare them. SHA-256 computed elsewhere.
+/// For ever, as nodes of different releases compare them. Computed elsewhere, by Python's xxhash:
+/// `xxh3_64_intdigest(state, seed=xxh3_64_intdigest(position))`.
 #[test]
 fn a_record_s_hash_covers_its_place_and_its_state() {
-    // printf '\0\0\0\2abcd' | sha256sum
-    assert_eq!(record_hash(b"ab", b"cd"), 0xf9eb_fbd8_f5ce_379f);
+    assert_eq!(record_hash(b"ab", b"cd"), 0xf35b_d447_d624_e60a);
+    let long: Vec<u8> = (0..1280).map(|number| number as u8).collect();
+    assert_eq!(record_hash(b"ab", &long), 0x2ee3_4edd_2786_07f7);
     assert_ne!(record_hash(b"ab", b"cd"), record_hash(b"abc", b"d"));
     assert_ne!(record_hash(b"ab", b"cd"), record_hash(b"ab", b"ce"));
 }
