@@ -38,11 +38,17 @@ use crate::{
         warm::warm_up,
         workload::{Load, Plan},
     },
-    measure::{Clocks, machine::load_average, process::memory},
+    measure::{
+        Clocks,
+        machine::load_average,
+        process::{memory, own_threads_cpu},
+    },
     system::Target,
 };
 
 const BUCKET: &str = "kvbench";
+/// How the names of RocksDB's background threads begin.
+const ROCKS_THREADS: &str = "rocksdb:";
 /// Of the load's own cost.
 const NOTHING_OPERATIONS: u64 = 200_000;
 
@@ -83,6 +89,8 @@ pub(crate) struct Job {
 pub(crate) struct Stored {
     /// Of this process, in microseconds of processor time: RocksDB's background threads too, the load not.
     pub(crate) us_per_operation: f64,
+    /// Of these, RocksDB's background threads: flushes and compactions, which come in lumps.
+    pub(crate) behind_us_per_operation: f64,
     /// What the load took besides.
     pub(crate) load_us_per_operation: f64,
     /// As of every other run.
@@ -124,7 +132,7 @@ impl Job {
         let target = self.open().await?;
         fill(&target, &load, self.tasks as usize).await?;
         warm_up(&target, &load, self.tasks, &[std::process::id()], self.warm_up).await?;
-        let before = Clocks::read(&[], &[])?;
+        let (before, behind) = (Clocks::read(&[], &[])?, own_threads_cpu(ROCKS_THREADS)?);
         let recorder = drive(
             &target,
             &load,
@@ -133,6 +141,7 @@ impl Job {
         )
         .await?;
         let mut cores = before.until(&Clocks::read(&[], &[])?);
+        let behind = own_threads_cpu(ROCKS_THREADS)?.saturating_sub(behind);
         // One process is both.
         let seconds = cores.elapsed.as_secs_f64();
         let load_cores = load_us * 1e-6 * recorder.done() as f64 / seconds;
@@ -145,6 +154,7 @@ impl Job {
         };
         Ok(Stored {
             us_per_operation: figures.server_us_per_operation,
+            behind_us_per_operation: behind.as_secs_f64() * 1e6 / recorder.done() as f64,
             load_us_per_operation: load_us,
             figures: serde_json::to_value(figures)?,
         })

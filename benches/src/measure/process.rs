@@ -39,6 +39,26 @@ pub(crate) fn own_cpu() -> Result<Duration> {
     Ok(time.context("cannot read the processor clock")?.into())
 }
 
+/// Of those threads of this process whose names begin so.
+pub(crate) fn own_threads_cpu(name: &str) -> Result<Duration> {
+    let mut sum = Duration::ZERO;
+    for thread in std::fs::read_dir("/proc/self/task").context("cannot list /proc/self/task")? {
+        let thread = thread?.path();
+        // A thread may end meanwhile.
+        let read = |file| std::fs::read_to_string(thread.join(file)).unwrap_or_default();
+        if read("comm").starts_with(name) {
+            sum += on_processor(&read("schedstat"));
+        }
+    }
+    Ok(sum)
+}
+
+/// The first number of `/proc/.../schedstat`.
+fn on_processor(schedstat: &str) -> Duration {
+    let ns = schedstat.split_whitespace().next();
+    Duration::from_nanos(ns.and_then(|ns| ns.parse().ok()).unwrap_or_default())
+}
+
 /// Memory of each.
 pub(crate) fn memory(pids: &[u32]) -> Result<Vec<Memory>> {
     let read = |&pid: &u32| {
@@ -101,6 +121,18 @@ mod tests {
             assert_ne!(chance.next(), 0);
         }
         assert!(own_cpu().unwrap() >= before + Duration::from_millis(5));
+    }
+
+    #[test]
+    fn threads_are_told_apart_by_their_names() {
+        assert_eq!(on_processor("1500 20 3\n"), Duration::from_nanos(1500));
+        assert_eq!(on_processor(""), Duration::ZERO);
+        let spin = || {
+            while own_threads_cpu("test-spin:").unwrap() < Duration::from_millis(1) {}
+            own_threads_cpu("test-none:").unwrap()
+        };
+        let thread = std::thread::Builder::new().name("test-spin:1".into());
+        assert_eq!(thread.spawn(spin).unwrap().join().unwrap(), Duration::ZERO);
     }
 
     #[test]
