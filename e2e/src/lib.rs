@@ -25,7 +25,6 @@ pub mod writers;
 
 pub mod loader;
 
-#[cfg(feature = "cluster")]
 pub mod lab;
 
 pub mod mischief;

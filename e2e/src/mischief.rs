@@ -4,7 +4,6 @@ use std::{collections::BTreeMap, fmt};
 
 use crate::writers::Chance;
 
-#[cfg(feature = "cluster")]
 mod act;
 
 /// Something that goes wrong.

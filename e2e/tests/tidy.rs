@@ -232,7 +232,7 @@ fn no_rust_file_is_too_long() {
     );
 }
 
-/// A skipped test looks like a passed one: what needs more than this machine is behind a cargo feature.
+/// A skipped test looks like a passed one: what needs more than this machine is a target that runs only if it is named.
 #[test]
 fn no_test_is_ignored() {
     let ignore = ["#[ign", "ore"].concat();

@@ -26,7 +26,6 @@ mod dynamo {
             tonic::include_proto!("dynamo.admin.v1");
         }
     }
-    #[cfg(feature = "faults")]
     pub mod fault {
         pub mod v1 {
             tonic::include_proto!("dynamo.fault.v1");
@@ -36,15 +35,14 @@ mod dynamo {
 
 /// Administrators: package `dynamo.admin.v1`.
 pub use dynamo::admin::v1 as admin;
-/// Faults on demand: package `dynamo.fault.v1`.
-#[cfg(feature = "faults")]
+/// Faults on demand, for tests from outside: package `dynamo.fault.v1`. Only nodes with hooks serve it.
 pub use dynamo::fault::v1 as fault;
 /// Nodes: package `dynamo.peer.v1`.
 pub use dynamo::peer::v1 as peer;
 /// Clients: package `dynamo.v1`.
 pub use dynamo::v1;
 
-/// The encoded descriptors of all packages, for gRPC reflection.
+/// The encoded descriptors of all packages but `dynamo.fault.v1`, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 /// Metadata of requests of clients: the cluster that is meant, as a UUID.
