@@ -169,7 +169,8 @@ impl Peers {
             return Err(unfitting(to).into());
         };
         let trip_us = started.elapsed().as_micros() as u64;
-        self.detector.lock().round_trip(&to.member, trip_us);
+        let now_ms = clock::monotonic_ms();
+        self.detector.lock().round_trip(&to.member, trip_us, now_ms);
         if response.same {
             // Same as what? Never an absence.
             let known = known.ok_or_else(|| unfitting(to))?;
@@ -226,6 +227,15 @@ impl Peers {
             client.tree_hashes(request).await
         })
         .await
+    }
+
+    pub(crate) async fn compare(
+        &self,
+        to: &To,
+        request: peer::CompareRequest,
+    ) -> Result<peer::CompareResponse, CallError> {
+        self.bulk_call(to, |mut client| async move { client.compare(request).await })
+            .await
     }
 
     pub(crate) async fn tree_keys(

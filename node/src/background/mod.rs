@@ -7,10 +7,11 @@
 //!   transfer  of partitions that are new here, and that are not any more  while the ring changes
 //!   exchange  of partitions with their other primaries (§4.7)           each pair once per interval × (N - 1)
 //!   refetch   records whose checksum is wrong, from the other primaries  as they are met
+//!   checks    of primaries that gets did not ask (§5)                   soon after these gets; by no gate
 //!   reap      tombstones and long histories, by everybody's word        each partition once per interval
 //! ```
 //!
-//! All of them wait for their turn at one gate, which opens as far as the foreground's 99th percentile allows.
+//! All others wait for their turn at one gate, which opens as far as the foreground's 99th percentile allows.
 
 use std::{
     collections::BTreeMap,
@@ -33,6 +34,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{clock, config::Config, node::Node, storage::ScanLimit};
 
 mod bulk;
+
+pub(crate) mod checks;
 
 pub(crate) mod exchange;
 
@@ -173,6 +176,7 @@ pub(crate) fn start(node: &Arc<Node>, tracker: &TaskTracker, shutdown: &Cancella
     spawn(Box::pin(transition::strays(Arc::clone(node))));
     spawn(Box::pin(reap_loop(Arc::clone(node))));
     spawn(Box::pin(refetch::serve(Arc::clone(node))));
+    spawn(Box::pin(checks::serve(Arc::clone(node))));
 }
 
 /// Until a task that had nothing to do looks again.

@@ -12,14 +12,19 @@ use dynamo_core::{
     version::KeyState,
 };
 use dynamo_proto::peer::{
-    FetchKey, FetchRequest, FetchResponse, Fetched, PageRequest, PageResponse, StoreRequest, StoreResponse,
-    StoredState, TreeHashesRequest, TreeHashesResponse, TreeKey, TreeKeysRequest, TreeKeysResponse,
-    fetched::Result as Found,
+    CompareRequest, CompareResponse, FetchKey, FetchRequest, FetchResponse, Fetched, PageRequest,
+    PageResponse, StoreRequest, StoreResponse, StoredState, TreeHashesRequest, TreeHashesResponse, TreeKey,
+    TreeKeysRequest, TreeKeysResponse, fetched::Result as Found,
 };
 use futures::future::try_join_all;
 
 use super::status::{Failure, Reason};
-use crate::{background::exchange::TRANSFER_BYTES_MAX, clock, node::Node, storage::DataKey};
+use crate::{
+    background::exchange::TRANSFER_BYTES_MAX,
+    clock,
+    node::{Digest, Node, Unless},
+    storage::DataKey,
+};
 
 pub(super) fn tree_hashes(node: &Node, request: &TreeHashesRequest) -> Result<TreeHashesResponse, Failure> {
     at_most("nodes", request.nodes.len(), HASHES_PER_MESSAGE)?;
@@ -88,6 +93,21 @@ pub(super) async fn tree_keys(
         not_ready: false,
         suspect,
     })
+}
+
+/// Which records are others here. One that cannot be read is not among them: nothing here would come of a repair.
+pub(super) async fn compare(node: &Arc<Node>, request: CompareRequest) -> Result<CompareResponse, Failure> {
+    at_most("records", request.records.len(), RECORDS_PER_TRANSFER)?;
+    let mut differing = Vec::new();
+    for (index, record) in request.records.into_iter().enumerate() {
+        let found = node
+            .read_unless(&place(record.position)?, Some(Digest(record.digest)))
+            .await;
+        if matches!(found, Ok(Unless::Other(_))) {
+            differing.push(index as u32);
+        }
+    }
+    Ok(CompareResponse { differing })
 }
 
 /// Records for one who lacks something of them; as many as fit into a message.

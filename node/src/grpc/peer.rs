@@ -5,10 +5,11 @@ use std::sync::Arc;
 use dynamo_core::{types::MemberId, version::STATE_FORMAT_VERSION};
 use dynamo_lane::{Peers, Serving};
 use dynamo_proto::peer::{
-    CoordinateRequest, CoordinateResponse, FetchRequest, FetchResponse, GossipRequest, GossipResponse,
-    HandshakeRequest, HandshakeResponse, Header, LocateRequest, LocateResponse, PageRequest, PageResponse,
-    ReapRequest, ReapResponse, ReplicaRequests, ScanRequest, ScanResponse, StoreRequest, StoreResponse,
-    TreeHashesRequest, TreeHashesResponse, TreeKeysRequest, TreeKeysResponse, peer_server::Peer,
+    CompareRequest, CompareResponse, CoordinateRequest, CoordinateResponse, FetchRequest, FetchResponse,
+    GossipRequest, GossipResponse, HandshakeRequest, HandshakeResponse, Header, LocateRequest,
+    LocateResponse, PageRequest, PageResponse, ReapRequest, ReapResponse, ReplicaRequests, ScanRequest,
+    ScanResponse, StoreRequest, StoreResponse, TreeHashesRequest, TreeHashesResponse, TreeKeysRequest,
+    TreeKeysResponse, peer_server::Peer,
 };
 use tonic::{Request, Response, Status, Streaming};
 
@@ -164,6 +165,13 @@ impl Peer for PeerService {
         let mut request = request.into_inner();
         let header = request.header.take();
         self.data(header.as_ref(), self.node.scan_local(request)).await
+    }
+
+    async fn compare(&self, request: Request<CompareRequest>) -> Result<Response<CompareResponse>, Status> {
+        let mut request = request.into_inner();
+        let header = request.header.take();
+        self.data(header.as_ref(), anti_entropy::compare(&self.node, request))
+            .await
     }
 
     async fn tree_hashes(

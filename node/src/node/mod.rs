@@ -27,7 +27,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    background::{Background, refetch::Refetches, transition},
+    background::{Background, checks::Checks, refetch::Refetches, transition},
     clock,
     config::{Config, PAGE_KEYS_MAX},
     faults::Faults,
@@ -93,6 +93,7 @@ pub(crate) struct Node {
     faults: Faults,
     asked: Asked,
     refetches: Refetches,
+    checks: Checks,
     background: Background,
     membership: Membership,
     placed: ArcSwapOption<Placed>,
@@ -170,6 +171,7 @@ impl Node {
             faults,
             asked: Asked::default(),
             refetches: Refetches::default(),
+            checks: Checks::default(),
             metrics: Metrics::new(&streams, &stores)?,
             peers,
             client_traffic,
@@ -229,6 +231,10 @@ impl Node {
 
     pub(crate) fn refetches(&self) -> &Refetches {
         &self.refetches
+    }
+
+    pub(crate) fn checks(&self) -> &Checks {
+        &self.checks
     }
 
     pub(crate) fn asked(&self) -> &Asked {

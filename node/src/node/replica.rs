@@ -173,6 +173,14 @@ impl Node {
         Some((ReplicaRead { state, suspect }, digest))
     }
 
+    /// The digest of this node's copy, if there is one and no need to wait for the disk.
+    pub(crate) fn digest_now(&self, key: &DataKey) -> Option<Digest> {
+        match self.store.get_cached(Space::Data, key.as_bytes()) {
+            Ok(Cached::Known(Some(stored))) => Some(Digest::of(&stored)),
+            _ => None,
+        }
+    }
+
     /// The record of a key in this node's own data. What the block cache holds is read in place; the disk only by a
     /// thread that may wait.
     ///

@@ -54,6 +54,7 @@ pub(crate) struct Metrics {
     fallbacks_counted: Counter<u64>,
     hints_delivered: Counter<u64>,
     read_repairs: Counter<u64>,
+    reads_hedged: Counter<u64>,
     exchanges: Counter<u64>,
     exchange_keys: Counter<u64>,
     pulled_bytes: Counter<u64>,
@@ -168,6 +169,10 @@ impl Metrics {
                 "Hints delivered to those they were kept for",
             ),
             read_repairs: counter("dynamo_read_repairs", "Replicas brought up to date by gets"),
+            reads_hedged: counter(
+                "dynamo_reads_hedged",
+                "Gets that asked further replicas because one was late",
+            ),
             exchanges: counter(
                 "dynamo_exchanges",
                 "Exchanges of a partition with another primary",
@@ -280,6 +285,10 @@ impl Metrics {
 
     pub(crate) fn read_repair(&self) {
         self.read_repairs.add(1, &[]);
+    }
+
+    pub(crate) fn read_hedged(&self) {
+        self.reads_hedged.add(1, &[]);
     }
 
     pub(crate) fn exchange(&self, report: &ExchangeReport) {

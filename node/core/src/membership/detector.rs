@@ -21,6 +21,8 @@ pub const PROBE_INTERVAL_MS: u64 = 1000;
 pub const TIMEOUTS_MAX: u32 = 3;
 /// The shortest time-out is this part of the longest.
 pub const TIMEOUT_PARTS: u64 = 2;
+/// How fast a peer was longer ago says nothing of how fast it is.
+pub const PACE_MS: u64 = 1000;
 /// Longest reason kept.
 pub const REASON_BYTES_MAX: usize = 256;
 
@@ -55,28 +57,42 @@ struct Peer {
     probe_due_ms: u64,
 }
 
+/// How fast a peer is, in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// What a read takes.
+    pub mean_us: u64,
+    /// A read that takes longer is late.
+    pub late_us: u64,
+}
+
 /// A mean of the last round trips and how far they lie from it, in microseconds, as TCP has them.
 #[derive(Clone, Copy, Debug)]
 struct Trips {
     mean_us: u64,
     deviation_us: u64,
+    /// When the last one ended.
+    last_ms: u64,
 }
 
 impl Trips {
-    fn with(trips: Option<Self>, trip_us: u64) -> Self {
+    fn with(trips: Option<Self>, trip_us: u64, last_ms: u64) -> Self {
         let Some(Self {
             mean_us,
             deviation_us,
+            ..
         }) = trips
         else {
             return Self {
                 mean_us: trip_us,
                 deviation_us: trip_us / 2,
+                last_ms,
             };
         };
         Self {
             mean_us: (7 * mean_us + trip_us) / 8,
             deviation_us: (3 * deviation_us + mean_us.abs_diff(trip_us)) / 4,
+            last_ms,
         }
     }
 }
@@ -99,10 +115,10 @@ impl Detector {
         peer.timeouts = 0;
     }
 
-    /// A read of one record at a peer took so long from its sending to its answer.
-    pub fn round_trip(&mut self, member: &MemberId, trip_us: u64) {
+    /// A read of one record at a peer took so long from its sending to its answer, which came at `now_ms`.
+    pub fn round_trip(&mut self, member: &MemberId, trip_us: u64, now_ms: u64) {
         let peer = self.peer(member);
-        peer.trips = Some(Trips::with(peer.trips, trip_us));
+        peer.trips = Some(Trips::with(peer.trips, trip_us, now_ms));
     }
 
     /// A request that was sent at `started_ms` got no answer by `now_ms`.
@@ -160,6 +176,16 @@ impl Detector {
         let usual_ms = (trips.mean_us + 8 * trips.deviation_us).div_ceil(1000);
         let least = (most / TIMEOUT_PARTS).max(1);
         (usual_ms.max(least) << timeouts.min(TIMEOUTS_MAX)).min(most)
+    }
+
+    /// How long the peer's last reads took, and from when on one is late: what TCP would wait for, four deviations beyond
+    /// the mean, which is rare. `None` if there was none within [`PACE_MS`].
+    pub fn pace(&self, member: &MemberId, now_ms: u64) -> Option<Pace> {
+        let trips = self.peers.get(member)?.trips?;
+        (now_ms.saturating_sub(trips.last_ms) <= PACE_MS).then_some(Pace {
+            mean_us: trips.mean_us,
+            late_us: trips.mean_us + 4 * trips.deviation_us,
+        })
     }
 
     /// Whether requests to the peer are worth sending; unknown peers count as reachable.

@@ -35,7 +35,7 @@ pub mod gossip;
 
 pub mod detector;
 
-pub use detector::{Detector, Silence};
+pub use detector::{Detector, Pace, Silence};
 pub use entry::{EntryError, MemberEntry};
 pub use gossip::{Gossip, Target};
 pub use history::{Announcer, Claim, Life, SelfHistory};

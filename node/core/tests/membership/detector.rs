@@ -1,6 +1,6 @@
 //! Who answers, with time written out.
 
-use dynamo_core::membership::detector::{PROBE_INTERVAL_MS, REASON_BYTES_MAX};
+use dynamo_core::membership::detector::{PACE_MS, PROBE_INTERVAL_MS, REASON_BYTES_MAX};
 use dynamo_core::membership::{Detector, Gossip, Silence, Target};
 use dynamo_core::types::MemberId;
 
@@ -252,15 +252,15 @@ fn d71_the_time_a_request_waits_follows_the_peers_round_trips() {
     let mut detector = detector();
     assert_eq!(detector.timeout_ms(&id(1)), 400, "nothing is known");
     for _ in 0..50 {
-        detector.round_trip(&id(1), 1_000);
-        detector.round_trip(&id(2), 250_000);
+        detector.round_trip(&id(1), 1_000, 0);
+        detector.round_trip(&id(2), 250_000, 0);
     }
     assert_eq!(detector.timeout_ms(&id(1)), 200, "half of the longest, at least");
     let steady = detector.timeout_ms(&id(2));
     assert!((250..260).contains(&steady), "{steady}");
     // An unsteady one gets more.
     for number in 0..50 {
-        detector.round_trip(&id(2), 220_000 + number % 2 * 60_000);
+        detector.round_trip(&id(2), 220_000 + number % 2 * 60_000, number);
     }
     assert!(detector.timeout_ms(&id(2)) > 300);
     // Twice as long after each time-out, never longer than the longest.
@@ -272,4 +272,23 @@ fn d71_the_time_a_request_waits_follows_the_peers_round_trips() {
     assert_eq!(timeouts, [400, 400, 400]);
     detector.succeeded(&id(1), 5000, 5001);
     assert_eq!(detector.timeout_ms(&id(1)), 200);
+}
+
+#[test]
+fn a_peer_s_pace_follows_its_last_reads_and_is_forgotten_after_a_while() {
+    let mut detector = Detector::new(1000);
+    assert_eq!(detector.pace(&id(1), 0), None, "nothing is known yet");
+    for number in 0..100 {
+        detector.round_trip(&id(1), 400 + number % 2 * 200, 5000);
+    }
+    let pace = detector.pace(&id(1), 5000 + PACE_MS).unwrap();
+    assert!((450..=550).contains(&pace.mean_us), "{pace:?}");
+    // Some 100 us from the mean are usual, and four times as much is not.
+    assert!((800..=1000).contains(&pace.late_us), "{pace:?}");
+    assert_eq!(detector.pace(&id(1), 5001 + PACE_MS), None, "it may have changed");
+    detector.round_trip(&id(1), 50_000, 7000);
+    assert!(
+        detector.pace(&id(1), 7000).unwrap().mean_us > 5000,
+        "one long read is seen at once"
+    );
 }

@@ -462,7 +462,9 @@ impl Live<'_> {
                 self.p.detector.failed(member, silence, times, reason);
             }
             Ok(_) if small => {
-                self.p.detector.round_trip(member, (now_ms - started_ms) * 1000);
+                self.p
+                    .detector
+                    .round_trip(member, (now_ms - started_ms) * 1000, now_ms);
             }
             _ => {}
         }

@@ -23,7 +23,7 @@ use crate::{
     node::{Node, Placed},
     request::{
         Deadline, Served,
-        get::{self, Query},
+        get::{self, Ask, Query},
         who_failed,
     },
     storage::DataKey,
@@ -133,6 +133,7 @@ async fn read(
         quorum: convert::quorum(&placed.quorum_of(&policy)?, &overrides)?,
         read_repair: policy.read_repair,
         key: key.clone(),
+        ask: Ask::Enough,
     };
     let (outcome, served) = get::coordinate(node, &placed, query, deadline).await?;
     answer(&placed, &key, &policy, (outcome, served))
