@@ -4,7 +4,10 @@
 //! bucket's rules, when too few replicas answer *this* client, or when the bucket wants it so. The machine's repairs are
 //! not carried out: only nodes write to replicas, and they do it when they coordinate.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use dynamo_core::{
@@ -24,6 +27,7 @@ use tonic::Code;
 use crate::{
     call::{ATTEMPT_MIN, Operation, Shared},
     error::{Detail, Error, Outcome},
+    hedge::Stopwatch,
     nodes::Node,
     routing::Routes,
     status::{Failed, Origin},
@@ -64,6 +68,13 @@ struct Read<'a> {
     quorum: Quorum,
     until: Instant,
     wall_ms: u64,
+}
+
+/// Reads that are begun if one of the others fails, or has not been answered after the delay.
+#[derive(Default)]
+struct HeldBack {
+    reads: Vec<GetEffect>,
+    delay: Duration,
 }
 
 /// What is told about a read besides its result.
@@ -133,6 +144,8 @@ impl<'a> Read<'a> {
         let mut effects = Vec::new();
         let mut tally = Tally::default();
         machine.step(GetEvent::Start, &mut effects);
+        let mut held_back = self.hold_back(&mut effects).unwrap_or_default();
+        let late_at = Instant::now() + held_back.delay;
         loop {
             for effect in effects.drain(..) {
                 match effect {
@@ -144,12 +157,56 @@ impl<'a> Read<'a> {
                     GetEffect::Repair { .. } => {}
                 }
             }
+            if reads.is_empty() {
+                effects.append(&mut held_back.reads);
+                if !effects.is_empty() {
+                    continue;
+                }
+            }
             let event = tokio::select! {
                 Some(arrival) = reads.next() => self.arrived(arrival, &mut tally)?,
+                () = sleep_until(late_at), if !held_back.reads.is_empty() => {
+                    effects.append(&mut held_back.reads);
+                    continue;
+                }
                 () = sleep_until(self.until) => GetEvent::DeadlineReached,
             };
+            if matches!(&event, GetEvent::ReplicaDone { result: Err(_), .. }) {
+                effects.append(&mut held_back.reads);
+            }
             machine.step(event, &mut effects);
         }
+    }
+
+    /// Takes the reads out that are not needed if the other primaries answer as fast as they usually do. `None`: it is not known
+    /// how fast that is, or somebody is stood in for.
+    fn hold_back(&self, effects: &mut Vec<GetEffect>) -> Option<HeldBack> {
+        let mut reads = Vec::with_capacity(effects.len());
+        for effect in effects.iter() {
+            let GetEffect::Read {
+                member,
+                fallback: false,
+            } = effect
+            else {
+                return None;
+            };
+            let delay = self.routes.node_of(member)?.latencies.hedge_after()?;
+            reads.push((delay, effect.clone()));
+        }
+        if self.shared.memory.is_sample() {
+            return None;
+        }
+        let fastest = reads.iter().map(|(delay, _)| *delay).min()?;
+        // In preference order, so that all are asked alike; but those that are slow by more than chance come last.
+        reads.sort_by_key(|(delay, _)| *delay > 2 * fastest);
+        let needed = self.quorum.r.max(self.quorum.pr) as usize;
+        let held_back = reads.split_off(needed.min(reads.len()));
+        let delay = reads.iter().map(|(delay, _)| *delay).max()?;
+        *effects = reads.into_iter().map(|(_, read)| read).collect();
+        Some(HeldBack {
+            reads: held_back.into_iter().map(|(_, read)| read).collect(),
+            delay,
+        })
     }
 
     async fn ask(&self, member: MemberId, fallback: bool) -> Arrival {
@@ -167,7 +224,15 @@ impl<'a> Read<'a> {
         let limit = self.until.saturating_duration_since(Instant::now()).min(usual);
         let stub = self.shared.router.nodes.stub(node);
         let request = stub.replica_get(message, limit);
+        // A read that is given up because others were faster would have taken at least as long.
+        let watch = Stopwatch::start(node);
         let answer = self.shared.attempt(node, limit, usual, request).await;
+        if answer
+            .as_ref()
+            .is_err_and(|failed| failed.origin != Origin::TimedOut)
+        {
+            watch.forget();
+        }
         (member, fallback, answer)
     }
 

@@ -1,8 +1,8 @@
 //! When a read gets a second node beside the one that keeps it waiting. Paper: §6.2 and §4.8.3, the slowest of the nodes asked
 //! decides the 99.9th percentile, and a slow node is not a dead one: it is not put aside for being slow.
 //!
-//! A node that coordinates a read asks all of the key's primaries and waits for R, so there is nothing left to hedge behind it;
-//! what one slow node can hold up is the reads that it coordinates itself.
+//! A node that coordinates a read asks another replica by itself when one is late; what one slow node can hold up is the reads that
+//! it coordinates itself. How late a replica is that this client reads from is known in the same way.
 
 use std::{
     sync::atomic::{AtomicU32, Ordering},

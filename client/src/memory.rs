@@ -14,6 +14,8 @@ use parking_lot::Mutex;
 const KEYS_MAX: usize = 8192;
 /// Buckets whose rules are remembered. More are learnt again and again.
 const BUCKETS_MAX: usize = 1000;
+/// One of so many reads that this client coordinates asks all primaries.
+const SAMPLE: u64 = 32;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -114,6 +116,14 @@ impl Memory {
         } else {
             &self.counts.handed_over
         });
+    }
+
+    /// Whether the next read asks all primaries, so that it is known how fast those are that are mostly left out.
+    pub(crate) fn is_sample(&self) -> bool {
+        self.counts
+            .coordinated
+            .load(Ordering::Relaxed)
+            .is_multiple_of(SAMPLE)
     }
 
     /// A second node is asked for a read.

@@ -434,3 +434,33 @@ async fn an_impossible_quorum_is_left_to_a_node_to_refuse() {
     let error = client.get_with("k", &options).await.unwrap_err();
     assert!(matches!(error, Error::InvalidArgument { .. }), "{error:?}");
 }
+
+/// How often replicas were asked for the key.
+fn asked(cluster: &Cluster, key: &str) -> usize {
+    let read = Request::ReplicaGet(key.to_owned());
+    let seen = cluster.nodes.iter().flat_map(support::FakeNode::seen);
+    seen.filter(|seen| *seen == read).count()
+}
+
+/// A read asks R replicas once it is known how long they take, and another one when it has waited longer than that, or one failed.
+#[tokio::test]
+async fn d71_a_read_asks_no_more_replicas_than_it_needs_unless_one_is_late_or_fails() {
+    let cluster = Cluster::start(3).await;
+    let client = client(&cluster).await;
+    hold_everywhere(&cluster, "cart", &write(1, "potato"));
+    for _ in 0..200 {
+        assert_eq!(values(&client.get("cart").await.unwrap()), ["potato"]);
+    }
+    // The first reads ask all three, and on a busy machine some answers are late.
+    let asked = asked(&cluster, "cart");
+    assert!((400..=580).contains(&asked), "{asked} reads of replicas");
+
+    // Neither one that hangs nor one that refuses keeps a read from its second answer.
+    let first = cluster.primaries("cart")[0];
+    let refusal = status(Code::Internal, "STORAGE", Vec::new());
+    for act in [Act::Hang, Act::Fail(refusal)] {
+        cluster.nodes[first].script([act]);
+        assert_eq!(values(&client.get("cart").await.unwrap()), ["potato"]);
+    }
+    assert_eq!(handed_over(&cluster, "cart"), 0);
+}
