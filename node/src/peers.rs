@@ -234,8 +234,10 @@ impl Peers {
         to: &To,
         request: peer::CompareRequest,
     ) -> Result<peer::CompareResponse, CallError> {
-        self.bulk_call(to, |mut client| async move { client.compare(request).await })
-            .await
+        self.call(to, self.call_timeout, |mut client| async move {
+            client.compare(request).await
+        })
+        .await
     }
 
     pub(crate) async fn tree_keys(
