@@ -130,6 +130,14 @@ impl Peers {
         }
     }
 
+    /// Reads of these have waited longer than usual.
+    pub(crate) fn late(&self, members: &[MemberId]) {
+        let mut detector = self.detector.lock();
+        for member in members {
+            detector.late(member);
+        }
+    }
+
     /// Whom to gossip with, chosen by the core's rule.
     pub(crate) fn with_detector<T>(&self, read: impl FnOnce(&Detector) -> T) -> T {
         read(&self.detector.lock())

@@ -82,6 +82,7 @@ pub(crate) async fn coordinate(
         running: FuturesUnordered::new(),
         held_back: Vec::new(),
         late_at: Instant::now(),
+        awaited: Vec::new(),
     };
     let outcome = read.until_reply(deadline).await;
     read.leave_out();
@@ -123,6 +124,8 @@ struct Read {
     /// Primaries that are not asked unless those that are asked fail, or have not answered when they should have.
     held_back: Vec<MemberId>,
     late_at: Instant,
+    /// Those that must have answered by then.
+    awaited: Vec<MemberId>,
 }
 
 impl Read {
@@ -143,11 +146,15 @@ impl Read {
                 Some(event) = self.running.next() => event,
                 () = tokio::time::sleep_until(self.late_at), if !self.held_back.is_empty() => {
                     self.node.metrics().read_hedged();
+                    self.node.peers().late(&self.awaited);
                     self.ask_held_back();
                     continue;
                 }
                 () = &mut late => GetEvent::DeadlineReached,
             };
+            if let GetEvent::ReplicaDone { member, .. } = &event {
+                self.awaited.retain(|awaited| awaited != member);
+            }
             if is_setback(&event) {
                 self.ask_held_back();
             }
@@ -272,8 +279,10 @@ impl Read {
             .map(|(_, pace)| pace.mean_us)
             .min()
             .unwrap_or_default();
-        // In preference order, so that all are asked alike; but those that are slow by more than chance come last.
-        others.sort_by_key(|(_, pace)| pace.mean_us > 2 * fastest_us + LATE_MIN.as_micros() as u64);
+        // In preference order, so that all are asked alike; but those that are slow by more than chance, or stand still, come last.
+        others.sort_by_key(|(_, pace)| {
+            pace.is_late || pace.mean_us > 2 * fastest_us + LATE_MIN.as_micros() as u64
+        });
         let held_back = others.split_off(self.needed.saturating_sub(1).min(others.len()));
         self.held_back = held_back.into_iter().map(|(member, _)| member).collect();
         let late_us = others
@@ -282,6 +291,7 @@ impl Read {
             .max()
             .unwrap_or_default();
         self.late_at = Instant::now() + Duration::from_micros(late_us).max(LATE_MIN);
+        self.awaited = others.into_iter().map(|(member, _)| member).collect();
         asked.retain(
             |effect| !matches!(effect, GetEffect::Read { member, .. } if self.held_back.contains(member)),
         );

@@ -64,6 +64,8 @@ pub struct Pace {
     pub mean_us: u64,
     /// A read that takes longer is late.
     pub late_us: u64,
+    /// One is late, and none has been answered since.
+    pub is_late: bool,
 }
 
 /// A mean of the last round trips and how far they lie from it, in microseconds, as TCP has them.
@@ -73,6 +75,8 @@ struct Trips {
     deviation_us: u64,
     /// When the last one ended.
     last_ms: u64,
+    /// Another one should have ended since.
+    is_late: bool,
 }
 
 impl Trips {
@@ -87,12 +91,14 @@ impl Trips {
                 mean_us: trip_us,
                 deviation_us: trip_us / 2,
                 last_ms,
+                is_late: false,
             };
         };
         Self {
             mean_us: (7 * mean_us + trip_us) / 8,
             deviation_us: (3 * deviation_us + mean_us.abs_diff(trip_us)) / 4,
             last_ms,
+            is_late: false,
         }
     }
 }
@@ -119,6 +125,13 @@ impl Detector {
     pub fn round_trip(&mut self, member: &MemberId, trip_us: u64, now_ms: u64) {
         let peer = self.peer(member);
         peer.trips = Some(Trips::with(peer.trips, trip_us, now_ms));
+    }
+
+    /// A read of one record at a peer should have been answered by now.
+    pub fn late(&mut self, member: &MemberId) {
+        if let Some(trips) = self.peers.get_mut(member).and_then(|peer| peer.trips.as_mut()) {
+            trips.is_late = true;
+        }
     }
 
     /// A request that was sent at `started_ms` got no answer by `now_ms`.
@@ -185,6 +198,7 @@ impl Detector {
         (now_ms.saturating_sub(trips.last_ms) <= PACE_MS).then_some(Pace {
             mean_us: trips.mean_us,
             late_us: trips.mean_us + 4 * trips.deviation_us,
+            is_late: trips.is_late,
         })
     }
 

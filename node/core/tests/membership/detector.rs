@@ -286,6 +286,10 @@ fn a_peer_s_pace_follows_its_last_reads_and_is_forgotten_after_a_while() {
     // Some 100 us from the mean are usual, and four times as much is not.
     assert!((800..=1000).contains(&pace.late_us), "{pace:?}");
     assert_eq!(detector.pace(&id(1), 5001 + PACE_MS), None, "it may have changed");
+    detector.late(&id(1));
+    assert!(detector.pace(&id(1), 5000).unwrap().is_late);
+    detector.round_trip(&id(1), 500, 5000);
+    assert!(!detector.pace(&id(1), 5000).unwrap().is_late, "it has answered");
     detector.round_trip(&id(1), 50_000, 7000);
     assert!(
         detector.pace(&id(1), 7000).unwrap().mean_us > 5000,
