@@ -33,7 +33,7 @@ const SEEDS: usize = 2;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Until {
     /// Every running node serves.
-    Valid,
+    Serving,
     /// Each also reaches all others.
     Acquainted,
 }
@@ -167,7 +167,7 @@ impl LocalRing {
         Ok(())
     }
 
-    /// [`LocalRing::launch`], and waits until every running node is valid.
+    /// [`LocalRing::launch`], and waits until every running node serves.
     ///
     /// # Errors
     /// As both.
@@ -248,12 +248,12 @@ impl LocalRing {
         Ok(())
     }
 
-    /// Makes every running node a member and waits until all are valid.
+    /// Makes every running node a member and waits until all serve.
     ///
     /// # Errors
-    /// If one ends or is not valid after 60 s: with its last words.
+    /// If one ends or does not serve after 60 s: with its last words.
     pub async fn ready(&mut self) -> Result<(), Error> {
-        self.wait(Until::Valid).await
+        self.wait(Until::Serving).await
     }
 
     async fn wait(&mut self, until: Until) -> Result<(), Error> {

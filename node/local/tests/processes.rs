@@ -13,6 +13,7 @@ use std::{
 
 use dynamo_client::Context;
 use dynamo_local::{Error, LocalRing, Running, Wanted};
+use dynamo_proto::admin::StatusResponse;
 use support::{LIMIT, Writers, all_is_kept, alone, client, folder, settings, until_hints_are_delivered};
 
 /// The programs of the workspace are beside those of this package.
@@ -34,6 +35,17 @@ async fn eventually(what: &str, mut check: impl FnMut() -> bool) {
     let began = Instant::now();
     while !check() {
         assert!(began.elapsed() < LIMIT, "waited {LIMIT:?} until {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn until_it_answers(ring: &LocalRing, member: &str) -> StatusResponse {
+    let began = Instant::now();
+    loop {
+        match ring.status(member).await {
+            Ok(status) => return status,
+            Err(error) => assert!(began.elapsed() < LIMIT, "{error}"),
+        }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -91,6 +103,28 @@ async fn a_second_start_finds_the_data_of_the_first() {
         assert_eq!(found.single().unwrap(), &number.to_string());
     }
     ring.stop("all").await.unwrap();
+}
+
+/// A node that starts waits for a peer's word on its disk, or 3 s for a peer, before it coordinates reads; only then is it ready.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_is_ready_once_it_coordinates_reads() {
+    let _alone = alone().await;
+    let dir = folder();
+    let mut ring = LocalRing::start(settings(dir.path(), 3, 3)).await.unwrap();
+    let began = Instant::now();
+    loop {
+        ring.kill("all").await.unwrap();
+        ring.launch("node-1").unwrap();
+        if until_it_answers(&ring, "node-1").await.confirming {
+            break;
+        }
+        assert!(began.elapsed() < LIMIT, "no peer confirms node-1");
+        // A store that no peer has ever confirmed is waited for by nobody, and in a new ring nobody's word counts for 3 s.
+        ring.start_again("all").await.unwrap();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+    ring.ready().await.unwrap();
+    assert!(!ring.status("node-1").await.unwrap().confirming);
 }
 
 /// D30: a whole zone is killed under load. Reads and writes go on at quorum, and nothing acknowledged is missing, then or

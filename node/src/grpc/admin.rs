@@ -417,6 +417,7 @@ fn status(node: &Node) -> StatusResponse {
         not_ready_reason: node.not_ready_reason().unwrap_or_default(),
         hints: node.hints().owners().values().map(|count| count.records).sum(),
         partitions_suspect: node.partitions_suspect(),
+        confirming: node.is_unconfirmed(),
         ..StatusResponse::default()
     };
     if let Some(me) = me {

@@ -63,6 +63,7 @@ fn status_json(status: &StatusResponse) -> Map<String, Value> {
         "tokens": status.tokens, "partitions": status.partitions, "release": status.release,
         "uptime_s": status.uptime_s, "keys_estimate": status.keys_estimate, "data_bytes": status.data_bytes,
         "hints": status.hints, "partitions_suspect": status.partitions_suspect,
+        "confirming": status.confirming,
         "peers_down": status.peers_down, "not_ready_reason": status.not_ready_reason,
     });
     match object {

@@ -23,7 +23,10 @@ impl LocalRing {
                 continue;
             }
             match admin::status(self.nodes[index].addresses.admin).await {
-                Ok(status) if status.state() == State::Valid => answers.push((index, status)),
+                // One that gets suspect partitions back coordinates meanwhile, and may need nodes that do not run.
+                Ok(status) if status.state() == State::Valid && !status.confirming => {
+                    answers.push((index, status));
+                }
                 Ok(status) => {
                     waiting.push((index, format!("{:?} {}", status.state(), status.not_ready_reason)));
                     answers.push((index, status));
