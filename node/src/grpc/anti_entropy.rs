@@ -140,10 +140,10 @@ async fn look_up(node: &Arc<Node>, place: &DataKey, asked: FetchKey) -> Result<F
     let known = asked.known.map(KeyState::decode).transpose();
     let known = known.map_err(|error| Failure::invalid(format!("a key state cannot be read: {error}")))?;
     let encoded = state.encode();
-    let same = asked.known_hash == record_hash(place.as_bytes(), &encoded);
+    let is_same = || asked.known_hash == record_hash(place.as_bytes(), &encoded);
     Ok(match known {
         // It may have become the same since the asker compared hashes.
-        Some(known) if same || !has_news_for(&state, &known) => Found::NoNews(true),
+        Some(known) if is_same() || !has_news_for(&state, &known) => Found::NoNews(true),
         _ => Found::State(encoded),
     })
 }
