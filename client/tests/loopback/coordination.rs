@@ -80,11 +80,15 @@ fn values(found: &dynamo_client::Found) -> Vec<String> {
     values
 }
 
+/// How often nodes have seen this request, all together.
+fn times_seen(cluster: &Cluster, request: &Request) -> usize {
+    let all = cluster.nodes.iter().flat_map(support::FakeNode::seen);
+    all.filter(|seen| seen == request).count()
+}
+
 /// Gets of this key that nodes were asked to coordinate.
 fn handed_over(cluster: &Cluster, key: &str) -> usize {
-    let get = Request::Get(key.to_owned());
-    let all = cluster.nodes.iter().flat_map(support::FakeNode::seen);
-    all.filter(|seen| *seen == get).count()
+    times_seen(cluster, &Request::Get(key.to_owned()))
 }
 
 #[tokio::test]
@@ -435,13 +439,6 @@ async fn an_impossible_quorum_is_left_to_a_node_to_refuse() {
     assert!(matches!(error, Error::InvalidArgument { .. }), "{error:?}");
 }
 
-/// How often replicas were asked for the key.
-fn asked(cluster: &Cluster, key: &str) -> usize {
-    let read = Request::ReplicaGet(key.to_owned());
-    let seen = cluster.nodes.iter().flat_map(support::FakeNode::seen);
-    seen.filter(|seen| *seen == read).count()
-}
-
 /// A read asks R replicas once it is known how long they take, and another one when it has waited longer than that, or one failed.
 #[tokio::test]
 async fn d71_a_read_asks_no_more_replicas_than_it_needs_unless_one_is_late_or_fails() {
@@ -452,7 +449,7 @@ async fn d71_a_read_asks_no_more_replicas_than_it_needs_unless_one_is_late_or_fa
         assert_eq!(values(&client.get("cart").await.unwrap()), ["potato"]);
     }
     // The first reads ask all three, and on a busy machine some answers are late.
-    let asked = asked(&cluster, "cart");
+    let asked = times_seen(&cluster, &Request::ReplicaGet("cart".to_owned()));
     assert!((400..=580).contains(&asked), "{asked} reads of replicas");
 
     // Neither one that hangs nor one that refuses keeps a read from its second answer.
