@@ -15,6 +15,7 @@ use dynamo_core::{
         Candidate, Candidates, FailureKind, GetCoordinator, GetEffect, GetEvent, GetOutcome, GetResult,
         ReadRepair, ReplicaFailure, ReplicaRead,
     },
+    membership::Pace,
     quorum::{Quorum, QuorumOverrides, ReplicaCount},
     types::{KeyHash, MemberId},
     version::{self, KeyState, Sibling},
@@ -68,13 +69,6 @@ struct Read<'a> {
     quorum: Quorum,
     until: Instant,
     wall_ms: u64,
-}
-
-/// Reads that are begun if one of the others fails, or has not been answered after the delay.
-#[derive(Default)]
-struct HeldBack {
-    reads: Vec<GetEffect>,
-    delay: Duration,
 }
 
 /// What is told about a read besides its result.
@@ -143,9 +137,8 @@ impl<'a> Read<'a> {
         let mut reads = FuturesUnordered::new();
         let mut effects = Vec::new();
         let mut tally = Tally::default();
+        let late_at = Instant::now() + self.hold_back(&mut machine);
         machine.step(GetEvent::Start, &mut effects);
-        let mut held_back = self.hold_back(&mut effects).unwrap_or_default();
-        let late_at = Instant::now() + held_back.delay;
         loop {
             for effect in effects.drain(..) {
                 match effect {
@@ -154,59 +147,33 @@ impl<'a> Read<'a> {
                         reads.push(self.ask(member, fallback));
                     }
                     GetEffect::Reply(outcome) => return self.reply(outcome, tally),
-                    GetEffect::Repair { .. } => {}
-                }
-            }
-            if reads.is_empty() {
-                effects.append(&mut held_back.reads);
-                if !effects.is_empty() {
-                    continue;
+                    GetEffect::Repair { .. } | GetEffect::LeftOut { .. } => {}
                 }
             }
             let event = tokio::select! {
                 Some(arrival) = reads.next() => self.arrived(arrival, &mut tally)?,
-                () = sleep_until(late_at), if !held_back.reads.is_empty() => {
-                    effects.append(&mut held_back.reads);
-                    continue;
-                }
+                () = sleep_until(late_at), if machine.holds_back() => GetEvent::Late,
                 () = sleep_until(self.until) => GetEvent::DeadlineReached,
             };
-            if matches!(&event, GetEvent::ReplicaDone { result: Err(_), .. }) {
-                effects.append(&mut held_back.reads);
-            }
             machine.step(event, &mut effects);
         }
     }
 
-    /// Takes the reads out that are not needed if the other primaries answer as fast as they usually do. `None`: it is not known
-    /// how fast that is, or somebody is stood in for.
-    fn hold_back(&self, effects: &mut Vec<GetEffect>) -> Option<HeldBack> {
-        let mut reads = Vec::with_capacity(effects.len());
-        for effect in effects.iter() {
-            let GetEffect::Read {
-                member,
-                fallback: false,
-            } = effect
-            else {
-                return None;
-            };
-            let delay = self.routes.node_of(member)?.latencies.hedge_after()?;
-            reads.push((delay, effect.clone()));
-        }
+    /// Asks no more primaries than are needed if these answer as fast as they usually do; returns how fast that is.
+    fn hold_back(&self, machine: &mut GetCoordinator) -> Duration {
         if self.shared.memory.is_sample() {
-            return None;
+            return Duration::ZERO;
         }
-        let fastest = reads.iter().map(|(delay, _)| *delay).min()?;
-        // In preference order, so that all are asked alike; but those that are slow by more than chance come last.
-        reads.sort_by_key(|(delay, _)| *delay > 2 * fastest);
-        let needed = self.quorum.r.max(self.quorum.pr) as usize;
-        let held_back = reads.split_off(needed.min(reads.len()));
-        let delay = reads.iter().map(|(delay, _)| *delay).max()?;
-        *effects = reads.into_iter().map(|(_, read)| read).collect();
-        Some(HeldBack {
-            reads: held_back.into_iter().map(|(_, read)| read).collect(),
-            delay,
-        })
+        let late_us = machine.hold_back(None, |member| {
+            let usual = self.routes.node_of(member)?.latencies.hedge_after()?;
+            let usual_us = usual.as_micros() as u64;
+            Some(Pace {
+                mean_us: usual_us,
+                late_us: usual_us,
+                is_late: false,
+            })
+        });
+        Duration::from_micros(late_us.unwrap_or_default())
     }
 
     async fn ask(&self, member: MemberId, fallback: bool) -> Arrival {

@@ -131,7 +131,7 @@ impl Peers {
     }
 
     /// Reads of these have waited longer than usual.
-    pub(crate) fn late(&self, members: &[MemberId]) {
+    pub(crate) fn late<'a>(&self, members: impl Iterator<Item = &'a MemberId>) {
         let mut detector = self.detector.lock();
         for member in members {
             detector.late(member);

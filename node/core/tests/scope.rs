@@ -294,7 +294,7 @@ impl World {
                         operation,
                     });
                 }
-                GetEffect::Repair { .. } => unreachable!("read repair is off"),
+                GetEffect::Repair { .. } | GetEffect::LeftOut { .. } => unreachable!("read repair is off"),
                 GetEffect::Reply(outcome) => {
                     self.clients[who].running = None;
                     self.shown(who, outcome.result, &promised);

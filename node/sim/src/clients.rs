@@ -8,7 +8,6 @@ use bytes::Bytes;
 use dynamo_core::bucket::Conflict;
 use dynamo_core::coordinator::WriteState;
 use dynamo_core::crdt;
-use dynamo_core::quorum::{Quorum, QuorumOverrides, ReplicaCount};
 use dynamo_core::version::{Content, Dot, KeyState, Seen};
 
 use crate::invariants;
@@ -215,7 +214,7 @@ impl Client {
             Some(command) => Ask::Put(Box::new(command.clone())),
             None => Ask::Get {
                 key: running.key,
-                quorum: quorum(sh),
+                quorum: sh.knobs.quorum(),
                 timeout_ms: sh.knobs.timeout_ms,
             },
         };
@@ -321,7 +320,7 @@ impl Client {
             context,
             op_id,
             expires_at_ms,
-            quorum: quorum(sh),
+            quorum: sh.knobs.quorum(),
             timeout_ms: sh.knobs.timeout_ms,
         });
         self.ask(sh);
@@ -414,29 +413,6 @@ fn may_repeat(running: &Running) -> bool {
 
 fn promise(sh: &mut Shared, key: KeyIx, dot: Dot) {
     sh.ledger.promise(key, dot, sh.knobs.w);
-}
-
-fn quorum(sh: &Shared) -> Quorum {
-    let knobs = &sh.knobs;
-    let fallback = Quorum {
-        n: knobs.n,
-        r: knobs.r,
-        w: knobs.w,
-        pr: 0,
-        pw: 0,
-        dw: 0,
-        zones: 0,
-    };
-    let strict = QuorumOverrides {
-        pr: Some(ReplicaCount::Count(knobs.r)),
-        pw: Some(ReplicaCount::Count(knobs.w)),
-        ..QuorumOverrides::default()
-    };
-    if knobs.strict {
-        fallback.with(&strict).unwrap_or(fallback)
-    } else {
-        fallback
-    }
 }
 
 fn one_tag(number: u32) -> Bytes {

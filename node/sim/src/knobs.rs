@@ -5,6 +5,7 @@ use std::fmt;
 use dynamo_core::admission::Limits;
 use dynamo_core::bucket::Conflict;
 use dynamo_core::coordinator::ReadRepair;
+use dynamo_core::quorum::{Quorum, QuorumOverrides, ReplicaCount};
 use dynamo_core::ring::Member;
 use dynamo_core::types::{MemberId, Zone};
 
@@ -363,6 +364,29 @@ impl Knobs {
             ghost: false,
             anti_entropy: true,
             mistake: None,
+        }
+    }
+
+    /// What clients ask for.
+    pub fn quorum(&self) -> Quorum {
+        let plain = Quorum {
+            n: self.n,
+            r: self.r,
+            w: self.w,
+            pr: 0,
+            pw: 0,
+            dw: 0,
+            zones: 0,
+        };
+        let strict = QuorumOverrides {
+            pr: Some(ReplicaCount::Count(self.r)),
+            pw: Some(ReplicaCount::Count(self.w)),
+            ..QuorumOverrides::default()
+        };
+        if self.strict {
+            plain.with(&strict).unwrap_or(plain)
+        } else {
+            plain
         }
     }
 

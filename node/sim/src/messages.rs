@@ -84,6 +84,8 @@ pub enum Request {
         /// Answer when it is durable, in every mode.
         sync: bool,
     },
+    /// Say which of these records differ, by their digests.
+    Compare(Vec<(KeyIx, Option<u64>)>),
     /// Coordinate a write.
     Coordinate(Box<PutCommand>),
     /// Compare views.
@@ -155,6 +157,8 @@ pub enum Reply {
         /// And synced.
         durable: bool,
     },
+    /// The keys of the records that differ.
+    Compared(Vec<KeyIx>),
     /// A forwarded write has ended.
     Put(Box<PutReply>),
     /// News and wishes.
@@ -308,6 +312,7 @@ impl Request {
             Self::Commit(round, partition, keys, _) => {
                 [14, round.id ^ u64::from(partition.0), keys.len() as u64]
             }
+            Self::Compare(keys) => [15, keys.len() as u64, 0],
         }
     }
 }
@@ -336,6 +341,7 @@ impl Reply {
             Self::NotReady => [34, 0],
             Self::NotServing => [35, 0],
             Self::Failed { kind, .. } => [36, *kind as u64],
+            Self::Compared(keys) => [38, keys.len() as u64],
             Self::Broken { sent } => [37, u64::from(*sent)],
         }
     }

@@ -81,6 +81,10 @@ pub enum Timer {
     Call(CallId),
     /// A request's time is over.
     Deadline(u64),
+    /// Replicas that a get has asked should have answered.
+    Late(u64),
+    /// Compare what gets have left out.
+    Compare,
     /// Gossip with somebody.
     Gossip,
     /// Look for peers to probe.
@@ -176,6 +180,10 @@ pub struct Stats {
     pub hints_declined: u64,
     /// Records that read repair sent.
     pub repairs: u64,
+    /// Primaries that gets did not ask.
+    pub left_out: u64,
+    /// Gets that asked them after all, since others were late.
+    pub hedged: u64,
     /// Exchanges that ended well.
     pub exchanges: u64,
     /// Records that exchanges moved.

@@ -49,6 +49,8 @@ impl Totals {
             dead,
             forfeited,
             dead_acks,
+            left_out,
+            hedged,
             ..
         } = report.stats;
         self.seeds += 1;
@@ -76,6 +78,8 @@ impl Totals {
         self.stats.dead += dead;
         self.stats.forfeited += forfeited;
         self.stats.dead_acks += dead_acks;
+        self.stats.left_out += left_out;
+        self.stats.hedged += hedged;
         self.stats.quiet_after_ms = self.stats.quiet_after_ms.max(quiet_after_ms);
         self.stats.siblings_max = self.stats.siblings_max.max(siblings_max);
         self.events += report.events;
@@ -139,14 +143,17 @@ impl fmt::Display for Totals {
         write!(
             f,
             "{} incarnations, {} times a disk forgot something, {} hints kept, {} records reaped, at most {} siblings; \
-             equal after {} ms at the latest; {} stale reads of stores put back that had nobody to ask",
+             equal after {} ms at the latest; {} stale reads of stores put back that had nobody to ask; \
+             {} primaries that gets did not ask, {} gets that asked them late",
             stats.incarnations,
             stats.amnesias,
             stats.hints_kept,
             stats.reaped,
             stats.siblings_max,
             stats.quiet_after_ms,
-            stats.excused_reads
+            stats.excused_reads,
+            stats.left_out,
+            stats.hedged
         )
     }
 }

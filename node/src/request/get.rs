@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, pin::pin, sync::Arc, time::Duration};
 
 use dynamo_core::{
-    coordinator::{FailureKind, GetCoordinator, GetEffect, GetEvent, GetOutcome, ReadRepair, ReplicaFailure},
+    coordinator::{GetCoordinator, GetEffect, GetEvent, GetOutcome, ReadRepair, ReplicaRead},
     quorum::Quorum,
     types::MemberId,
     version::KeyState,
@@ -39,13 +39,6 @@ pub(crate) enum Ask {
     All,
 }
 
-/// No read is late before: below, timers and schedulers decide more than nodes.
-const LATE_MIN: Duration = Duration::from_millis(1);
-/// Of a primary that was left out, after the reply.
-const NOT_ASKED: ReplicaFailure = ReplicaFailure {
-    sent: false,
-    kind: FailureKind::Unreachable,
-};
 /// How many calls' time a get goes on after its reply: the slowest answer, and the repairs.
 const FOLLOW_UP_CALLS: u32 = 2;
 
@@ -71,21 +64,20 @@ pub(crate) async fn coordinate(
         fastest: None,
         absent: BTreeSet::new(),
         machine: GetCoordinator::new(quorum, query.read_repair, candidates, clock::wall_ms()),
-        needed: quorum.r.max(quorum.pr) as usize,
-        repairs: query.read_repair,
         node: Arc::clone(node),
         me: placed.me().clone(),
         placed: Arc::clone(placed),
         key: query.key,
-        ask: query.ask,
+        own: None,
         known: None,
         running: FuturesUnordered::new(),
-        held_back: Vec::new(),
         late_at: Instant::now(),
-        awaited: Vec::new(),
     };
+    read.look_here();
+    if query.ask == Ask::Enough {
+        read.hold_back();
+    }
     let outcome = read.until_reply(deadline).await;
-    read.leave_out();
     let served = Served {
         fastest: read.fastest.clone(),
         ..placed.served(&quorum, outcome.acks)
@@ -94,11 +86,6 @@ pub(crate) async fn coordinate(
         tokio::spawn(read.follow_up());
     }
     Ok((outcome, served))
-}
-
-/// Whether a replica cannot say what it holds, or cannot be believed.
-fn is_setback(event: &GetEvent) -> bool {
-    matches!(event, GetEvent::ReplicaDone { result, .. } if result.as_ref().map_or(true, |read| read.suspect))
 }
 
 /// One get while it runs.
@@ -112,20 +99,15 @@ struct Read {
     fastest: Option<MemberId>,
     /// Those that hold no record at all.
     absent: BTreeSet<MemberId>,
-    /// Answers of primaries that suffice, if they show a value.
-    needed: usize,
-    repairs: ReadRepair,
     machine: GetCoordinator,
-    ask: Ask,
-    /// What this node holds.
+    /// What this node holds, until the machine takes it.
+    own: Option<ReplicaRead>,
+    /// The same, for those that need not send it.
     known: Option<Arc<Known>>,
     /// Reads and repairs under way.
     running: FuturesUnordered<BoxFuture<'static, GetEvent>>,
-    /// Primaries that are not asked unless those that are asked fail, or have not answered when they should have.
-    held_back: Vec<MemberId>,
+    /// While primaries are held back: when those that are asked should have answered.
     late_at: Instant,
-    /// Those that must have answered by then.
-    awaited: Vec<MemberId>,
 }
 
 impl Read {
@@ -139,28 +121,20 @@ impl Read {
                     return outcome;
                 }
             }
-            if self.running.is_empty() {
-                self.ask_held_back();
-            }
             let event = tokio::select! {
                 Some(event) = self.running.next() => event,
-                () = tokio::time::sleep_until(self.late_at), if !self.held_back.is_empty() => {
-                    self.node.metrics().read_hedged();
-                    self.node.peers().late(&self.awaited);
-                    self.ask_held_back();
-                    continue;
-                }
+                () = tokio::time::sleep_until(self.late_at), if self.machine.holds_back() => self.late(),
                 () = &mut late => GetEvent::DeadlineReached,
             };
-            if let GetEvent::ReplicaDone { member, .. } = &event {
-                self.awaited.retain(|awaited| awaited != member);
-            }
-            if is_setback(&event) {
-                self.ask_held_back();
-            }
             self.note(&event);
             self.machine.step(event, &mut effects);
         }
+    }
+
+    fn late(&self) -> GetEvent {
+        self.node.metrics().read_hedged();
+        self.node.peers().late(self.machine.awaited());
+        GetEvent::Late
     }
 
     fn note(&mut self, event: &GetEvent) {
@@ -202,16 +176,10 @@ impl Read {
 
     /// Carries out all effects, which may cause new ones; gives the outcome if one of them is the reply.
     fn perform(&mut self, effects: &mut Vec<GetEffect>) -> Option<GetOutcome> {
-        let mut asked = std::mem::take(effects);
-        let me = |effect: &GetEffect| matches!(effect, GetEffect::Read { member, .. } if *member == self.me);
-        if asked.iter().any(me) {
-            self.read_here(effects);
-            self.hold_back(&mut asked);
-        }
         let mut outcome = None;
-        for effect in asked {
+        for effect in std::mem::take(effects) {
             match effect {
-                GetEffect::Read { member, .. } if member == self.me => {}
+                GetEffect::Read { member, .. } if member == self.me => self.read_here(effects),
                 GetEffect::Read { member, fallback } => self.read_from(member, fallback),
                 // No record reads like a tombstone. It may be that the tombstone is being removed: not to be brought back.
                 GetEffect::Repair { member, state }
@@ -223,15 +191,47 @@ impl Read {
                 }
                 GetEffect::Repair { member, state } => self.repair(member, &state),
                 GetEffect::Reply(reply) => outcome = Some(reply),
+                GetEffect::LeftOut { member } => self.node.checks().left_out(member, &self.key),
             }
         }
         outcome
     }
 
-    /// Reads the own copy: before the others are asked, so that they need not send the same, unless it is on the disk.
+    /// Takes the own copy if it is in memory: before the others are asked, so that they need not send the same.
+    fn look_here(&mut self) {
+        if !self.primaries.contains(&self.me) {
+            return;
+        }
+        let Some((read, digest)) = self.node.read_now(&self.key) else {
+            return;
+        };
+        self.known = digest
+            .zip(read.state.clone())
+            .filter(|_| !read.suspect)
+            .map(|(digest, state)| Arc::new(Known { digest, state }));
+        self.own = Some(read);
+    }
+
+    /// Asks no more primaries than are needed if all goes well, where everything is plain.
+    fn hold_back(&mut self) {
+        let may =
+            self.known.is_some() && !self.placed.layouts().in_transition() && self.node.checks().has_room();
+        if !may {
+            return;
+        }
+        let now_ms = clock::monotonic_ms();
+        let late_us = self.node.peers().with_detector(|detector| {
+            self.machine
+                .hold_back(Some(&self.me), |member| detector.pace(member, now_ms))
+        });
+        if let Some(late_us) = late_us {
+            self.late_at = Instant::now() + Duration::from_micros(late_us);
+        }
+    }
+
     fn read_here(&mut self, effects: &mut Vec<GetEffect>) {
         let member = self.me.clone();
-        let Some((read, digest)) = self.node.read_now(&self.key) else {
+        let Some(read) = self.own.take() else {
             let (node, key) = (Arc::clone(&self.node), self.key.clone());
             self.running.push(Box::pin(async move {
                 let result = node.read_local(&key).await;
@@ -239,84 +239,10 @@ impl Read {
             }));
             return;
         };
-        self.known = digest
-            .zip(read.state.clone())
-            .filter(|_| !read.suspect)
-            .map(|(digest, state)| Arc::new(Known { digest, state }));
         let result = Ok(read);
         let event = GetEvent::ReplicaDone { member, result };
         self.note(&event);
         self.machine.step(event, effects);
-    }
-
-    /// Takes those out that are not needed if all goes well.
-    fn hold_back(&mut self, asked: &mut Vec<GetEffect>) {
-        let plain = |effect: &GetEffect| matches!(effect, GetEffect::Read { fallback: false, .. });
-        let may = self.ask == Ask::Enough
-            && self.repairs != ReadRepair::Blocking
-            && self.known.is_some()
-            && asked.iter().all(plain)
-            && !self.placed.layouts().in_transition()
-            && self.node.checks().has_room();
-        if !may {
-            return;
-        }
-        let others = asked.iter().filter_map(|effect| match effect {
-            GetEffect::Read { member, .. } if *member != self.me => Some(member),
-            _ => None,
-        });
-        let now_ms = clock::monotonic_ms();
-        let paces = self.node.peers().with_detector(|detector| {
-            let pace = |member: &MemberId| Some((member.clone(), detector.pace(member, now_ms)?));
-            others.map(pace).collect::<Option<Vec<_>>>()
-        });
-        // Who has not been asked for a while may be slow, or fast again.
-        let Some(mut others) = paces else {
-            return;
-        };
-        let fastest_us = others
-            .iter()
-            .map(|(_, pace)| pace.mean_us)
-            .min()
-            .unwrap_or_default();
-        // In preference order, so that all are asked alike; but those that are slow by more than chance, or stand still, come last.
-        others.sort_by_key(|(_, pace)| {
-            pace.is_late || pace.mean_us > 2 * fastest_us + LATE_MIN.as_micros() as u64
-        });
-        let held_back = others.split_off(self.needed.saturating_sub(1).min(others.len()));
-        self.held_back = held_back.into_iter().map(|(member, _)| member).collect();
-        let late_us = others
-            .iter()
-            .map(|(_, pace)| pace.late_us)
-            .max()
-            .unwrap_or_default();
-        self.late_at = Instant::now() + Duration::from_micros(late_us).max(LATE_MIN);
-        self.awaited = others.into_iter().map(|(member, _)| member).collect();
-        asked.retain(
-            |effect| !matches!(effect, GetEffect::Read { member, .. } if self.held_back.contains(member)),
-        );
-    }
-
-    fn ask_held_back(&mut self) {
-        for member in std::mem::take(&mut self.held_back) {
-            self.read_from(member, false);
-        }
-    }
-
-    /// After the reply: nothing is to be expected of those that were held back.
-    fn leave_out(&mut self) {
-        let mut effects = Vec::new();
-        for member in std::mem::take(&mut self.held_back) {
-            if self.repairs == ReadRepair::Async {
-                self.node.checks().left_out(member.clone(), &self.key);
-            }
-            let result = Err(NOT_ASKED);
-            self.machine
-                .step(GetEvent::ReplicaDone { member, result }, &mut effects);
-        }
-        while !effects.is_empty() {
-            self.perform(&mut effects);
-        }
     }
 
     fn read_from(&self, member: MemberId, fallback: bool) {

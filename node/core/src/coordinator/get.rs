@@ -3,6 +3,7 @@
 use super::reads::{Answers, Reads};
 use super::{Candidates, FailedReplica, ReplicaFailure};
 use crate::bucket::ReadRepair;
+use crate::membership::detector::Pace;
 use crate::quorum::Quorum;
 use crate::types::MemberId;
 use crate::version::KeyState;
@@ -19,6 +20,8 @@ pub enum GetEvent {
         /// What it holds.
         result: Result<ReplicaRead, ReplicaFailure>,
     },
+    /// The time that [`GetCoordinator::hold_back`] gave is over: asks those that were held back.
+    Late,
     /// A repair has ended.
     RepairDone {
         /// Whose.
@@ -58,6 +61,11 @@ pub enum GetEffect {
     },
     /// Answer the client. Comes exactly once.
     Reply(GetOutcome),
+    /// The reply did not take this primary, which was held back: compare what it holds, so that it is brought up to date as well.
+    LeftOut {
+        /// Who.
+        member: MemberId,
+    },
 }
 
 /// A get's answer.
@@ -125,6 +133,31 @@ impl GetCoordinator {
         }
     }
 
+    /// Before the start: has only as many primaries asked as the get needs if all goes well, `me` among them; the others once one
+    /// of these fails, or is late. Returns after how many microseconds to say so: [`GetEvent::Late`]. `None`: all are asked, since
+    /// all are needed or must be repaired first, one is unreachable, or has no `pace`.
+    pub fn hold_back(
+        &mut self,
+        me: Option<&MemberId>,
+        pace: impl Fn(&MemberId) -> Option<Pace>,
+    ) -> Option<u64> {
+        if self.phase != Phase::New || self.read_repair == ReadRepair::Blocking {
+            return None;
+        }
+        let needed = self.quorum.r.max(self.quorum.pr) as usize;
+        self.reads.hold_back(me, needed, pace)
+    }
+
+    /// True as long as [`GetEvent::Late`] would have somebody asked.
+    pub fn holds_back(&self) -> bool {
+        self.reads.holds_back()
+    }
+
+    /// Those whose answers are outstanding.
+    pub fn awaited(&self) -> impl Iterator<Item = &MemberId> {
+        self.reads.awaited()
+    }
+
     /// Takes an event and appends what is to be done.
     pub fn step(&mut self, event: GetEvent, effects: &mut Vec<GetEffect>) {
         match event {
@@ -135,6 +168,10 @@ impl GetCoordinator {
             }
             GetEvent::ReplicaDone { member, result } if self.reads.awaits(&member) => {
                 self.replica_done(&member, result, effects);
+            }
+            GetEvent::Late => {
+                self.reads.release();
+                self.ask(effects);
             }
             GetEvent::RepairDone { member, result } => {
                 self.reads.repaired(&member, result.is_ok());
@@ -219,7 +256,10 @@ impl GetCoordinator {
             return;
         }
         self.reply(result, effects);
-        self.reads.ask_no_more();
+        let left_out = self.reads.ask_no_more().into_iter();
+        if self.read_repair != ReadRepair::Off {
+            effects.extend(left_out.map(|member| GetEffect::LeftOut { member }));
+        }
         self.phase = Phase::Collecting;
         self.close(effects);
     }

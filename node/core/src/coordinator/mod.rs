@@ -9,6 +9,9 @@
 //!   Deadline      ┘                                    the rest  ──▶ Repair{member} to primaries that lack something
 //! ```
 //!
+//! A get may hold back primaries that it does not need if all goes well: they are asked once another one is late or fails, and
+//! are named with the reply if that never happened.
+//!
 //! A machine counts every node once and replies once: as soon as its quorum is met, or as soon as it can no longer be
 //! met, or at the deadline. For a primary that is unreachable or fails, a fallback is asked. What arrives after the
 //! reply is still of use: a put finds stand-ins until the deadline, a get repairs. A caller may drop the machine

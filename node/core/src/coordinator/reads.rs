@@ -4,8 +4,12 @@ use std::collections::BTreeMap;
 
 use super::candidates::{Candidates, StandIns};
 use super::{FailedReplica, FailureKind, ReplicaFailure, ReplicaRead};
+use crate::membership::detector::Pace;
 use crate::types::{MemberId, Zone};
 use crate::version::KeyState;
+
+/// No answer is late before: below, timers and schedulers decide more than nodes.
+const LATE_US_MIN: u64 = 1000;
 
 /// All nodes that one get concerns.
 #[derive(Debug, Clone)]
@@ -33,6 +37,8 @@ struct Node {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Answer {
+    /// A primary that is asked only if another one is late or no help.
+    HeldBack,
     /// To be asked.
     Idle,
     Waiting,
@@ -102,6 +108,59 @@ impl Reads {
         reads
     }
 
+    /// Holds back all but `needed` primaries, and says in how many microseconds these should have answered; `None`: all are
+    /// needed, one is stood in for, or it is not known how long one takes. `me` needs no request and is never held back. Of the
+    /// others the first in preference order are asked, so that all are asked alike; but those that are slow by more than chance,
+    /// or stand still, come last.
+    pub(super) fn hold_back(
+        &mut self,
+        me: Option<&MemberId>,
+        needed: usize,
+        pace: impl Fn(&MemberId) -> Option<Pace>,
+    ) -> Option<u64> {
+        if self.nodes.len() <= needed || self.nodes.values().any(|node| node.answer != Answer::Idle) {
+            return None;
+        }
+        let others = self.primaries.iter().filter(|member| Some(*member) != me);
+        let mut others = others
+            .map(|member| Some((member, pace(member)?)))
+            .collect::<Option<Vec<_>>>()?;
+        let fastest_us = others.iter().map(|(_, pace)| pace.mean_us).min()?;
+        others.sort_by_key(|(_, pace)| pace.is_late || pace.mean_us > 2 * fastest_us + LATE_US_MIN);
+        let asked = needed.saturating_sub(self.primaries.len() - others.len());
+        let held_back = others.split_off(asked);
+        for (member, _) in held_back {
+            if let Some(node) = self.nodes.get_mut(member) {
+                node.answer = Answer::HeldBack;
+            }
+        }
+        let late_us = others.iter().map(|(_, pace)| pace.late_us).max();
+        Some(late_us.unwrap_or_default().max(LATE_US_MIN))
+    }
+
+    /// True if a primary is held back.
+    pub(super) fn holds_back(&self) -> bool {
+        self.nodes.values().any(|node| node.answer == Answer::HeldBack)
+    }
+
+    /// Has those asked that are held back.
+    pub(super) fn release(&mut self) {
+        for node in self.nodes.values_mut() {
+            if node.answer == Answer::HeldBack {
+                node.answer = Answer::Idle;
+            }
+        }
+    }
+
+    /// Those whose answers are outstanding.
+    pub(super) fn awaited(&self) -> impl Iterator<Item = &MemberId> {
+        let waiting = self
+            .nodes
+            .iter()
+            .filter(|(_, node)| node.answer == Answer::Waiting);
+        waiting.map(|(member, _)| member)
+    }
+
     /// True if that node's answer is outstanding.
     pub(super) fn awaits(&self, member: &MemberId) -> bool {
         self.nodes
@@ -109,8 +168,16 @@ impl Reads {
             .is_some_and(|node| node.answer == Answer::Waiting)
     }
 
-    /// Whom to ask now, in preference order, and whether that is a fallback. Each is named once.
+    /// Whom to ask now, in preference order, and whether that is a fallback. Each is named once. Those that were held back are
+    /// among them if one is no help, or if the answers that have come did not suffice.
     pub(super) fn ask(&mut self) -> Vec<(MemberId, bool)> {
+        let mut answers = self.nodes.values().map(|node| node.answer);
+        let more_may_come = answers
+            .clone()
+            .any(|answer| matches!(answer, Answer::Idle | Answer::Waiting));
+        if !more_may_come || answers.any(Answer::is_no_help) {
+            self.release();
+        }
         let mut asked = Vec::new();
         for (member, node) in &mut self.nodes {
             if node.answer == Answer::Idle {
@@ -150,9 +217,16 @@ impl Reads {
         }
     }
 
-    /// Leaves out whoever has not been asked yet: nobody is asked any more.
-    pub(super) fn ask_no_more(&mut self) {
-        self.nodes.retain(|_, node| node.answer != Answer::Idle);
+    /// Leaves out whoever has not been asked yet: nobody is asked any more. Returns the primaries that were held back.
+    pub(super) fn ask_no_more(&mut self) -> Vec<MemberId> {
+        let mut held_back = Vec::new();
+        self.nodes.retain(|member, node| {
+            if node.answer == Answer::HeldBack {
+                held_back.push(member.clone());
+            }
+            !matches!(node.answer, Answer::Idle | Answer::HeldBack)
+        });
+        held_back
     }
 
     /// What the answers come to.
@@ -166,8 +240,8 @@ impl Reads {
         for (member, node) in &self.nodes {
             let primary = self.is_primary(member, node);
             match node.answer {
-                Answer::Idle | Answer::Waiting if primary => answers.primaries_open += 1,
-                Answer::Idle | Answer::Waiting => answers.fallbacks_open += 1,
+                Answer::HeldBack | Answer::Idle | Answer::Waiting if primary => answers.primaries_open += 1,
+                Answer::HeldBack | Answer::Idle | Answer::Waiting => answers.fallbacks_open += 1,
                 Answer::Given { suspect: true, .. } | Answer::Failed(_) => {}
                 Answer::Given { present, .. } if primary => {
                     answers.primaries += 1;
@@ -205,7 +279,7 @@ impl Reads {
     /// Primaries that hold all of the merged record, or can still be brought to.
     pub(super) fn holders_possible(&self) -> u32 {
         self.count_primaries(|node| match node.answer {
-            Answer::Idle | Answer::Waiting => true,
+            Answer::HeldBack | Answer::Idle | Answer::Waiting => true,
             Answer::Given { .. } => node.holds == Some(self.version) || node.repair != Repair::Failed,
             Answer::Failed(_) => false,
         })
@@ -274,12 +348,8 @@ impl Reads {
     fn find_stand_ins(&mut self) {
         let mut helped = vec![false; self.primaries.len()];
         for node in self.nodes.values() {
-            let useless = matches!(
-                node.answer,
-                Answer::Failed(_) | Answer::Given { suspect: true, .. }
-            );
             if let Some(helped) = helped.get_mut(node.place) {
-                *helped |= !useless;
+                *helped |= !node.answer.is_no_help();
             }
         }
         let mut empty: Vec<usize> = (0..helped.len()).filter(|place| !helped[*place]).collect();
@@ -313,6 +383,13 @@ impl Reads {
     fn count_primaries(&self, fits: impl Fn(&Node) -> bool) -> u32 {
         let primaries = self.primaries.iter().filter_map(|member| self.nodes.get(member));
         primaries.filter(|node| fits(node)).count() as u32
+    }
+}
+
+impl Answer {
+    /// It does not count towards a quorum.
+    fn is_no_help(self) -> bool {
+        matches!(self, Self::Failed(_) | Self::Given { suspect: true, .. })
     }
 }
 

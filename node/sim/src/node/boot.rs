@@ -151,6 +151,7 @@ impl Node {
             reap: None,
             admission: sh.knobs.admission.map(Admission::new),
             wait_ms: None,
+            left_out: BTreeSet::new(),
             delivering: BTreeSet::new(),
             refetching: BTreeSet::new(),
             exit: None,

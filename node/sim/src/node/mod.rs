@@ -29,6 +29,7 @@ use crate::shared::{Event, Shared, Timer};
 
 pub mod background;
 pub mod boot;
+pub mod checks;
 pub mod entropy;
 pub mod reaping;
 pub mod refetch;
@@ -118,6 +119,8 @@ pub struct Process {
     pub puts: BTreeMap<u64, PutRequest>,
     /// Gets that it coordinates.
     pub gets: BTreeMap<u64, GetRequest>,
+    /// Primaries that its gets did not ask, to be compared.
+    pub left_out: BTreeSet<(NodeIx, KeyIx)>,
     /// Puts that it has passed on.
     pub forwards: BTreeMap<u64, Forward>,
     /// Calls under way.
@@ -536,6 +539,8 @@ impl Live<'_> {
             Timer::Written(hints) => self.written(usize::from(hints)),
             Timer::Call(call) => self.answered(call, None),
             Timer::Deadline(request) => self.deadline(request),
+            Timer::Late(request) => self.late(request),
+            Timer::Compare => self.compare_round(),
             Timer::Gossip => self.gossip_round(),
             Timer::Probe => self.probe_round(),
             Timer::Hints => self.hints_round(),

@@ -9,6 +9,7 @@ use dynamo_core::coordinator::{
     ReplicaFailure, ReplicaRead, WriteOutcome, WriteState,
 };
 use dynamo_core::crdt::TypedUpdate;
+use dynamo_core::quorum::Quorum;
 use dynamo_core::replica::{Coordinated, Update};
 use dynamo_core::types::MemberId;
 use dynamo_core::version::{Context, Dot, KeyState, Seen};
@@ -48,7 +49,8 @@ pub struct GetRequest {
     key: KeyIx,
     /// Of the rings when it began.
     epochs: Epochs,
-    asker: (usize, u64),
+    /// The client and its operation; none of a repair that nobody waits for.
+    asker: Option<(usize, u64)>,
     ends_ms: u64,
 }
 
@@ -80,32 +82,81 @@ impl Live<'_> {
                 quorum,
                 timeout_ms,
             } => {
-                let Some((candidates, epochs)) = self.get_candidates(key) else {
+                if !self.coordinate_get(key, quorum, timeout_ms, Some((client, op))) {
                     self.sh.tell(client, op, Told::NotServing);
-                    return;
-                };
-                let rings = self.p.rings.as_ref();
-                let layouts = rings.map(|rings| Rc::clone(&rings.layouts));
-                i19_the_dead_have_no_part::serves(self.sh, self.me, layouts.as_deref());
-                let read_repair = self.sh.knobs.read_repair;
-                let machine = GetCoordinator::new(quorum, read_repair, candidates, self.wall_ms());
-                let request = self.sh.fresh();
-                let ends_ms = self.now_ms() + within(timeout_ms);
-                let get = GetRequest {
-                    machine,
-                    key,
-                    epochs,
-                    asker: (client, op),
-                    ends_ms,
-                };
-                self.p.gets.insert(request, get);
-                self.timer(within(timeout_ms), Timer::Deadline(request));
-                self.drive_get(request, GetEvent::Start);
+                }
             }
             Ask::Put(mut command) => {
                 command.context = self.context_on_the_way(command.key, command.context);
                 self.accept_put(*command, Asker::Client(client, op));
             }
+        }
+    }
+
+    /// Begins a get; false if this node must not coordinate it. One that nobody waits for asks all primaries at once.
+    fn coordinate_get(
+        &mut self,
+        key: KeyIx,
+        quorum: Quorum,
+        timeout_ms: u64,
+        asker: Option<(usize, u64)>,
+    ) -> bool {
+        let Some((candidates, epochs)) = self.get_candidates(key) else {
+            return false;
+        };
+        let rings = self.p.rings.as_ref();
+        let layouts = rings.map(|rings| Rc::clone(&rings.layouts));
+        i19_the_dead_have_no_part::serves(self.sh, self.me, layouts.as_deref());
+        let read_repair = self.sh.knobs.read_repair;
+        let mut machine = GetCoordinator::new(quorum, read_repair, candidates, self.wall_ms());
+        let request = self.sh.fresh();
+        if asker.is_some() && self.may_hold_back(key) {
+            let (me, now_ms) = (&self.sh.members[self.me], self.now_ms());
+            let late_us = machine.hold_back(Some(me), |member| self.p.detector.pace(member, now_ms));
+            if let Some(late_us) = late_us {
+                self.timer(late_us.div_ceil(1000), Timer::Late(request));
+            }
+        }
+        let ends_ms = self.now_ms() + within(timeout_ms);
+        let get = GetRequest {
+            machine,
+            key,
+            epochs,
+            asker,
+            ends_ms,
+        };
+        self.p.gets.insert(request, get);
+        self.timer(within(timeout_ms), Timer::Deadline(request));
+        self.drive_get(request, GetEvent::Start);
+        true
+    }
+
+    /// Where everything is plain: this node has a copy that it trusts, and the ring does not change.
+    fn may_hold_back(&mut self, key: KeyIx) -> bool {
+        self.holds(key)
+            && !self.in_transition()
+            && !self.unconfirmed()
+            && !self.suspect_reader(key)
+            && matches!(self.load(key, false), Ok(Some(_)))
+    }
+
+    /// Reads that should have been answered have not.
+    pub fn late(&mut self, request: u64) {
+        let Some(get) = self.p.gets.get(&request).filter(|get| get.machine.holds_back()) else {
+            return;
+        };
+        self.sh.stats.hedged += 1;
+        for member in get.machine.awaited() {
+            self.p.detector.late(member);
+        }
+        self.drive_get(request, GetEvent::Late);
+    }
+
+    /// A get that nobody waits for: a primary that another one left out differs.
+    pub fn repair_by_get(&mut self, key: KeyIx) {
+        let (quorum, timeout_ms) = (self.sh.knobs.quorum(), self.sh.knobs.call_timeout_ms);
+        if self.serving() {
+            self.coordinate_get(key, quorum, timeout_ms, None);
         }
     }
 
@@ -457,6 +508,7 @@ impl Live<'_> {
                 GetEffect::Read { member, fallback } => self.read_replica(request, key, member, fallback),
                 GetEffect::Repair { member, state } => self.repair_replica(request, key, member, state),
                 GetEffect::Reply(outcome) => self.reply_get(request, outcome.result),
+                GetEffect::LeftOut { member } => self.left_out(key, &member),
             }
         }
         if self
@@ -555,7 +607,9 @@ impl Live<'_> {
         let Some(get) = self.p.gets.get(&request) else {
             return;
         };
-        let (client, op) = get.asker;
+        let Some((client, op)) = get.asker else {
+            return;
+        };
         if self.sh.buried.contains(&self.me) {
             // It has not heard yet: the others have retired the ring that it reads from without its word.
             self.sh.old_read_us = Some(self.sh.now_us);

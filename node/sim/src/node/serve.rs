@@ -223,6 +223,10 @@ impl Live<'_> {
                 let reply = page.map_or(failed, |page| Reply::Keys { page, suspect });
                 self.reply(from, call, reply);
             }
+            Request::Compare(keys) => {
+                let differing = self.differing(keys);
+                self.reply(from, call, Reply::Compared(differing));
+            }
             Request::Pull { partition, keys } => {
                 let results = keys
                     .into_iter()

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
+use crate::membership::Pace;
 
 /// What a node answers to a read.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -26,6 +27,8 @@ struct Case {
     read_repair: ReadRepair,
     says: Vec<Says>,
     repairs_arrive: bool,
+    /// Primaries that are not needed are not asked at once.
+    holds_back: bool,
 }
 
 /// One get of a case, and what has been seen of it.
@@ -41,6 +44,10 @@ struct Run<'a> {
     repaired: BTreeMap<usize, KeyState>,
     repair_failed: BTreeSet<usize>,
     reply: Option<GetOutcome>,
+    /// Primaries that were named instead of asked.
+    left_out: BTreeSet<usize>,
+    /// Who is asked has taken longer than it should.
+    late: bool,
     over: bool,
 }
 
@@ -77,6 +84,11 @@ impl Case {
         self.quorum.n as usize
     }
 
+    /// Answers that a get must wait for in any case.
+    fn needed(&self) -> usize {
+        self.quorum.r.max(self.quorum.pr) as usize
+    }
+
     /// Every run of this case; how many there were.
     fn explore(&self) -> u32 {
         let sign = |says: &Says| if *says == Unreachable { '-' } else { '+' };
@@ -91,8 +103,16 @@ impl Case {
             repaired: BTreeMap::new(),
             repair_failed: BTreeSet::new(),
             reply: None,
+            left_out: BTreeSet::new(),
+            late: false,
             over: false,
         };
+        if self.holds_back {
+            let late_us = run.get.0.hold_back(Some(&member(0)), |_| Some(PACE));
+            let plain =
+                !self.says[..self.n()].contains(&Unreachable) && self.read_repair != ReadRepair::Blocking;
+            assert_eq!(late_us.is_some(), plain && self.needed() < self.n(), "{self:?}");
+        }
         run.event(GetEvent::Start);
         run.explore()
     }
@@ -136,6 +156,12 @@ impl Run<'_> {
             runs += next.explore();
             late.answer(*index);
         }
+        if self.get.0.holds_back() && !self.late {
+            let mut next = self.clone();
+            next.late = true;
+            next.event(GetEvent::Late);
+            runs += next.explore();
+        }
         for index in self.repairing.keys() {
             let mut next = self.clone();
             next.end_repair(*index);
@@ -144,6 +170,7 @@ impl Run<'_> {
         if runs == 1 {
             assert!(self.get.0.finished(), "nothing is outstanding: {}", self.told());
             self.judge_repairs();
+            self.judge_left_out();
         }
         runs
     }
@@ -160,6 +187,18 @@ impl Run<'_> {
         if self.case.read_repair == ReadRepair::Async {
             self.judge_repairs();
         }
+    }
+
+    /// D37: a reply names all primaries that it did not ask, so that they are brought up to date as well.
+    fn judge_left_out(&self) {
+        let outcome = self.reply.as_ref();
+        let found = outcome.is_some_and(|reply| !matches!(reply.result, GetResult::Unavailable { .. }));
+        let unasked = (0..self.case.n())
+            .filter(|index| !self.asked.contains(index) && self.case.says[*index] != Unreachable);
+        let expected: BTreeSet<usize> = unasked
+            .filter(|_| found && self.case.read_repair != ReadRepair::Off)
+            .collect();
+        assert_eq!(self.left_out, expected, "{}", self.told());
     }
 
     /// D37: all that answered are current now, unless a repair has failed.
@@ -224,6 +263,10 @@ impl Run<'_> {
                     assert_eq!(self.reply, None, "one reply: {}", self.told());
                     self.judge(&outcome, timed_out);
                     self.reply = Some(outcome);
+                }
+                GetEffect::LeftOut { member: who } => {
+                    assert!(self.reply.is_some(), "{}", self.told());
+                    assert!(self.left_out.insert(self.index(&who)), "{}", self.told());
                 }
             }
         }
@@ -294,6 +337,7 @@ impl Run<'_> {
         let due = self.case.due(&self.answers()).is_some();
         assert!(!due || !self.held(), "late: {}", told());
         assert!(self.possible(), "nothing can change any more: {}", told());
+        self.judge_held_back();
         if !due {
             let useless = |index: &usize| {
                 let known = self.answered.contains(index) || self.case.says[*index] == Unreachable;
@@ -321,9 +365,21 @@ impl Run<'_> {
         }
     }
 
+    /// Primaries are held back as long as the others may suffice and none of them is late, and no longer.
+    fn judge_held_back(&self) {
+        let open = self.asked.difference(&self.answered).count();
+        let setback = self.late || self.answered.iter().any(|index| !self.case.says[*index].counts());
+        if self.get.0.holds_back() {
+            assert!(open > 0 && !setback, "nobody is waited for: {}", self.told());
+            assert_eq!(self.asked.len(), self.case.needed(), "{}", self.told());
+        }
+    }
+
     /// True if the answers that are out could still bring a verdict, and blocking repair its end.
     fn possible(&self) -> bool {
-        let open: Vec<usize> = self.asked.difference(&self.answered).copied().collect();
+        let held_back = (0..self.case.n()).filter(|_| self.get.0.holds_back());
+        let asked: BTreeSet<usize> = self.asked.iter().copied().chain(held_back).collect();
+        let open: Vec<usize> = asked.difference(&self.answered).copied().collect();
         if self.case.due(&self.answers()).is_some() {
             let holders = (0..self.case.n()).filter(|index| {
                 open.contains(index)
@@ -388,6 +444,16 @@ impl Run<'_> {
 }
 
 fn explore(quorums: &[Quorum], primaries: &[Says], fallbacks: &[Says], count: usize) -> u32 {
+    explore_all(quorums, primaries, fallbacks, count, false)
+}
+
+fn explore_all(
+    quorums: &[Quorum],
+    primaries: &[Says],
+    fallbacks: &[Says],
+    count: usize,
+    holds_back: bool,
+) -> u32 {
     let mut runs = 0;
     for quorum in quorums {
         for first in lists(primaries, quorum.n as usize) {
@@ -404,6 +470,7 @@ fn explore(quorums: &[Quorum], primaries: &[Says], fallbacks: &[Says], count: us
                         read_repair,
                         says,
                         repairs_arrive,
+                        holds_back,
                     };
                     runs += case.explore();
                 }
@@ -433,6 +500,13 @@ const ALL: [Says; 7] = [
     Error,
     Unreachable,
 ];
+
+/// Of everybody.
+const PACE: Pace = Pace {
+    mean_us: 500,
+    late_us: 2_000,
+    is_late: false,
+};
 
 /// D33, D37, D39: up to two primaries with up to two fallbacks. Not found is said only if no acknowledged write can be
 /// hidden; a value never takes longer than R answers; suspect stores and empty fallbacks fill nothing.
@@ -472,5 +546,22 @@ fn every_get_of_three_with_two_fallbacks_is_answered_once_early_and_truly() {
         &[Nothing, Value, Error],
         2,
     );
+    assert!(runs > 10_000, "{runs}");
+}
+
+/// The same if primaries are held back that are not needed: they are asked as soon as others are late or no help, and not before.
+#[test]
+fn every_get_that_holds_primaries_back_is_answered_once_early_and_truly() {
+    let says = [Nothing, Deleted, Value, SuspectValue, Error];
+    let chosen = [quorum(3, 1, 3), quorum(3, 1, 1), quorum(3, 2, 2), quorum(3, 3, 1)];
+    let more = chosen.map(|quorum| Quorum { pr: 2, ..quorum });
+    let runs = explore_all(&[chosen, more].concat(), &says, &[], 0, true)
+        + explore_all(
+            &chosen,
+            &[Nothing, Value, Error, Unreachable],
+            &[Nothing, Value],
+            1,
+            true,
+        );
     assert!(runs > 10_000, "{runs}");
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::membership::Pace;
 use crate::quorum::{QuorumOverrides, ReplicaCount};
 
 /// A get without repairs, with its events and the reply.
@@ -21,6 +22,54 @@ fn get(quorum: Quorum, nodes: &str, events: Vec<GetEvent>) -> Option<GetOutcome>
 fn a_get_asks_all_reachable_primaries_at_once() {
     let mut get = Get::new(quorum(3, 2, 2), ReadRepair::Off, "+-+");
     assert_eq!(get.step(GetEvent::Start), [read(0), read(2)]);
+}
+
+/// What a get asks at its start that may hold back: node 0 coordinates, the others take so long, in microseconds.
+fn held_back(quorum: Quorum, nodes: &str, means_us: &[Option<u64>]) -> (Option<u64>, Vec<GetEffect>) {
+    let mut get = Get::new(quorum, ReadRepair::Async, nodes);
+    let late_us = get.0.hold_back(Some(&member(0)), |who| {
+        let index = (1..=means_us.len()).find(|index| member(*index) == *who)?;
+        means_us[index - 1].map(|mean_us| Pace {
+            mean_us,
+            late_us: 4 * mean_us,
+            is_late: mean_us == 499,
+        })
+    });
+    (late_us, get.step(GetEvent::Start))
+}
+
+#[test]
+fn a_get_that_may_hold_back_asks_as_many_as_it_needs_the_slow_ones_last() {
+    let q = quorum(3, 2, 2);
+    let all = [read(0), read(1), read(2)].to_vec();
+    let first = [read(0), read(1)].to_vec();
+    let last = [read(0), read(2)].to_vec();
+    // In preference order, unless one is more than twice as slow, and by more than a millisecond, or is late with another get.
+    assert_eq!(
+        held_back(q, "+++", &[Some(500), Some(400)]),
+        (Some(2000), first.clone())
+    );
+    assert_eq!(
+        held_back(q, "+++", &[Some(1800), Some(400)]),
+        (Some(7200), first.clone())
+    );
+    assert_eq!(
+        held_back(q, "+++", &[Some(1801), Some(400)]),
+        (Some(1600), last.clone())
+    );
+    assert_eq!(held_back(q, "+++", &[Some(499), Some(500)]), (Some(2000), last));
+    // Nothing is late within a millisecond.
+    assert_eq!(held_back(q, "+++", &[Some(100), Some(100)]), (Some(1000), first));
+    // Who has not been asked for a while may be slow; who is unreachable is stood in for; and some gets need all.
+    assert_eq!(held_back(q, "+++", &[None, Some(400)]), (None, all.clone()));
+    assert_eq!(
+        held_back(q, "++-", &[Some(400), Some(400)]),
+        (None, [read(0), read(1)].to_vec())
+    );
+    assert_eq!(
+        held_back(quorum(3, 3, 1), "+++", &[Some(400), Some(400)]),
+        (None, all)
+    );
 }
 
 #[test]

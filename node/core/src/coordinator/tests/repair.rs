@@ -252,7 +252,7 @@ impl Store {
                         }
                         done.push(index);
                     }
-                    GetEffect::Read { .. } => {}
+                    GetEffect::Read { .. } | GetEffect::LeftOut { .. } => {}
                 }
             }
             if let Some(index) = done.pop() {
