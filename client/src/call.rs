@@ -256,7 +256,8 @@ impl Shared {
             {
                 watch.forget();
             }
-            (_, watch) => drop(watch),
+            (_, Some(watch)) => watch.stop(),
+            (_, None) => {}
         }
         (node, result)
     }

@@ -191,14 +191,11 @@ impl<'a> Read<'a> {
         let limit = self.until.saturating_duration_since(Instant::now()).min(usual);
         let stub = self.shared.router.nodes.stub(node);
         let request = stub.replica_get(message, limit);
-        // A read that is given up because others were faster would have taken at least as long.
         let watch = Stopwatch::start(node);
         let answer = self.shared.attempt(node, limit, usual, request).await;
-        if answer
-            .as_ref()
-            .is_err_and(|failed| failed.origin != Origin::TimedOut)
-        {
-            watch.forget();
+        match &answer {
+            Err(failed) if failed.origin != Origin::TimedOut => watch.forget(),
+            _ => watch.stop(),
         }
         (member, fallback, answer)
     }

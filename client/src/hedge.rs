@@ -54,8 +54,7 @@ pub(crate) struct Budget {
     saved: AtomicU32,
 }
 
-/// Takes the time of one read at one node, also of one that is given up because another node was faster: then the node
-/// would have taken at least as long.
+/// Takes the time of one read at one node, also of one that is given up because another node was faster.
 pub(crate) struct Stopwatch<'a> {
     node: &'a Node,
     started: Instant,
@@ -68,6 +67,12 @@ impl Latencies {
         let next = samples.taken % SAMPLES;
         samples.us[next] = us;
         samples.taken += 1;
+    }
+
+    /// A read was given up after this time. The node would have taken at least as long; it counts as no more than what is usual,
+    /// or a node that stands still for a moment would soon be waited for as long as that takes.
+    fn add_given_up(&self, after: Duration) {
+        self.add(self.hedge_after().map_or(after, |usual| after.min(usual)));
     }
 
     /// What the node has exceeded in one of twenty reads: after this time a second node may be asked.
@@ -129,6 +134,12 @@ impl<'a> Stopwatch<'a> {
         }
     }
 
+    /// The node has answered, or has not in time.
+    pub(crate) fn stop(self) {
+        self.node.latencies.add(self.started.elapsed());
+        self.forget();
+    }
+
     /// The node could not be asked, which tells nothing of its speed.
     pub(crate) fn forget(self) {
         std::mem::forget(self);
@@ -137,13 +148,31 @@ impl<'a> Stopwatch<'a> {
 
 impl Drop for Stopwatch<'_> {
     fn drop(&mut self) {
-        self.node.latencies.add(self.started.elapsed());
+        self.node.latencies.add_given_up(self.started.elapsed());
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_that_stands_still_is_not_waited_for_longer_and_longer() {
+        let latencies = Latencies::default();
+        for _ in 0..SAMPLES {
+            latencies.add(Duration::from_millis(2));
+        }
+        for _ in 0..SAMPLES {
+            let waited = latencies.hedge_after().unwrap() + Duration::from_millis(1);
+            latencies.add_given_up(waited);
+        }
+        assert_eq!(latencies.hedge_after(), Some(Duration::from_millis(2)));
+        // Who answers late is slow, and is given the time.
+        for _ in 0..SAMPLES {
+            latencies.add(Duration::from_millis(50));
+        }
+        assert_eq!(latencies.hedge_after(), Some(Duration::from_millis(50)));
+    }
 
     #[test]
     fn the_95th_percentile_of_the_last_reads_is_what_is_usual() {
