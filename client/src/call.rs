@@ -248,7 +248,9 @@ impl Shared {
         usual: Duration,
         request: impl Future<Output = Result<T, Failed>>,
     ) -> (Arc<Node>, Result<T, Failed>) {
-        let watch = operation.is_read_of_key().then(|| Stopwatch::start(&node));
+        let watch = operation
+            .is_read_of_key()
+            .then(|| Stopwatch::start(&node).at_most_usual());
         let result = self.attempt(&node, limit, usual, request).await;
         match (&result, watch) {
             (Err(failed), Some(watch))

@@ -191,6 +191,7 @@ impl<'a> Read<'a> {
         let limit = self.until.saturating_duration_since(Instant::now()).min(usual);
         let stub = self.shared.router.nodes.stub(node);
         let request = stub.replica_get(message, limit);
+        // A replica that is given up for faster ones is to be known as slow.
         let watch = Stopwatch::start(node);
         let answer = self.shared.attempt(node, limit, usual, request).await;
         match &answer {

@@ -54,10 +54,12 @@ pub(crate) struct Budget {
     saved: AtomicU32,
 }
 
-/// Takes the time of one read at one node, also of one that is given up because another node was faster.
+/// Takes the time of one read at one node, also of one that is given up because another node was faster: then the node
+/// would have taken at least as long.
 pub(crate) struct Stopwatch<'a> {
     node: &'a Node,
     started: Instant,
+    at_most_usual: bool,
 }
 
 impl Latencies {
@@ -69,10 +71,9 @@ impl Latencies {
         samples.taken += 1;
     }
 
-    /// A read was given up after this time. The node would have taken at least as long; it counts as no more than what is usual,
-    /// or a node that stands still for a moment would soon be waited for as long as that takes.
-    fn add_given_up(&self, after: Duration) {
-        self.add(self.hedge_after().map_or(after, |usual| after.min(usual)));
+    /// See [`Stopwatch::at_most_usual`].
+    fn add_at_most_usual(&self, took: Duration) {
+        self.add(self.hedge_after().map_or(took, |usual| took.min(usual)));
     }
 
     /// What the node has exceeded in one of twenty reads: after this time a second node may be asked.
@@ -131,7 +132,15 @@ impl<'a> Stopwatch<'a> {
         Self {
             node,
             started: Instant::now(),
+            at_most_usual: false,
         }
+    }
+
+    /// A read that is given up counts as no more than what is usual. Else the second node, which it is given up for, would be asked
+    /// later and later while the first one stands still.
+    pub(crate) fn at_most_usual(mut self) -> Self {
+        self.at_most_usual = true;
+        self
     }
 
     /// The node has answered, or has not in time.
@@ -148,7 +157,12 @@ impl<'a> Stopwatch<'a> {
 
 impl Drop for Stopwatch<'_> {
     fn drop(&mut self) {
-        self.node.latencies.add_given_up(self.started.elapsed());
+        let (latencies, took) = (&self.node.latencies, self.started.elapsed());
+        if self.at_most_usual {
+            latencies.add_at_most_usual(took);
+        } else {
+            latencies.add(took);
+        }
     }
 }
 
@@ -164,7 +178,7 @@ mod tests {
         }
         for _ in 0..SAMPLES {
             let waited = latencies.hedge_after().unwrap() + Duration::from_millis(1);
-            latencies.add_given_up(waited);
+            latencies.add_at_most_usual(waited);
         }
         assert_eq!(latencies.hedge_after(), Some(Duration::from_millis(2)));
         // Who answers late is slow, and is given the time.
