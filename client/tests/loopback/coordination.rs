@@ -456,8 +456,31 @@ async fn d71_a_read_asks_no_more_replicas_than_it_needs_unless_one_is_late_or_fa
     let first = cluster.primaries("cart")[0];
     let refusal = status(Code::Internal, "STORAGE", Vec::new());
     for act in [Act::Hang, Act::Fail(refusal)] {
-        cluster.nodes[first].script([act]);
+        cluster.nodes[first].script_replica([act]);
         assert_eq!(values(&client.get("cart").await.unwrap()), ["potato"]);
     }
     assert_eq!(handed_over(&cluster, "cart"), 0);
+}
+
+/// A replica that keeps reads waiting is asked last before long, though none of these reads waited for its answer.
+#[tokio::test]
+async fn d71_a_replica_that_is_given_up_again_and_again_is_asked_last() {
+    let cluster = Cluster::start(3).await;
+    let client = client(&cluster).await;
+    hold_everywhere(&cluster, "cart", &write(1, "potato"));
+    for _ in 0..100 {
+        client.get("cart").await.unwrap();
+    }
+    let asked = |node: &support::FakeNode| {
+        let read = Request::ReplicaGet("cart".to_owned());
+        node.seen().iter().filter(|seen| **seen == read).count()
+    };
+    let favourite = cluster.nodes.iter().max_by_key(|node| asked(node)).unwrap();
+    let before = asked(favourite);
+    favourite.script_replica((0..400).map(|_| Act::Hang));
+    for _ in 0..400 {
+        assert_eq!(values(&client.get("cart").await.unwrap()), ["potato"]);
+    }
+    let in_vain = asked(favourite) - before;
+    assert!(in_vain < 200, "{in_vain} of 400 reads ask the replica that hangs");
 }
