@@ -195,7 +195,8 @@ impl Reads {
             .collect()
     }
 
-    /// Takes an answer. A primary that is no help gets its next stand-in, if `replace`.
+    /// Takes an answer. A primary that is no help gets its next stand-in, if `replace`; but not before those that were held back
+    /// have answered: they know more than a stand-in, whose "nothing" might fill the quorum before they say what it lacks.
     pub(super) fn add(
         &mut self,
         member: &MemberId,
@@ -212,7 +213,7 @@ impl Reads {
         if let Some(node) = self.nodes.get_mut(member) {
             (node.answer, node.holds) = (answer, holds);
         }
-        if replace {
+        if replace && !self.holds_back() {
             self.find_stand_ins();
         }
     }

@@ -72,6 +72,23 @@ fn a_get_that_may_hold_back_asks_as_many_as_it_needs_the_slow_ones_last() {
     );
 }
 
+/// The "nothing" of a stand-in would fill the quorum beside node 0's old record, before node 2 says what is newer.
+#[test]
+fn a_primary_that_was_held_back_comes_before_a_stand_in() {
+    let mut get = Get::new(quorum(3, 2, 2), ReadRepair::Async, "+++|+");
+    let pace = Pace {
+        mean_us: 500,
+        late_us: 2000,
+        is_late: false,
+    };
+    get.0.hold_back(Some(&member(0)), |_| Some(pace));
+    assert_eq!(get.step(GetEvent::Start), [read(0), read(1)]);
+    assert_eq!(get.step(answer(0, Some(value(1)))), []);
+    assert_eq!(get.step(unreadable(1)), [read(2)]);
+    let last = get.step(answer(2, Some(value(2))));
+    assert_eq!(last.first(), Some(&found(2, value(2))));
+}
+
 #[test]
 fn a_get_finds_at_r_and_merges_what_came() {
     let found = |acks, state| {
